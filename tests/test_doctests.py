@@ -1,0 +1,26 @@
+"""Every docstring example runs and prints what it says."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import noisysgd.simulators
+import noisysgd.theory
+import noisysgd.validation
+
+PACKAGES = (noisysgd.theory, noisysgd.simulators, noisysgd.validation)
+MODULES = [info.name for package in PACKAGES for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name: str) -> None:
+    failures, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert failures == 0
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_every_public_name_is_documented(package: object) -> None:
+    for name in package.__all__:
+        assert getattr(package, name).__doc__, f"{package.__name__}.{name} has no docstring"

@@ -1,0 +1,139 @@
+"""The learning rate that minimises the expected final loss under a compute budget."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from noisysgd.theory import checks
+from noisysgd.theory.budget import Budget
+from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.moments import expected_loss
+from noisysgd.theory.problem import NoisyQuadratic
+from noisysgd.theory.schedule import ScheduleFamily, half_then_decay
+from noisysgd.theory.stability import critical_learning_rate
+
+POINTS_PER_DECADE = 16
+DECADES_AT_MOST = 60
+
+
+def optimal_learning_rate(
+    problem: NoisyQuadratic,
+    budget: Budget,
+    *,
+    batch_size: Any,
+    momentum: Any = 0.0,
+    schedule: ScheduleFamily = half_then_decay,
+) -> FloatArray:
+    """Learning rate with the smallest expected loss at the end of the budget, to a relative precision of 1e-3.
+
+    Found by a logarithmic scan that grows until the minimum lies inside it, then by narrowing in on the best few local
+    minima. A problem that starts at its minimum is best left alone: the answer is 0.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic
+        If it knows no data-set size but the budget does, batches are drawn from the budget's data set.
+    budget : EpochBudget or StepBudget
+        Fixes the number of steps at each batch size.
+    batch_size, momentum : array_like
+        Broadcast against each other.
+    schedule : callable
+        Schedule for a given number of steps; the paper's by default.
+
+    Returns
+    -------
+    array of the broadcast shape
+        Learning rates ε; divide by 1−m for effective ones.
+
+    Raises
+    ------
+    ValueError
+        For impossible batch sizes or momenta, or if problem and budget disagree about the size of the data set.
+
+    Examples
+    --------
+    In the noise-dominated regime the optimum is nearly proportional to the batch size.
+
+    >>> from noisysgd import theory
+    >>> budget = theory.EpochBudget(epochs=10, dataset_size=10_000)
+    >>> rates = theory.optimal_learning_rate(theory.power_law(20), budget, batch_size=[1, 2])
+    >>> bool(1.9 < rates[1] / rates[0] < 2.1)
+    True
+    """
+    problem = sampled_from(problem, budget)
+    sizes, inertia = checks.broadcast(
+        batch_size=checks.batch_size(batch_size, problem.dataset_size), momentum=checks.momentum(momentum)
+    )
+    steps = budget.steps(sizes)
+    points = zip(sizes.ravel(), inertia.ravel(), steps.ravel(), strict=True)
+    best = [_best_rate(problem, schedule, float(b), float(m), int(n)) for b, m, n in points]
+    return np.array(best, dtype=np.float64).reshape(sizes.shape)
+
+
+def sampled_from(problem: NoisyQuadratic, budget: Budget) -> NoisyQuadratic:
+    """`problem` with its batches drawn from the budget's data set, where the budget knows one."""
+    if budget.dataset_size is None or problem.dataset_size == budget.dataset_size:
+        return problem
+    agree = problem.dataset_size is None
+    expected = f"the problem's data set of {problem.dataset_size} examples"
+    checks.require(agree, "budget", expected, budget, "Use problem.with_dataset_size to change it.")
+    return problem.with_dataset_size(budget.dataset_size)
+
+
+def _best_rate(
+    problem: NoisyQuadratic, family: ScheduleFamily, batch_size: float, momentum: float, steps: int
+) -> float:
+    if not np.any(problem.eigenvalues * problem.initial_second_moment > 0):
+        return 0.0
+    schedule = family(steps)
+
+    def loss(log_rates: FloatArray) -> FloatArray:
+        return expected_loss(
+            problem, schedule, learning_rate=np.exp(log_rates), batch_size=batch_size, momentum=momentum
+        )
+
+    edge = float(np.log(critical_learning_rate(problem, momentum=momentum)))
+    return float(np.exp(minimise_on_log_scale(loss, start=edge)))
+
+
+def minimise_on_log_scale(function: Callable[[FloatArray], FloatArray], *, start: float) -> float:
+    """Minimiser of a function that falls at first and rises without bound in the end; arguments are logarithms.
+
+    The scan begins with two decades below `start` and one above, and grows by decades until the function falls
+    throughout its lowest decade and rises throughout its highest. Every local minimum within a factor 2 of the best
+    grid value is then narrowed down.
+    """
+    decade = np.log(10.0)
+    block = np.arange(POINTS_PER_DECADE) * decade / POINTS_PER_DECADE
+    grid = np.concatenate([start + (k * decade) + block for k in (-2, -1, 0)])
+    values = function(grid)
+    n = POINTS_PER_DECADE
+    for _ in range(DECADES_AT_MOST):
+        if np.all(np.diff(values[: n + 1]) < 0):
+            break
+        lower = grid[0] - decade + block
+        grid, values = np.concatenate([lower, grid]), np.concatenate([function(lower), values])
+    for _ in range(DECADES_AT_MOST):
+        with np.errstate(invalid="ignore"):  # inf − inf
+            rises = (np.diff(values[-n - 1 :]) > 0) | np.isinf(values[-n:])
+        if rises.all():
+            break
+        upper = grid[-1] + block + decade / POINTS_PER_DECADE
+        grid, values = np.concatenate([grid, upper]), np.concatenate([values, function(upper)])
+    inner = np.arange(1, grid.size - 1)
+    minima = inner[(values[inner] <= values[inner - 1]) & (values[inner] <= values[inner + 1])]
+    minima = minima[values[minima] <= 2.0 * values[minima].min()][:8]
+    found = [_narrow(function, grid[k - 1], grid[k + 1]) for k in minima]
+    return min(found, key=lambda pair: pair[1])[0]
+
+
+def _narrow(function: Callable[[FloatArray], FloatArray], low: float, high: float) -> tuple[float, float]:
+    """Minimiser and minimum between `low` and `high`, to 5e-4 of the argument, by nested grids."""
+    while True:
+        grid = np.linspace(low, high, 10)
+        values = function(grid)
+        best = int(np.argmin(values))
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, 9)]
+        if high - low < 1e-3:
+            return float(grid[best]), float(values[best])

@@ -1,0 +1,72 @@
+"""Theory's side of a comparison: exact losses on a grid of learning rates, as a Sweep."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from noisysgd.theory import checks
+from noisysgd.theory.budget import Budget
+from noisysgd.theory.moments import expected_loss
+from noisysgd.theory.optimal import sampled_from
+from noisysgd.theory.problem import NoisyQuadratic
+from noisysgd.theory.schedule import ScheduleFamily, half_then_decay
+from noisysgd.theory.sweep import sweep_from_records
+
+
+def predict_sweep(
+    problem: NoisyQuadratic,
+    budget: Budget,
+    *,
+    batch_sizes: Any,
+    effective_learning_rates: Any,
+    momentum: Any = (0.0, 0.9),
+    schedule: ScheduleFamily = half_then_decay,
+) -> xr.Dataset:
+    """Exact expected losses over optimizers × batch sizes × learning rates.
+
+    The grid is one of *effective* learning rates, so that optimizers are compared at the same ones.
+
+    Returns
+    -------
+    xarray.Dataset
+        A Sweep with the metric ``expected_loss`` and no ``seed`` dimension.
+
+    Raises
+    ------
+    ValueError
+        For impossible batch sizes, learning rates or momenta.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> sweep = theory.predict_sweep(
+    ...     theory.power_law(20), theory.StepBudget(50), batch_sizes=[1, 4096],
+    ...     effective_learning_rates=theory.powers_of_two(-8, 5))
+    >>> theory.optimum(sweep, "expected_loss").effective_learning_rate.values
+    array([[ 0.5 ,  4.  ],
+           [ 0.25, 16.  ]])
+    """
+    problem = sampled_from(problem, budget)
+    sizes = np.atleast_1d(checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
+    rates = np.atleast_1d(checks.learning_rate(effective_learning_rates, "effective_learning_rates"))
+    inertia = np.atleast_1d(checks.momentum(momentum))[:, None]
+    records = []
+    for size, steps in zip(sizes, budget.steps(sizes), strict=True):
+        losses = expected_loss(
+            problem, schedule(int(steps)), learning_rate=rates * (1 - inertia), batch_size=size, momentum=inertia
+        )
+        for m, row in zip(inertia[:, 0], losses, strict=True):
+            records += [
+                {
+                    "momentum": m,
+                    "batch_size": size,
+                    "learning_rate": rate * (1 - m),
+                    "seed": 0,
+                    "status": "complete" if np.isfinite(loss) else "diverged",
+                    "expected_loss": loss,
+                }
+                for rate, loss in zip(rates, row, strict=True)
+            ]
+    sweep = sweep_from_records(records, source="theory", metrics=["expected_loss"])
+    return sweep.squeeze("seed", drop=True)
