@@ -1,0 +1,74 @@
+"""Speed of the simulator against a NumPy loop over steps, in one run on one machine.
+
+    python benchmarks/bench_simulators.py
+
+An update is one coordinate of one replica in one step: a normal drawn and the state advanced. D = 64, 8192 replicas,
+the best of five repetitions each. On one of two cores of an AMD EPYC with AVX-512 (Python 3.11, NumPy 2.4, Numba 0.68):
+280 to 320 million updates a second, 6.6 to 7.3 times the NumPy loop. Two threads need two idle cores: read the load.
+"""
+
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from noisysgd import simulators, theory
+from noisysgd.theory.parallel import usable_cores
+
+DIM, REPLICAS, STEPS, REPETITIONS = 64, 8192, 100, 5
+RATE, BATCH = 0.1, 8
+
+
+def numpy_loop(problem: theory.NoisyQuadratic, steps: int, momentum: float, generator: np.random.Generator) -> float:
+    """The obvious vectorised simulation: one array operation after another over all replicas."""
+    theta = generator.standard_normal((DIM, REPLICAS))
+    velocity = np.zeros_like(theta)
+    curvature = problem.eigenvalues[:, None]
+    deviation = np.sqrt(problem.noise * problem.noise_factor(BATCH))[:, None]
+    for _ in range(steps):
+        velocity = momentum * velocity + (curvature * theta + deviation * generator.standard_normal(theta.shape))
+        theta -= RATE * velocity
+    return float(0.5 * (curvature * theta**2).sum(axis=0).mean())
+
+
+def updates_per_second(run: Callable[[int], object], steps: int = STEPS) -> float:
+    """Best rate of `run(steps)`, after one short run to compile."""
+    run(1)
+    seconds = []
+    for _ in range(REPETITIONS):
+        start = time.perf_counter()
+        run(steps)
+        seconds.append(time.perf_counter() - start)
+    return DIM * REPLICAS * steps / min(seconds)
+
+
+def main() -> None:
+    """Print the table."""
+    problem = theory.power_law(DIM)
+    generator = np.random.default_rng(0)
+    print(
+        f"D = {DIM}, {REPLICAS} replicas, {STEPS} steps, {usable_cores()} usable cores, load {os.getloadavg()[0]:.1f}"
+    )
+
+    def simulate(momentum: float, threads: int) -> Callable[[int], object]:
+        return lambda steps: simulators.simulate(
+            problem,
+            theory.constant(steps),
+            learning_rate=RATE,
+            batch_size=BATCH,
+            momentum=momentum,
+            replicas=REPLICAS,
+            threads=threads,
+        )
+
+    for momentum in (0.0, 0.9):
+        loop = updates_per_second(lambda steps, m=momentum: numpy_loop(problem, steps, m, generator), STEPS // 5)
+        one, two = (updates_per_second(simulate(momentum, threads)) for threads in (1, 2))
+        print(f"momentum {momentum}: NumPy loop {loop / 1e6:6.1f} M updates/s")
+        print(f"              1 thread   {one / 1e6:6.1f} M updates/s, {one / loop:.1f} × NumPy")
+        print(f"              2 threads  {two / 1e6:6.1f} M updates/s, {two / one:.2f} × 1 thread")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""Simulators: ensembles of trajectories of SGD, from one counter-based random stream.
+
+`simulate` runs them; `random_bits`, `random_words` and `normals` show the random numbers they use.
+"""
+
+from noisysgd.simulators.engine import simulate
+from noisysgd.simulators.stream import STREAM_VERSION, Purpose, normals, random_bits, random_words
+
+__all__ = [
+    "STREAM_VERSION",
+    "Purpose",
+    "normals",
+    "random_bits",
+    "random_words",
+    "simulate",
+]

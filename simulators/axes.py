@@ -1,0 +1,79 @@
+"""Labelled axes for optimizer settings: which dimensions a result has, from what was passed."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from noisysgd.theory import checks
+
+RESERVED = "step"
+"""The dimension of the records."""
+
+
+def labelled(**settings: Any) -> tuple[dict[str, xr.DataArray], xr.Dataset]:
+    """Broadcast the settings; return them in full, by name, and a dataset of their coordinates and nothing else.
+
+    - Scalars make no axis.
+    - A setting that is an ``xarray.DataArray`` brings its own dimensions, as does any 1-D array beside one or alone
+      (a dimension named after the setting), and they broadcast by name.
+    - Several plain arrays broadcast by position, NumPy-style, to ``axis_0``, ``axis_1``, …
+
+    Raises
+    ------
+    ValueError
+        If the settings do not broadcast, or a dimension's name is taken.
+
+    Examples
+    --------
+    >>> full, coordinates = labelled(learning_rate=[0.1, 0.2], batch_size=8, momentum=0.0)
+    >>> full["batch_size"].values, full["batch_size"].dims
+    (array([8., 8.]), ('learning_rate',))
+    """
+    settings = {n: v if isinstance(v, xr.DataArray) else checks.real(n, v) for n, v in settings.items()}
+    axes = [name for name, value in settings.items() if np.ndim(value) > 0]
+    by_name = any(isinstance(settings[name], xr.DataArray) for name in axes)
+    if by_name or (len(axes) == 1 and np.ndim(settings[axes[0]]) == 1):
+        arrays = {name: _by_name(name, value) for name, value in settings.items()}
+    else:
+        arrays = _by_position(settings)
+    try:
+        full = dict(zip(arrays, xr.broadcast(*xr.align(*arrays.values(), join="exact", copy=False)), strict=True))
+    except ValueError as error:
+        got = {name: dict(array.sizes) for name, array in arrays.items()}
+        remedy = "Give axes that differ different names, and equal axes equal labels."
+        raise ValueError(f"{', '.join(arrays)}: expected axes that broadcast by name, got {got}. {remedy}") from error
+    _require_free_names(arrays)
+    return full, xr.Dataset(coords=_coordinates(arrays))
+
+
+def _by_name(name: str, value: Any) -> xr.DataArray:
+    if isinstance(value, xr.DataArray):
+        array = value.rename(None)
+    else:
+        remedy = "Pass an xarray.DataArray to name its axes."
+        checks.require(np.ndim(value) < 2, name, "at most one axis beside a DataArray", np.shape(value), remedy)
+        array = xr.DataArray(value, dims=[name][: np.ndim(value)])
+    # A setting labels its own axis with its values; any labels it came with would contradict them.
+    return array.assign_coords({name: array.values}) if array.dims == (name,) else array
+
+
+def _by_position(settings: dict[str, Any]) -> dict[str, xr.DataArray]:
+    arrays = checks.broadcast(**{name: np.asarray(value) for name, value in settings.items()})
+    dims = [f"axis_{axis}" for axis in range(arrays[0].ndim)]
+    return {name: xr.DataArray(array, dims=dims) for name, array in zip(settings, arrays, strict=True)}
+
+
+def _require_free_names(arrays: dict[str, xr.DataArray]) -> None:
+    """Check that every axis named after a setting, or after the records, is really that."""
+    dims = [array.dims for array in arrays.values()]
+    for name in (RESERVED, *arrays):
+        free = not any(name in each for each in dims) or (name in arrays and arrays[name].dims == (name,))
+        remedy = "The coordinate of that name needs it: rename the axis."
+        checks.require(free, ", ".join(arrays), f"no axis {name!r}", dims, remedy)
+
+
+def _coordinates(arrays: dict[str, xr.DataArray]) -> dict[str, Any]:
+    """Labels that came with the settings, and the settings themselves on their own dimensions."""
+    labels: dict[str, Any] = {str(label): values for array in arrays.values() for label, values in array.coords.items()}
+    return labels | {name: array.variable for name, array in arrays.items()}

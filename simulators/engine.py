@@ -1,0 +1,208 @@
+"""Ensembles of trajectories of SGD on a noisy quadratic."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from noisysgd.simulators import axes, stream, tiles
+from noisysgd.simulators.tiles import Configuration
+from noisysgd.theory import checks
+from noisysgd.theory.checks import IntArray
+from noisysgd.theory.parallel import usable_cores
+from noisysgd.theory.problem import NoisyQuadratic
+from noisysgd.theory.schedule import Schedule
+from noisysgd.theory.temperature import effective_learning_rate, temperature
+
+
+def simulate(
+    problem: NoisyQuadratic,
+    schedule: Schedule,
+    *,
+    learning_rate: Any,
+    batch_size: Any,
+    momentum: Any = 0.0,
+    dynamics: str = "sgd",
+    noise: str = "gaussian",
+    replicas: int = 1024,
+    record: Any = None,
+    seed: int = 0,
+    replica_offset: int = 0,
+    backend: str = "cpu",
+    dtype: str = "float64",
+    threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> xr.Dataset:
+    r"""Mean loss of an ensemble of simulated runs, at chosen steps.
+
+    Every replica starts at θ₀ ~ N(initial_mean, initial_variance) and follows heavy ball with Gaussian gradient noise
+    (Smith, Elsen & De 2020, eq. 2), in the eigenbasis of the curvature:
+
+        g = λθ + ξ,  cov ξ = F · ``problem.noise_factor(batch_size)``;  u ← m u + g;  θ ← θ − ε · multiplier · u.
+
+    u starts at 0 and is carried across changes of the learning rate. Without momentum this is SGD, which is also the
+    Euler–Maruyama scheme of eq. 3 with time step ε.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic
+        Curvature, gradient noise and initial state of D modes.
+    schedule : Schedule
+        Multipliers of the learning rate, step by step.
+    learning_rate, batch_size, momentum : float or array
+        ε ≥ 0; 1 ≤ B ≤ N, ``inf`` for no noise; 0 ≤ m < 1. They broadcast. Scalars make no axis; if one of them is 1-D,
+        its axis is named after it; the dimensions of an ``xarray.DataArray`` are kept, and 1-D arrays beside it are
+        named after themselves; otherwise plain arrays broadcast by position to ``axis_0``, ``axis_1``, ….
+    dynamics : {"sgd"}
+    noise : {"gaussian"}
+    replicas : int
+        Independent runs of each configuration, ≥ 2.
+    record : int or array of int, optional
+        None: the end only. An int n: n evenly spaced steps, the last one the end. An array: those steps, where 0 is
+        the initial state and s the state after s updates; the end is always recorded too.
+    seed : int
+        0 ≤ seed < 2⁶⁴.
+    replica_offset : int
+        Index of the first replica in the random stream. Two runs with disjoint replicas are independent, and together
+        are the replicas of one longer run.
+    backend : {"cpu"}
+    dtype : {"float64"}
+    threads : int, optional
+        Threads to use; all usable cores by default.
+    progress : callable, optional
+        Called from this thread as ``progress(done, total)``, counting tiles of 128 replicas.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``loss``, the mean over replicas of ½ Σ λθ², and ``loss_stderr``, its standard error, over the axes of the
+        settings and ``step``. Both are ``inf`` where any replica diverged. Coordinates ``learning_rate``,
+        ``batch_size``, ``momentum``, ``effective_learning_rate`` = ε/(1−m) and ``temperature`` = ε/(B(1−m)).
+
+    Raises
+    ------
+    ValueError
+        For settings, replicas, records or seeds out of their ranges, and for options that this version lacks.
+
+    Notes
+    -----
+    The result is a function of the arguments that describe the experiment: `threads`, and which configurations run
+    beside one another, never change a bit. Configurations share random numbers (see `noisysgd.simulators.stream`), so
+    their errors are positively correlated. A full (D, D) covariance F is decomposed by LAPACK; its results agree in
+    the last bits only between machines with the same LAPACK.
+
+    Each thread holds one tile, 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB of records, and for a full F
+    another 8 D² + 1 KiB · D bytes; results take 16 bytes per configuration and record.
+
+    Examples
+    --------
+    >>> from noisysgd import simulators, theory
+    >>> problem = theory.power_law(dim=10)
+    >>> schedule = theory.half_then_decay(200)
+    >>> result = simulators.simulate(problem, schedule, learning_rate=[0.1, 0.4], batch_size=8, replicas=256, record=4)
+    >>> dict(result.sizes)
+    {'learning_rate': 2, 'step': 4}
+    >>> exact = theory.expected_loss(problem, schedule, learning_rate=[0.1, 0.4], batch_size=8)
+    >>> last = result.isel(step=-1)
+    >>> bool((abs(last.loss - exact) < 5 * last.loss_stderr).all())
+    True
+    """
+    _describes_a_run(problem, schedule)
+    _only("dynamics", dynamics, "sgd", "This version simulates the update rule of SGD and heavy ball.")
+    _only("noise", noise, "gaussian", "This version draws Gaussian gradient noise.")
+    _only("backend", backend, "cpu", "This version simulates on the CPU only.")
+    _only("dtype", dtype, "float64", "This version computes in double precision only.")
+    runs = _replicas(replicas, replica_offset)
+    record = record_steps(record, schedule.steps)
+    settings, dataset = axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
+    rates = checks.learning_rate(settings["learning_rate"].values)
+    sizes = checks.batch_size(settings["batch_size"].values, problem.dataset_size)
+    momenta = checks.momentum(settings["momentum"].values)
+    seed = int(stream.index("seed", seed, stream.SEEDS))
+    workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
+
+    configurations = [
+        Configuration(float(rate), float(momentum), float(factor))
+        for rate, momentum, factor in zip(rates.flat, momenta.flat, problem.noise_factor(sizes).flat, strict=True)
+    ]
+    shared = tiles.ensemble(problem, schedule, record, seed)
+    mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress)
+
+    dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size)
+    stderr = np.sqrt(spread / (len(runs) - 1) / len(runs))
+    dataset = dataset.assign_coords(step=("step", record, {"long_name": "updates done"}))
+    dataset["loss"] = (dims, mean.reshape(shape), {"long_name": "mean of ½ θᵀΛθ over replicas", "units": "loss"})
+    dataset["loss_stderr"] = (dims, stderr.reshape(shape), {"long_name": "standard error of loss", "units": "loss"})
+    return _describe(dataset).assign_attrs(
+        source="simulator",
+        dynamics=dynamics,
+        noise=noise,
+        replicas=len(runs),
+        replica_offset=runs[0],
+        seed=seed,
+        stream_version=stream.STREAM_VERSION,
+        backend=backend,
+        dtype=dtype,
+    )
+
+
+def _describes_a_run(problem: Any, schedule: Any) -> None:
+    remedy = "This version simulates additive noise: make one with theory.power_law or theory.NoisyQuadratic."
+    checks.require(isinstance(problem, NoisyQuadratic), "problem", "a NoisyQuadratic", problem, remedy)
+    remedy = "Make one with theory.half_then_decay or theory.constant."
+    checks.require(isinstance(schedule, Schedule), "schedule", "a Schedule", schedule, remedy)
+    short = schedule.steps <= stream.STEPS
+    checks.require(short, "schedule", f"at most {stream.STEPS} steps", schedule.steps, "The random stream ends there.")
+
+
+def record_steps(record: Any, steps: int) -> IntArray:
+    """List the recorded steps that `record` asks for: sorted, unique, ending with `steps`.
+
+    >>> record_steps(4, 10), record_steps([0, 5], 10)
+    (array([ 2,  5,  7, 10]), array([ 0,  5, 10]))
+    """
+    if record is None:
+        return np.array([steps])
+    if np.ndim(record) == 0:
+        count = checks.integer("record", record, 1, remedy="Pass a number of records, or an array of steps.")
+        remedy = "Pass an array of steps to choose them yourself."
+        checks.require(count <= steps, "record", f"at most one record per step ({steps})", record, remedy)
+        return np.array([steps * k // count for k in range(1, count + 1)])
+    remedy = "0 is the initial state, the schedule's number of steps its end."
+    wanted = checks.real("record", record, remedy=remedy)
+    whole = wanted.ndim == 1 and bool(np.all((wanted == np.floor(wanted)) & (wanted >= 0) & (wanted <= steps)))
+    checks.require(whole, "record", f"a one-dimensional array of steps in 0…{steps}", record, remedy)
+    return np.union1d(wanted.astype(np.int64), [steps])
+
+
+def _replicas(replicas: Any, offset: Any) -> range:
+    count = checks.integer("replicas", replicas, 2, remedy="A standard error needs two runs.")
+    first = checks.integer("replica_offset", offset, 0, remedy="Replicas count from 0.")
+    remedy = "The random stream has no more replicas than that; change the seed instead."
+    fits = first + count <= stream.REPLICAS
+    checks.require(fits, "replica_offset + replicas", f"at most {stream.REPLICAS}", first + count, remedy)
+    return range(first, first + count)
+
+
+def _only(name: str, value: Any, option: str, remedy: str) -> None:
+    checks.require(value == option, name, repr(option), value, remedy)
+
+
+def _describe(dataset: xr.Dataset) -> xr.Dataset:
+    """Add the derived coordinates of the settings, and say what every coordinate is."""
+    rate, size, momentum = (dataset[name].variable for name in ("learning_rate", "batch_size", "momentum"))
+    dataset = dataset.assign_coords(
+        effective_learning_rate=xr.apply_ufunc(effective_learning_rate, rate, momentum),
+        temperature=xr.apply_ufunc(temperature, rate, size, momentum),
+    )
+    names = {
+        "learning_rate": "learning rate ε",
+        "batch_size": "batch size B",
+        "momentum": "momentum coefficient m",
+        "effective_learning_rate": "effective learning rate ε/(1−m)",
+        "temperature": "temperature ε/(B(1−m))",
+    }
+    for name, long_name in names.items():
+        dataset[name].attrs.update(long_name=long_name, units="examples" if name == "batch_size" else "1")
+    return dataset

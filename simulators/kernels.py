@@ -1,0 +1,151 @@
+"""One tile of replicas through a window of steps, compiled.
+
+Heavy ball on a quadratic in its eigenbasis (Smith, Elsen & De 2020, eq. 2): g = λθ + ξ, u ← m u + g, θ ← θ − ε u.
+State arrays are (D, lanes): replicas innermost and contiguous, each lane computed alone, so that neither the number of
+lanes nor the vector width changes a bit. `velocity` has no rows when the momentum is 0.
+
+With diagonal noise no coordinate sees another: a pair of coordinates runs through the whole window before the next pair
+starts, and stays in the first-level cache. Full covariances mix coordinates, and go step by step.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from noisysgd.simulators.philox import draw_pair, fill_normals
+from noisysgd.simulators.stream import Purpose
+from noisysgd.theory.checks import FloatArray, IntArray
+
+_options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_inlined = _options | {"forceinline": True}
+_compiled = _options | {"cache": True}
+
+_GRADIENT_NOISE = np.uint64(Purpose.GRADIENT_NOISE)
+
+
+@njit(**_inlined)
+def _step(
+    theta: FloatArray,
+    velocity: FloatArray,
+    i: int,
+    noise: FloatArray,
+    k: int,
+    scale: float,
+    curvature: float,
+    momentum: float,
+    rate: float,
+) -> None:
+    """Advance coordinate i by one update, with gradient noise ``scale * noise[k]``."""
+    if momentum == 0.0:
+        for lane in range(theta.shape[1]):
+            theta[i, lane] -= rate * (curvature * theta[i, lane] + scale * noise[k, lane])
+    else:
+        for lane in range(theta.shape[1]):
+            velocity[i, lane] = momentum * velocity[i, lane] + (curvature * theta[i, lane] + scale * noise[k, lane])
+            theta[i, lane] -= rate * velocity[i, lane]
+
+
+@njit(**_inlined)
+def _add_loss(losses: FloatArray, slot: int, theta: FloatArray, i: int, curvature: float) -> None:
+    for lane in range(theta.shape[1]):
+        losses[slot, lane] += 0.5 * curvature * (theta[i, lane] * theta[i, lane])
+
+
+@njit(**_compiled)
+def initial_loss(losses: FloatArray, theta: FloatArray, curvature: FloatArray) -> None:
+    """Add each lane's loss ½ Σ λθ² to ``losses[0]``."""
+    for i in range(theta.shape[0]):
+        _add_loss(losses, 0, theta, i, curvature[i])
+
+
+@njit(**_compiled)
+def advance_diagonal(
+    losses: FloatArray,
+    theta: FloatArray,
+    velocity: FloatArray,
+    curvature: FloatArray,
+    deviation: FloatArray,
+    momentum: float,
+    rates: FloatArray,
+    slots: IntArray,
+    seed: np.uint64,
+    replica: np.uint64,
+    step: np.uint64,
+) -> None:
+    """Advance by ``rates.size`` updates with independent noise of standard deviations `deviation` (D,).
+
+    After update t the lanes' losses are added to ``losses[slots[t]]``, unless the slot is negative. `step` and
+    `replica` are those of the first update and lane.
+    """
+    dim = theta.shape[0]
+    for block in range((dim + 1) // 2):
+        z = np.zeros((2, theta.shape[1]))
+        coordinates = range(2 * block, min(2 * block + 2, dim))
+        noisy = False
+        for i in coordinates:
+            noisy = noisy or deviation[i] != 0.0
+        for t in range(rates.size):
+            if noisy:
+                draw_pair(z, 0, seed, _GRADIENT_NOISE, replica, step + np.uint64(t), np.uint64(block))
+            for i in coordinates:
+                _step(theta, velocity, i, z, i - 2 * block, deviation[i], curvature[i], momentum, rates[t])
+                if slots[t] >= 0:
+                    _add_loss(losses, slots[t], theta, i, curvature[i])
+
+
+@njit(**_compiled)
+def advance_full(
+    losses: FloatArray,
+    theta: FloatArray,
+    velocity: FloatArray,
+    curvature: FloatArray,
+    root: FloatArray,
+    momentum: float,
+    rates: FloatArray,
+    slots: IntArray,
+    seed: np.uint64,
+    replica: np.uint64,
+    step: np.uint64,
+) -> None:
+    """As `advance_diagonal`, with noise ``root @ z``: `root` (D, D) is a square root of its covariance."""
+    dim, lanes = theta.shape
+    z = np.zeros((dim + dim % 2, lanes))
+    noise = np.zeros((1, lanes))
+    noisy = np.any(root != 0.0)
+    for t in range(rates.size):
+        if noisy:
+            fill_normals(z, seed, _GRADIENT_NOISE, replica, step + np.uint64(t))
+        for i in range(dim):
+            if noisy:
+                _combine(noise, root, i, z)
+            _step(theta, velocity, i, noise, 0, 1.0, curvature[i], momentum, rates[t])
+            if slots[t] >= 0:
+                _add_loss(losses, slots[t], theta, i, curvature[i])
+
+
+@njit(**_inlined)
+def _combine(noise: FloatArray, root: FloatArray, i: int, z: FloatArray) -> None:
+    """``noise[0] = root[i] @ z``, in an order of sums that does not depend on the number of lanes (BLAS's does)."""
+    noise[0, :] = 0.0
+    for j in range(root.shape[1]):
+        for lane in range(noise.shape[1]):
+            noise[0, lane] += root[i, j] * z[j, lane]
+
+
+@njit(**_compiled)
+def moments(losses: FloatArray, mean: FloatArray, spread: FloatArray) -> None:
+    """Mean and sum of squared deviations of each row, summed in lane order; NaN in `losses` becomes inf."""
+    lanes = losses.shape[1]
+    for row in range(losses.shape[0]):
+        total = 0.0
+        for lane in range(lanes):
+            if not np.isfinite(losses[row, lane]):
+                losses[row, lane] = np.inf
+            total += losses[row, lane]
+        mean[row] = total / lanes
+        spread[row] = 0.0
+        for lane in range(lanes):
+            spread[row] += (losses[row, lane] - mean[row]) ** 2
+        if not np.isfinite(mean[row]):
+            spread[row] = np.inf

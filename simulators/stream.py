@@ -1,0 +1,163 @@
+"""The one random stream: every random number is a function of (seed, purpose, replica, step, coordinate).
+
+Counter layout, version 1 (`STREAM_VERSION`; a change of any bit below is a new version):
+
+=====  ========================================  ==================================================================
+word   holds                                     limit
+=====  ========================================  ==================================================================
+key    seed, low word first                      seed < 2⁶⁴
+c0     block = coordinate // 2                   coordinate < 2³³
+c1     step, bits 0…31                           step < 2⁴⁸
+c2     purpose · 2¹⁶ + bits 32…47 of step        purpose < 2¹⁶
+c3     replica                                   replica < 2³²
+=====  ========================================  ==================================================================
+
+One Philox4x32-10 call makes the four 32-bit words of a block: two 64-bit words (low half first), or by Box–Muller the
+two normals of coordinates 2·block (the cosine) and 2·block + 1 (the sine).
+
+The learning rate, batch size and momentum are deliberately not part of the counter. All configurations share their
+random numbers, so that adding companions to a call never changes a result; estimates at different learning rates are
+therefore positively correlated, and their differences more precise than their standard errors suggest.
+"""
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+
+from noisysgd.simulators import philox
+from noisysgd.simulators.philox import BitsArray, UintArray
+from noisysgd.theory import checks
+from noisysgd.theory.checks import FloatArray
+
+STREAM_VERSION = 1
+"""Version of the counter layout and of the arithmetic that makes normals; recorded with every result."""
+
+SEEDS, PURPOSES, REPLICAS, STEPS, COORDINATES = 2**64, 2**16, 2**32, 2**48, 2**33
+
+
+class Purpose(IntEnum):
+    """What a random number is for; different purposes never share numbers. Values are part of the stream version."""
+
+    INITIAL_STATE = 0
+    GRADIENT_NOISE = 1
+    MINIBATCH = 2
+
+
+def random_bits(seed: int, purpose: int, *, replica: Any, step: Any, block: Any) -> BitsArray:
+    """Raw output of Philox4x32-10.
+
+    Parameters
+    ----------
+    seed, purpose : int
+        See the limits in the module's table.
+    replica, step, block : int or array of int
+        Broadcast against each other to shape ``(...)``; ``block`` is ``coordinate // 2``.
+
+    Returns
+    -------
+    (..., 4) array of uint32
+
+    Raises
+    ------
+    ValueError
+        If an index is not an integer, is out of its range, or the shapes do not broadcast.
+
+    Examples
+    --------
+    The known answer of the reference implementation for the zero counter and key:
+
+    >>> [f"{word:08x}" for word in random_bits(0, 0, replica=0, step=0, block=0)]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    key, use = index("seed", seed, SEEDS), index("purpose", purpose, PURPOSES)
+    indices = _indices("replica", replica, REPLICAS), _indices("step", step, STEPS)
+    blocks = _indices("block", block, COORDINATES // 2)
+    try:
+        places = np.broadcast_arrays(*indices, blocks)
+    except ValueError:
+        got = [array.shape for array in (*indices, blocks)]
+        checks.require(False, "replica, step, block", "shapes that broadcast", got, "Add axes with [:, None].")
+    bits = np.empty((places[0].size, 4), np.uint32)
+    philox.bits_at(bits, key, use, *(np.ascontiguousarray(place).ravel() for place in places))
+    return bits.reshape(*places[0].shape, 4)
+
+
+def random_words(seed: int, purpose: int, *, replica: int, step: int, count: int) -> UintArray:
+    """`count` independent uniform 64-bit words: those of blocks 0, 1, …, two from each.
+
+    A prefix never depends on `count`. Sorting them is a uniform random permutation, from which a minibatch is drawn.
+
+    Raises
+    ------
+    ValueError
+        If an index is not an integer or is out of its range.
+
+    Examples
+    --------
+    >>> first = random_words(0, Purpose.MINIBATCH, replica=0, step=7, count=3)
+    >>> longer = random_words(0, Purpose.MINIBATCH, replica=0, step=7, count=1000)
+    >>> bool((longer[:3] == first).all())
+    True
+    """
+    key, use = index("seed", seed, SEEDS), index("purpose", purpose, PURPOSES)
+    place = index("replica", replica, REPLICAS), index("step", step, STEPS)
+    out = np.empty(int(index("count", count, COORDINATES)), np.uint64)
+    philox.word_sequence(out, key, use, *place)
+    return out
+
+
+def normals(seed: int, purpose: int, *, replicas: Any, step: int, coordinates: Any) -> FloatArray:
+    """Draw the standard normals that a simulation uses at one step.
+
+    Parameters
+    ----------
+    seed, purpose, step : int
+        See the limits in the module's table. Gradient noise at `step` drives the update from step to step + 1.
+    replicas, coordinates : (R,) and (D,) arrays of int
+        Which replicas and coordinates to show, such as ``range(8)``.
+
+    Returns
+    -------
+    (D, R) array
+        Box–Muller normals, |z| ≤ 8.5717, accurate to a few units in the last place, never NaN or inf.
+
+    Raises
+    ------
+    ValueError
+        If an index is not an integer or is out of its range, or an array is not one-dimensional.
+
+    Examples
+    --------
+    Any part of the stream can be drawn alone:
+
+    >>> table = normals(1, Purpose.GRADIENT_NOISE, replicas=range(4), step=0, coordinates=range(3))
+    >>> table.shape
+    (3, 4)
+    >>> bool(normals(1, Purpose.GRADIENT_NOISE, replicas=[2], step=0, coordinates=[1])[0, 0] == table[1, 2])
+    True
+    """
+    key, use = index("seed", seed, SEEDS), index("purpose", purpose, PURPOSES)
+    lanes, rows = _indices("replicas", replicas, REPLICAS), _indices("coordinates", coordinates, COORDINATES)
+    for name, array in (("replicas", lanes), ("coordinates", rows)):
+        checks.require(array.ndim == 1, name, "a one-dimensional array", array.shape, "Pass range(n) for the first n.")
+    z = np.empty((rows.size, lanes.size))
+    philox.normals_at(z, key, use, lanes, index("step", step, STEPS), rows)
+    return z
+
+
+def index(name: str, value: Any, limit: int) -> np.uint64:
+    """`value` as an index of the stream in 0…limit − 1; a ValueError otherwise."""
+    whole = checks.integer(name, value, 0, remedy="Indices of the random stream count from 0.")
+    remedy = "That is all that the random stream's counter holds."
+    checks.require(whole < limit, name, f"an integer < {limit}", value, remedy)
+    return np.uint64(whole)
+
+
+def _indices(name: str, value: Any, limit: int) -> UintArray:
+    array = np.asarray(value)
+    remedy = "The random stream's counter takes integers from 0 up."
+    checks.require(array.size > 0 and array.dtype.kind in "iu", name, "integers", value, remedy)
+    inside = bool((array >= 0).all() and (array < limit).all())
+    checks.require(inside, name, f"integers in 0…{limit - 1}", value, remedy)
+    return array.astype(np.uint64)

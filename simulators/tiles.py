@@ -1,0 +1,215 @@
+"""Tiles: blocks of replicas that are simulated alone, side by side, and merged in order.
+
+A tile is `LANES` replicas of one configuration. Its result depends on nothing outside it, and tiles are merged in the
+order of their replicas, so that no number of threads changes a bit.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from noisysgd.simulators import kernels, philox
+from noisysgd.simulators.stream import Purpose
+from noisysgd.theory.checks import FloatArray, IntArray
+from noisysgd.theory.problem import NoisyQuadratic
+from noisysgd.theory.schedule import Schedule
+
+LANES = 128
+"""Replicas of a tile. Part of the meaning of a result's last bits: tiles fix the order in which losses are summed."""
+
+WINDOW_STEPS = 1024
+WINDOW_WORK = 2**25
+"""A window is what a kernel does in one call: a tenth of a second, after which it can be cancelled."""
+
+Moments = tuple[FloatArray, FloatArray]
+"""Mean and sum of squared deviations, each of shape (records,)."""
+
+
+class Cancelled(Exception):  # noqa: N818 — not an error: the caller asked for it
+    """Raised inside a job whose result nobody waits for any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """What all configurations of one call share. Arrays are writable and contiguous, as the kernels were compiled."""
+
+    curvature: FloatArray
+    noise_root: FloatArray
+    initial_mean: FloatArray
+    initial_deviation: FloatArray
+    schedule: Schedule
+    record: IntArray
+    seed: np.uint64
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One point of the broadcast arguments; `noise_factor` multiplies F."""
+
+    learning_rate: float
+    momentum: float
+    noise_factor: float
+
+
+def ensemble(problem: NoisyQuadratic, schedule: Schedule, record: IntArray, seed: int) -> Ensemble:
+    """Prepare a problem: a square root of F, (D,) or (D, D), and plain copies of everything else."""
+    return Ensemble(
+        curvature=np.array(problem.eigenvalues),
+        noise_root=square_root(problem.noise),
+        initial_mean=np.array(problem.initial_mean),
+        initial_deviation=np.sqrt(problem.initial_variance),
+        schedule=schedule,
+        record=record,
+        seed=np.uint64(seed),
+    )
+
+
+def square_root(covariance: FloatArray) -> FloatArray:
+    """Find S with SSᵀ = F: the symmetric root, which semi-definite F have too; entrywise for a diagonal (D,).
+
+    >>> square_root(np.array([[2.0, 2.0], [2.0, 2.0]])).round(12)
+    array([[1., 1.],
+           [1., 1.]])
+    """
+    if covariance.ndim == 1:
+        return np.sqrt(covariance)
+    values, vectors = np.linalg.eigh(covariance)
+    # eigh leaves rounding where an eigenvalue is zero.
+    return np.ascontiguousarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+
+def tile_losses(
+    shared: Ensemble, configuration: Configuration, replica: int, lanes: int, stop: threading.Event | None = None
+) -> Iterator[FloatArray]:
+    """Losses of replicas replica…replica + lanes − 1, a block of (records, lanes) per window; inf where diverged."""
+    dim = shared.curvature.size
+    rows = dim + dim % 2
+    theta = np.empty((rows, lanes))
+    philox.fill_normals(theta, shared.seed, np.uint64(Purpose.INITIAL_STATE), np.uint64(replica), np.uint64(0))
+    theta = theta[:dim]
+    theta *= shared.initial_deviation[:, None]
+    theta += shared.initial_mean[:, None]
+    velocity = np.zeros((dim if configuration.momentum > 0 else 0, lanes))
+    if shared.record[0] == 0:
+        yield _initial_losses(shared, theta)
+    full = shared.noise_root.ndim == 2
+    advance = kernels.advance_full if full else kernels.advance_diagonal
+    noise_root = shared.noise_root * np.sqrt(configuration.noise_factor)
+    total = shared.schedule.steps
+    work = dim * lanes * (dim if full else 1)
+    window = min(max(WINDOW_WORK // work, 1), WINDOW_STEPS)
+    for step in range(0, total, window):
+        if stop is not None and stop.is_set():
+            raise Cancelled
+        if not np.isfinite(theta).all(axis=0).any():
+            yield np.full((int(np.count_nonzero(shared.record > step)), lanes), np.inf)
+            return
+        steps = np.arange(step, min(step + window, total))
+        with np.errstate(over="ignore"):
+            rates = configuration.learning_rate * shared.schedule.at(steps)
+        slots = record_slots(shared.record, steps)
+        losses = np.zeros((int(slots.max()) + 1, lanes))
+        advance(
+            losses,
+            theta,
+            velocity,
+            shared.curvature,
+            noise_root,
+            configuration.momentum,
+            rates,
+            slots,
+            shared.seed,
+            np.uint64(replica),
+            np.uint64(step),
+        )
+        yield losses
+
+
+def _initial_losses(shared: Ensemble, theta: FloatArray) -> FloatArray:
+    losses = np.zeros((1, theta.shape[1]))
+    kernels.initial_loss(losses, theta, shared.curvature)
+    return losses
+
+
+def record_slots(record: IntArray, steps: IntArray) -> IntArray:
+    """For each update t in `steps`, which of the window's records is taken after it; −1 for none.
+
+    >>> record_slots(np.array([0, 3, 4, 9]), np.arange(2, 6))
+    array([ 0,  1, -1, -1])
+    """
+    first, beyond = np.searchsorted(record, [steps[0] + 1, steps[-1] + 2])
+    slots = np.full(steps.size, -1)
+    slots[record[first:beyond] - 1 - steps[0]] = np.arange(beyond - first)
+    return slots
+
+
+def tile_moments(
+    shared: Ensemble, configuration: Configuration, replica: int, lanes: int, stop: threading.Event
+) -> Moments:
+    """Mean loss and its sum of squared deviations over one tile, at every record."""
+    mean, spread = np.empty(shared.record.size), np.empty(shared.record.size)
+    done = 0
+    for losses in tile_losses(shared, configuration, replica, lanes, stop):
+        part = slice(done, done + len(losses))
+        kernels.moments(losses, mean[part], spread[part])
+        done += len(losses)
+    return mean, spread
+
+
+def merge(left: Moments, left_size: int, right: Moments, right_size: int) -> Moments:
+    """Moments of two groups taken together (Chan, Golub & LeVeque 1979); inf where either diverged."""
+    size = left_size + right_size
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = right[0] - left[0]
+        mean = left[0] + gap * (right_size / size)
+        spread = left[1] + right[1] + gap**2 * (left_size * right_size / size)
+    diverged = ~np.isfinite(mean)
+    return np.where(diverged, np.inf, mean), np.where(diverged | np.isnan(spread), np.inf, spread)
+
+
+def simulate_all(
+    shared: Ensemble,
+    configurations: list[Configuration],
+    replicas: range,
+    threads: int,
+    progress: Callable[[int, int], object] | None,
+) -> Moments:
+    """Moments of every configuration over all replicas, each of shape (configurations, records)."""
+    means = np.empty((len(configurations), shared.record.size))
+    spreads = np.empty_like(means)
+    tiles = [replicas[first : first + LANES] for first in range(0, len(replicas), LANES)]
+    stop = threading.Event()
+    jobs = (
+        (lambda configuration=configuration, tile=tile: tile_moments(shared, configuration, tile[0], len(tile), stop))
+        for configuration in configurations
+        for tile in tiles
+    )
+    with ThreadPoolExecutor(threads, thread_name_prefix="noisysgd") as executor:
+        try:
+            for done, part in enumerate(in_order(executor, jobs, ahead=4 * threads)):
+                row, tile = divmod(done, len(tiles))
+                if tile > 0:
+                    part = merge((means[row], spreads[row]), LANES * tile, part, len(tiles[tile]))
+                means[row], spreads[row] = part
+                if progress is not None:
+                    progress(done + 1, len(configurations) * len(tiles))
+        except BaseException:  # KeyboardInterrupt above all: let the workers go before the executor waits for them
+            stop.set()
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    return means, spreads
+
+
+def in_order(executor: ThreadPoolExecutor, jobs: Iterable[Callable[[], Moments]], ahead: int) -> Iterator[Moments]:
+    """Results of `jobs` in their order, with at most `ahead` of them submitted and not yet taken."""
+    pending: deque[Future[Moments]] = deque()
+    for job in jobs:
+        pending.append(executor.submit(job))
+        if len(pending) == ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

@@ -1,0 +1,494 @@
+"""The simulator: bit for bit against NumPy, independent of how the work is cut, and exact on average.
+
+Statistical checks compare a mean over replicas with the exact mean, in *exact* standard errors: the loss of a Gaussian
+state has a known variance. A correct simulator fails one of them when a standard normal exceeds `LIMIT` in absolute
+value: 2·10⁻⁹ each, below 10⁻⁶ for all the checks of this file together. Each has a mutant that must fail it.
+"""
+
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from noisysgd import simulators, theory
+from noisysgd.simulators import Purpose, kernels, tiles
+from noisysgd.simulators.tiles import Configuration
+
+LIMIT = 6.0
+DRAWS = {"learning_rate": 0.3, "batch_size": 4, "momentum": 0.7}
+
+
+def noise_dominated(
+    dim: int = 64, *, noise: float = 1.0, full: bool = False, mean: float = 0.0
+) -> theory.NoisyQuadratic:
+    """Curvatures of one order of magnitude and noise that forgets the start in a few steps."""
+    eigenvalues = np.linspace(0.7, 1.3, dim)
+    diagonal = noise * np.linspace(2.0, 1.0, dim)
+    if not full:
+        return theory.NoisyQuadratic(eigenvalues, diagonal, initial_mean=mean, initial_variance=0.5)
+    # Of rank dim/2 and far from diagonal.
+    factors = np.random.default_rng(5).standard_normal((dim, dim // 2)) * np.sqrt(diagonal)[:, None]
+    return theory.NoisyQuadratic(eigenvalues, factors @ factors.T / dim, initial_mean=mean, initial_variance=0.5)
+
+
+def replica_losses(
+    problem: theory.NoisyQuadratic,
+    schedule: theory.Schedule,
+    replicas: range,
+    *,
+    record: list[int],
+    seed: int = 0,
+    learning_rate: float,
+    batch_size: float,
+    momentum: float,
+) -> np.ndarray:
+    """Loss of every replica at every record, (records, replicas)."""
+    shared = tiles.ensemble(problem, schedule, np.array(record), seed)
+    configuration = Configuration(learning_rate, momentum, float(problem.noise_factor(batch_size)))
+    return np.concatenate(list(tiles.tile_losses(shared, configuration, replicas[0], len(replicas))))
+
+
+def numpy_losses(
+    problem: theory.NoisyQuadratic,
+    schedule: theory.Schedule,
+    replicas: range,
+    *,
+    learning_rate: float,
+    batch_size: float,
+    momentum: float,
+) -> np.ndarray:
+    """The same from the definition, at every step from 0 on."""
+    coordinates = range(problem.dim)
+    z = simulators.normals(0, Purpose.INITIAL_STATE, replicas=replicas, step=0, coordinates=coordinates)
+    theta = problem.initial_mean[:, None] + np.sqrt(problem.initial_variance)[:, None] * z
+    curvature = problem.eigenvalues[:, None]
+    velocity = np.zeros_like(theta)
+    losses = [sum(0.5 * curvature * theta**2)]
+    for step in range(schedule.steps):
+        z = simulators.normals(0, Purpose.GRADIENT_NOISE, replicas=replicas, step=step, coordinates=coordinates)
+        root = tiles.square_root(problem.noise) * np.sqrt(problem.noise_factor(batch_size))
+        noise = root[:, None] * z if root.ndim == 1 else sum(root[:, j, None] * z[j] for j in coordinates)
+        velocity = momentum * velocity + (curvature * theta + noise)
+        theta = theta - learning_rate * schedule.at(step) * velocity
+        losses.append(sum(0.5 * curvature * theta**2))
+    return np.array(losses)
+
+
+# Bit for bit
+
+
+@pytest.mark.parametrize("dim", [1, 2, 7])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("full", [False, True])
+def test_trajectories_are_those_of_the_definition_bit_for_bit(dim: int, momentum: float, full: bool) -> None:
+    problem = noise_dominated(dim, full=full and dim > 1, mean=0.3)
+    schedule = theory.piecewise([5, 4, 3], [1.0, 0.25, 2.0])
+    settings = {"learning_rate": 0.3, "batch_size": 3, "momentum": momentum}
+    compiled = replica_losses(problem, schedule, range(3, 140), record=list(range(13)), **settings)
+    np.testing.assert_array_equal(compiled, numpy_losses(problem, schedule, range(3, 140), **settings))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_replica_does_not_depend_on_how_many_run_beside_it(full: bool) -> None:
+    problem, schedule = noise_dominated(5, full=full), theory.half_then_decay(30)
+    together = replica_losses(problem, schedule, range(261), record=[0, 7, 30], **DRAWS)
+    for part in (range(1), range(127, 131), range(260, 261), range(3, 200)):
+        alone = replica_losses(problem, schedule, part, record=[0, 7, 30], **DRAWS)
+        np.testing.assert_array_equal(alone, together[:, part[0] : part[-1] + 1])
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_windows_leave_no_trace(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, schedule = noise_dominated(5, full=full), theory.half_then_decay(30)
+    whole = replica_losses(problem, schedule, range(9), record=[0, 7, 8, 29, 30], **DRAWS)
+    for length in (1, 7, 29):
+        monkeypatch.setattr(tiles, "WINDOW_STEPS", length)
+        cut = replica_losses(problem, schedule, range(9), record=[0, 7, 8, 29, 30], **DRAWS)
+        np.testing.assert_array_equal(cut, whole)
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    problem, schedule = noise_dominated(9), theory.half_then_decay(40)
+    arguments = {"learning_rate": [0.1, 0.3, 5.0], "batch_size": 4, "momentum": 0.9, "replicas": 700, "record": 5}
+    one, two, five = (simulators.simulate(problem, schedule, **arguments, threads=n) for n in (1, 2, 5))
+    xr.testing.assert_identical(one, two)
+    xr.testing.assert_identical(one, five)
+
+
+def test_results_do_not_depend_on_companions() -> None:
+    problem, schedule = noise_dominated(9), theory.half_then_decay(40)
+    grid = simulators.simulate(
+        problem,
+        schedule,
+        learning_rate=np.array([[0.1], [0.3]]),
+        batch_size=np.array([2, 8, np.inf]),
+        momentum=0.5,
+        replicas=200,
+        record=[10],
+    )
+    alone = simulators.simulate(
+        problem, schedule, learning_rate=0.3, batch_size=8, momentum=0.5, replicas=200, record=[0, 10]
+    )
+    np.testing.assert_array_equal(grid.loss[1, 1], alone.loss[1:])
+    np.testing.assert_array_equal(grid.loss_stderr[1, 1], alone.loss_stderr[1:])
+
+
+def test_mean_and_standard_error_are_those_of_the_replicas() -> None:
+    problem, schedule = noise_dominated(3), theory.constant(12)
+    result = simulators.simulate(problem, schedule, **DRAWS, replicas=300, record=[0, 5], replica_offset=1000, seed=3)
+    losses = replica_losses(problem, schedule, range(1000, 1300), record=[0, 5, 12], seed=3, **DRAWS)
+    np.testing.assert_allclose(result.loss, losses.mean(axis=1), rtol=1e-14)
+    np.testing.assert_allclose(result.loss_stderr, losses.std(axis=1, ddof=1) / math.sqrt(300), rtol=1e-13)
+
+
+def test_offset_replicas_complete_a_run() -> None:
+    problem, schedule = noise_dominated(3), theory.constant(12)
+    first, second, whole = (
+        simulators.simulate(problem, schedule, **DRAWS, replicas=n, replica_offset=offset).loss.item()
+        for n, offset in ((100, 0), (300, 100), (400, 0))
+    )
+    assert whole == pytest.approx((100 * first + 300 * second) / 400, rel=1e-14)
+    assert first != second
+
+
+# Exact on average
+
+
+def exact_loss(
+    problem: theory.NoisyQuadratic, steps: int, *, learning_rate: float, batch_size: float, momentum: float
+) -> tuple[float, float]:
+    """Mean and variance of ½ θᵀΛθ after `steps` steps, by iterating the Gaussian law of (θ, u)."""
+    dim = problem.dim
+    noise = (np.diag(problem.noise) if problem.noise.ndim == 1 else problem.noise) * problem.noise_factor(batch_size)
+    curvature, identity = np.diag(problem.eigenvalues), np.eye(dim)
+    step = np.block(
+        [
+            [identity - learning_rate * curvature, -learning_rate * momentum * identity],
+            [curvature, momentum * identity],
+        ]
+    )
+    kick = np.block([[learning_rate**2 * noise, -learning_rate * noise], [-learning_rate * noise, noise]])
+    mean = np.concatenate([problem.initial_mean, np.zeros(dim)])
+    covariance = np.diag(np.concatenate([problem.initial_variance, np.zeros(dim)]))
+    for _ in range(steps):
+        mean, covariance = step @ mean, step @ covariance @ step.T + kick
+    mean, covariance = mean[:dim], covariance[:dim, :dim]
+    spread = curvature @ covariance
+    expected = 0.5 * (mean @ curvature @ mean + np.trace(spread))
+    return expected, 0.5 * np.trace(spread @ spread) + mean @ curvature @ covariance @ curvature @ mean
+
+
+def score(
+    simulated: theory.NoisyQuadratic, claimed: theory.NoisyQuadratic, steps: int, replicas: int, **settings: float
+) -> float:
+    """Deviation of the mean loss of one problem from the exact one of another, in exact standard errors."""
+    result = simulators.simulate(simulated, theory.constant(steps), replicas=replicas, seed=17, **settings)
+    mean, variance = exact_loss(claimed, steps, **settings)
+    return (result.loss.item() - mean) / math.sqrt(variance / replicas)
+
+
+CASES = {
+    "sgd": (False, {"learning_rate": 0.6, "batch_size": 8, "momentum": 0.0}),
+    "heavy ball": (False, {"learning_rate": 0.5, "batch_size": 8, "momentum": 0.5}),
+    "full covariance": (True, {"learning_rate": 0.6, "batch_size": 8, "momentum": 0.0}),
+    "full covariance, heavy ball": (True, {"learning_rate": 0.5, "batch_size": 8, "momentum": 0.5}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_mean_loss_is_exact(case: str) -> None:
+    full, settings = CASES[case]
+    dim, replicas = (32, 2**18) if full else (64, 2**17)
+    problem = noise_dominated(dim, full=full, noise=4.0)
+    assert abs(score(problem, problem, 12, replicas, **settings)) < LIMIT
+    mutant = noise_dominated(dim, full=full, noise=4.04)
+    assert score(mutant, problem, 12, replicas, **settings) > LIMIT, "1 % more noise would go unseen"
+
+
+def test_the_mean_loss_is_the_theory_s_at_every_record() -> None:
+    problem = theory.NoisyQuadratic([1.5, 1.0, 0.2, 0.0], [1.0, 3.0, 0.5, 0.1], initial_mean=[1.0, -2.0, 3.0, 0.0])
+    schedule = theory.half_then_decay(60)
+    settings = {"learning_rate": [[0.1], [0.9]], "batch_size": 4, "momentum": [0.0, 0.5]}
+    record = [0, 1, 5, 30, 33, 60]
+    result = simulators.simulate(problem, schedule, **settings, replicas=2**14, record=record)
+    exact = theory.loss_curve(problem, schedule, **settings, at=record)
+    assert np.abs((result.loss - exact) / result.loss_stderr).max() < LIMIT
+
+
+def test_the_standard_error_is_exact() -> None:
+    settings = {"learning_rate": 0.6, "batch_size": 8, "momentum": 0.0}
+    replicas = 2**17
+    result = simulators.simulate(noise_dominated(), theory.constant(12), replicas=replicas, seed=4, **settings)
+    variance = exact_loss(noise_dominated(), 12, **settings)[1]
+    # The loss is a sum over 64 modes, nearly normal: its sample variance has relative variance 2/R · (1 + κ/2),
+    # κ = 12/64 the excess kurtosis of a chi-square of 64 degrees of freedom.
+    error = math.sqrt(2 / replicas * (1 + 6 / 64))
+    measured = replicas * result.loss_stderr.item() ** 2 / variance
+    assert abs(measured - 1) / error < LIMIT
+    mutant = measured * 1.04
+    assert (mutant - 1) / error > LIMIT, "2 % more noise would go unseen"
+
+
+def test_a_known_data_set_has_no_noise_at_full_batch() -> None:
+    problem = noise_dominated(3).with_dataset_size(50)
+    settings = {"learning_rate": 0.1, "momentum": 0.0, "replicas": 64}
+    full = simulators.simulate(problem, theory.constant(9), batch_size=50, **settings)
+    limit = simulators.simulate(noise_dominated(3), theory.constant(9), batch_size=np.inf, **settings)
+    assert full.loss.item() == limit.loss.item()
+    some = simulators.simulate(problem, theory.constant(9), batch_size=49, **settings)
+    assert some.loss.item() != full.loss.item()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_without_noise_nothing_is_drawn(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("drew gradient noise")
+
+    for name in ("advance_diagonal", "advance_full", "_step", "_add_loss", "_combine"):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
+    monkeypatch.setattr(kernels, "draw_pair", refuse)
+    monkeypatch.setattr(kernels, "fill_normals", refuse)
+    problem, settings = noise_dominated(3, full=full), {"learning_rate": 0.1, "momentum": 0.5}
+    losses = replica_losses(problem, theory.constant(4), range(2), record=[4], batch_size=np.inf, **settings)
+    assert np.isfinite(losses).all()
+    with pytest.raises(AssertionError, match="drew gradient noise"):
+        replica_losses(problem, theory.constant(4), range(2), record=[4], batch_size=1e6, **settings)
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_diverged_is_infinite_silent_and_cheap(full: bool, momentum: float) -> None:
+    problem = noise_dominated(16, full=full)
+    result = simulators.simulate(
+        problem, theory.constant(10**7), learning_rate=[5.0, 1e300], batch_size=1, momentum=momentum, record=20
+    )
+    assert np.isposinf(result.loss).all()
+    assert np.isposinf(result.loss_stderr).all()
+
+
+def test_losses_before_the_overflow_are_numbers() -> None:
+    problem = noise_dominated(16)
+    result = simulators.simulate(problem, theory.constant(1000), learning_rate=5.0, batch_size=1, record=1000)
+    finite = np.isfinite(result.loss.values)
+    assert finite[:100].all()
+    assert not finite[-1]
+    assert (np.diff(finite.astype(int)) <= 0).all()
+    assert not np.isnan(result.loss_stderr).any()
+
+
+def test_a_diverged_tile_merges_to_infinity() -> None:
+    good, bad = (np.array([1.0]), np.array([2.0])), (np.array([np.inf]), np.array([np.inf]))
+    for left, right in ((good, bad), (bad, good), (bad, bad)):
+        assert tiles.merge(left, 2, right, 3) == bad
+    mean, spread = tiles.merge((np.array([1.0]), np.array([2.0])), 2, (np.array([6.0]), np.array([8.0])), 3)
+    values = np.array([0.0, 2.0, 4.0, 6.0, 8.0])
+    assert mean[0] == values.mean()
+    assert spread[0] == ((values - values.mean()) ** 2).sum()
+
+
+# Axes and records
+
+
+def shape(**settings: object) -> dict[str, int]:
+    arguments = {"learning_rate": 0.1, "batch_size": 4, "momentum": 0.0} | settings
+    result = simulators.simulate(noise_dominated(2), theory.constant(3), replicas=2, **arguments)
+    assert result.loss.dims[-1] == "step"
+    return {str(name): size for name, size in result.loss.sizes.items() if name != "step"}
+
+
+def test_axes_are_named_after_what_made_them() -> None:
+    assert shape() == {}
+    assert shape(learning_rate=[0.1]) == {"learning_rate": 1}
+    assert shape(batch_size=[1, 2]) == {"batch_size": 2}
+    assert shape(momentum=(0.0, 0.9, 0.5)) == {"momentum": 3}
+    assert shape(batch_size=[[1, 2]]) == {"axis_0": 1, "axis_1": 2}
+    assert shape(learning_rate=[[0.1], [0.2]], momentum=[0.0, 0.9, 0.5]) == {"axis_0": 2, "axis_1": 3}
+    assert shape(learning_rate=xr.DataArray([0.1, 0.2], dims="run"), batch_size=[1, 2, 3]) == {
+        "run": 2,
+        "batch_size": 3,
+    }
+
+
+def test_settings_are_attached_as_coordinates() -> None:
+    rates = xr.DataArray([0.1, 0.2], dims="optimizer", coords={"optimizer": ["a", "b"]})
+    sizes = xr.DataArray([1.0, 2.0, np.inf], dims="batch_size")
+    result = simulators.simulate(
+        noise_dominated(2), theory.constant(3), learning_rate=rates, batch_size=sizes, momentum=0.5, replicas=2
+    )
+    assert result.loss.dims == ("optimizer", "batch_size", "step")
+    assert result.optimizer.values.tolist() == ["a", "b"]
+    assert result.learning_rate.dims == ("optimizer",)
+    assert result.momentum.item() == 0.5
+    np.testing.assert_allclose(result.effective_learning_rate, [0.2, 0.4])
+    np.testing.assert_allclose(result.temperature.transpose("optimizer", "batch_size"), [[0.2, 0.1, 0], [0.4, 0.2, 0]])
+    assert result.sel(batch_size=2.0).loss.sizes == {"optimizer": 2, "step": 1}
+    plane = simulators.simulate(
+        noise_dominated(2), theory.constant(3), learning_rate=[[0.1], [0.2]], batch_size=[1, 2, 4], replicas=2
+    )
+    assert plane.batch_size.dims == plane.learning_rate.dims == ("axis_0", "axis_1")
+
+
+def test_attributes_say_what_was_run() -> None:
+    result = simulators.simulate(
+        noise_dominated(2), theory.constant(3), learning_rate=0.1, batch_size=4, replicas=5, seed=2**64 - 1
+    )
+    assert result.attrs == {
+        "source": "simulator",
+        "dynamics": "sgd",
+        "noise": "gaussian",
+        "replicas": 5,
+        "replica_offset": 0,
+        "seed": 2**64 - 1,
+        "stream_version": simulators.STREAM_VERSION,
+        "backend": "cpu",
+        "dtype": "float64",
+    }
+    for variable in result.variables.values():
+        assert variable.attrs["long_name"]
+
+
+@pytest.mark.parametrize(
+    ("record", "steps"),
+    [
+        (None, [10]),
+        (1, [10]),
+        (3, [3, 6, 10]),
+        (10, list(range(1, 11))),
+        ([0], [0, 10]),
+        ([7, 2, 7, 10], [2, 7, 10]),
+        (np.array([5.0]), [5, 10]),
+    ],
+    ids=str,
+)
+def test_records_end_with_the_schedule(record: object, steps: list[int]) -> None:
+    result = simulators.simulate(
+        noise_dominated(2), theory.constant(10), learning_rate=0.1, batch_size=4, replicas=2, record=record
+    )
+    assert result.step.values.tolist() == steps
+
+
+# Boundary
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": -0.1},
+        {"learning_rate": np.nan},
+        {"learning_rate": [0.1, np.inf]},
+        {"batch_size": 0.5},
+        {"batch_size": 101},
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+        {"replicas": 1},
+        {"replicas": 2.5},
+        {"replicas": 2**32, "replica_offset": 1},
+        {"replica_offset": -1},
+        {"record": 0},
+        {"record": 11},
+        {"record": [-1]},
+        {"record": [11]},
+        {"record": [0.5]},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"threads": 0},
+        {"dynamics": "sde"},
+        {"noise": "student_t"},
+        {"backend": "cuda"},
+        {"dtype": "float32"},
+        {"problem": "quadratic"},
+        {"schedule": 10},
+        {"schedule": theory.constant(2**49)},
+        {"learning_rate": "fast"},
+        {"learning_rate": None},
+        {"learning_rate": xr.DataArray([0.1], dims="batch_size")},
+        {"learning_rate": [0.1, 0.2], "batch_size": [1, 2, 3]},
+        {"learning_rate": xr.DataArray([0.1], dims="step")},
+        {"learning_rate": xr.DataArray([[0.1]], dims=["learning_rate", "x"])},
+        {"learning_rate": xr.DataArray([0.1], dims="x"), "batch_size": [[1]]},
+        {"learning_rate": xr.DataArray([0.1], dims="x"), "batch_size": xr.DataArray([1, 2], dims="x")},
+    ],
+    ids=str,
+)
+def test_bad_input_is_rejected_with_a_remedy(change: dict[str, object]) -> None:
+    arguments = {"learning_rate": 0.1, "batch_size": 4, "schedule": theory.constant(10)} | change
+    problem = arguments.pop("problem", noise_dominated(2).with_dataset_size(100))
+    with pytest.raises(ValueError, match=r"expected .*, got .*\. \S.*\."):
+        simulators.simulate(problem, **arguments)
+
+
+def test_a_missing_backend_says_what_there_is() -> None:
+    with pytest.raises(ValueError, match="CPU only"):
+        simulators.simulate(noise_dominated(2), theory.constant(1), learning_rate=0.1, batch_size=1, backend="cuda")
+
+
+# Jobs
+
+
+def test_progress_counts_every_tile_in_the_calling_thread() -> None:
+    seen, caller = [], threading.get_ident()
+
+    def progress(done: int, total: int) -> None:
+        assert threading.get_ident() == caller
+        seen.append((done, total))
+
+    simulators.simulate(
+        noise_dominated(2),
+        theory.constant(3),
+        learning_rate=[0.1, 0.2],
+        batch_size=1,
+        replicas=300,
+        threads=2,
+        progress=progress,
+    )
+    assert seen == [(done, 6) for done in range(1, 7)]
+
+
+def test_an_interruption_stops_the_workers() -> None:
+    started = threading.active_count()
+
+    def interrupt(done: int, total: int) -> None:
+        assert total == 10**5
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        simulators.simulate(
+            noise_dominated(8),
+            theory.constant(100),
+            learning_rate=np.full(10**5, 0.1),
+            batch_size=1,
+            replicas=128,
+            progress=interrupt,
+        )
+    assert threading.active_count() == started
+
+
+def test_a_running_tile_stops_at_its_next_window() -> None:
+    stop = threading.Event()
+    shared = tiles.ensemble(noise_dominated(2), theory.constant(10**9), np.arange(10**6) * 1000 + 1000, 0)
+    losses = tiles.tile_losses(shared, Configuration(0.1, 0.0, 1.0), 0, 2, stop)
+    assert next(losses).shape == (1, 2)
+    stop.set()
+    with pytest.raises(tiles.Cancelled):
+        next(losses)
+
+
+def test_only_a_few_jobs_wait_at_a_time() -> None:
+    started = []
+
+    def jobs():
+        for k in range(100):
+            started.append(k)
+            yield lambda k=k: k
+
+    with ThreadPoolExecutor(2) as executor:
+        results = tiles.in_order(executor, jobs(), ahead=8)
+        assert next(results) == 0
+        assert len(started) == 8
+        assert list(results) == list(range(1, 100))
