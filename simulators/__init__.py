@@ -1,10 +1,12 @@
 """Simulators: ensembles of trajectories of SGD, from one counter-based random stream.
 
-`simulate` runs them; `random_bits`, `random_words` and `normals` show the random numbers they use.
+`simulate` runs them, `simulate_sweep` over a whole grid; `random_bits`, `random_words` and `normals` show the random
+numbers they use.
 """
 
 from noisysgd.simulators.engine import simulate
 from noisysgd.simulators.stream import STREAM_VERSION, Purpose, normals, random_bits, random_words
+from noisysgd.simulators.sweep import simulate_sweep
 
 __all__ = [
     "STREAM_VERSION",
@@ -13,4 +15,5 @@ __all__ = [
     "random_bits",
     "random_words",
     "simulate",
+    "simulate_sweep",
 ]

@@ -11,7 +11,8 @@ import noisysgd.theory
 import noisysgd.validation
 
 PACKAGES = (noisysgd.theory, noisysgd.simulators, noisysgd.validation)
-MODULES = [info.name for package in PACKAGES for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+NAMES = [(package.__name__ + ".", package.__path__) for package in PACKAGES]
+MODULES = [info.name for prefix, path in NAMES for info in pkgutil.walk_packages(path, prefix)]
 
 
 @pytest.mark.parametrize("name", MODULES)

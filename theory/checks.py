@@ -27,12 +27,12 @@ def shorten(value: object, limit: int = 120) -> str:
 
 def real(name: str, value: Any, *, remedy: str = "Pass real numbers.") -> FloatArray:
     """`value` as a float64 array without NaN."""
-    if isinstance(value, str | bytes) or np.iscomplexobj(value):
-        require(False, name, "real numbers", value, remedy)
     try:
-        array = np.asarray(value, dtype=np.float64)
+        numeric = not isinstance(value, str | bytes) and not np.iscomplexobj(value)
+        array = np.asarray(value, dtype=np.float64) if numeric else np.array(np.nan)
     except (TypeError, ValueError):
-        raise ValueError(f"{name}: expected real numbers, got {shorten(value)}. {remedy}") from None
+        numeric = False
+    require(numeric, name, "real numbers", value, remedy)
     require(not np.isnan(array).any(), name, "numbers without NaN", value, remedy)
     return array
 

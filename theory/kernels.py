@@ -229,9 +229,10 @@ def loss_table(
                     tt = sgd_segment(tt, eps * lam, eps * eps * s, lengths[j])
                 else:
                     tt, tu, uu = momentum_segment(tt, tu, uu, lam, s, eps, m, lengths[j])
+                if not tt < np.inf:  # an overflow stays one, even where a later ελ = 1 would wipe the mode out
+                    for later in range(j, lengths.size):
+                        if recorded[later] >= 0:
+                            losses[c, recorded[later]] = np.inf
+                    break
                 if recorded[j] >= 0:
                     losses[c, recorded[j]] += 0.5 * lam * tt
-        for column in range(losses.shape[1]):
-            # NaN only ever comes from inf − inf or 0 · inf in an overflowing, hence divergent, mode.
-            if not losses[c, column] < np.inf:
-                losses[c, column] = np.inf

@@ -73,7 +73,8 @@ def optimum(sweep: xr.Dataset, metric: str = "test_accuracy", keep: int = 12) ->
     std = np.zeros_like(mean)
     finite = np.isfinite(mean)
     if keep > 1:
-        std[finite] = kept[finite].std(axis=-1, ddof=1)
+        with np.errstate(over="ignore"):  # losses on their way to divergence
+            std[finite] = kept[finite].std(axis=-1, ddof=1)
 
     best = mean.argmin(axis=-1)[..., None]
     found = np.take_along_axis(finite, best, -1)[..., 0]

@@ -1,0 +1,96 @@
+"""Critical and optimal learning rates, and the two regimes between them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noisysgd import theory
+from noisysgd.theory import testing
+
+
+@settings(max_examples=30, deadline=None)
+@given(problem=testing.problems(full_noise=False), momentum=st.sampled_from([0.0, 0.5, 0.9]))
+def test_loss_stays_bounded_below_the_critical_learning_rate_and_grows_beyond(problem, momentum):
+    kicked = theory.NoisyQuadratic(problem.eigenvalues, 0.0, initial_mean=1.0)
+    critical = float(theory.critical_learning_rate(problem, momentum=momentum))
+    long = theory.constant(20_000)
+    start = float(kicked.initial_loss)
+    below, beyond = theory.expected_loss(
+        kicked, long, learning_rate=[critical * 0.99, critical * 1.01], batch_size=1, momentum=momentum
+    )
+    assert below < start
+    assert beyond > 10 * start
+
+
+def test_critical_learning_rate_in_effective_units_is_19_times_larger_at_momentum_09():
+    rates = theory.critical_learning_rate(theory.power_law(5), momentum=[0.0, 0.9])
+    effective = theory.effective_learning_rate(rates, [0.0, 0.9])
+    assert effective[1] / effective[0] == pytest.approx(19)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    problem=testing.problems(full_noise=False).filter(lambda p: (p.eigenvalues * p.initial_second_moment).max() > 1e-3),
+    steps=st.integers(1, 300),
+    batch_size=st.sampled_from([1, 30, np.inf]),
+    momentum=st.sampled_from([0.0, 0.9]),
+)
+def test_no_learning_rate_of_a_fine_grid_beats_the_optimal_one(problem, steps, batch_size, momentum):
+    budget = theory.StepBudget(steps)
+    rate = float(theory.optimal_learning_rate(problem, budget, batch_size=batch_size, momentum=momentum))
+    grid = rate * np.geomspace(1e-2, 1e2, 3001)
+    arguments = {"batch_size": batch_size, "momentum": momentum}
+    schedule = theory.half_then_decay(steps)
+    best = theory.expected_loss(problem, schedule, learning_rate=rate, **arguments)
+    others = theory.expected_loss(problem, schedule, learning_rate=grid, **arguments)
+    # Without noise a loss can have exact zeros; a thousandth beside one, it is only small against where it began.
+    assert best <= others.min() * (1 + 1e-5) + 1e-6 * problem.initial_loss
+
+
+def test_optimal_rate_of_one_step_is_the_closed_form():
+    """One SGD step: ε = Σ λ² E θ² / Σ λ (λ² E θ² + F/B)."""
+    problem = theory.NoisyQuadratic([1.0, 0.3], [2.0, 1.0], initial_mean=[1.0, 2.0], initial_variance=0.0)
+    lam, second, noise = problem.eigenvalues, problem.initial_second_moment, problem.noise / 4
+    expected = (lam**2 * second).sum() / (lam * (lam**2 * second + noise)).sum()
+    found = theory.optimal_learning_rate(
+        problem, theory.StepBudget(1), batch_size=4, schedule=lambda steps: theory.constant(steps)
+    )
+    assert float(found) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_problem_at_its_minimum_is_left_alone():
+    problem = theory.NoisyQuadratic([1.0], 1.0, initial_variance=0.0)
+    assert theory.optimal_learning_rate(problem, theory.StepBudget(10), batch_size=1) == 0.0
+
+
+def test_the_papers_figure_1c():
+    """Linear scaling and equal optima at small batches; at large ones a plateau, and momentum far above it."""
+    budget = theory.EpochBudget(epochs=20, dataset_size=4096)
+    sizes = 2.0 ** np.arange(0, 13)
+    table = theory.regimes(theory.power_law(64), budget, batch_sizes=sizes)
+    effective = table.effective_learning_rate
+    np.testing.assert_allclose(np.diff(np.log2(effective[0, :6])), 1, atol=0.03)
+    np.testing.assert_allclose(effective[1, :4], effective[0, :4], rtol=0.05)
+    assert effective[0, -3:].max() < 1.5 * effective[0, -3:].min()
+    assert effective[1, -1] > 5 * effective[0, -1]
+    assert (table.regime[:, 0] == "noise dominated").all()
+    assert (table.regime[:, -1] == "curvature dominated").all()
+    assert table.boundary_batch_size[1] > 3 * table.boundary_batch_size[0]
+
+
+def test_regimes_are_on_either_side_of_the_boundary():
+    budget = theory.EpochBudget(epochs=20, dataset_size=4096)
+    table = theory.regimes(theory.power_law(20), budget, batch_sizes=2.0 ** np.arange(13), momentum=0.0).squeeze()
+    noisy = table.batch_size.values[table.regime.values == "noise dominated"]
+    curved = table.batch_size.values[table.regime.values == "curvature dominated"]
+    assert noisy.max() < float(table.boundary_batch_size) < curved.min()
+
+
+def test_budget_brings_the_finite_population_with_it():
+    budget = theory.EpochBudget(epochs=5, dataset_size=256)
+    problem = theory.power_law(8)
+    with_n = theory.optimal_learning_rate(problem.with_dataset_size(256), budget, batch_size=[128, 256])
+    np.testing.assert_array_equal(theory.optimal_learning_rate(problem, budget, batch_size=[128, 256]), with_n)
+    with pytest.raises(ValueError, match="data set of 100 examples"):
+        theory.optimal_learning_rate(problem.with_dataset_size(100), budget, batch_size=10)
