@@ -49,7 +49,7 @@ class DemoPlan:
 
 def full_plan(seed: int) -> DemoPlan:
     """The demonstration of the README: four batch sizes up to the whole data set, three seeds."""
-    base = TrainConfig(learning_rate=1.0, batch_size=64, epochs=12, seed=seed)
+    base = TrainConfig(learning_rate=1.0, batch_size=64, epochs=10, seed=seed)
     windows = {
         (0.0, 16): range(-3, 2),
         (0.9, 16): range(-3, 2),
@@ -67,7 +67,7 @@ def full_plan(seed: int) -> DemoPlan:
         batch_sizes=(4, 32, 256, 2048),
         exponents=(-8, 5),
         ensembles=8,
-        replicas=64,
+        replicas=32,
         sweep=Sweep(
             base=base,
             batch_sizes=(16, 64, 256, 1280),

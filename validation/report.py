@@ -71,9 +71,10 @@ def render(results: DemoResults, pictures: Mapping[str, bytes]) -> str:
         ),
         "<h2>(a) Theory: the optimal learning rate has two regimes</h2>",
         _p(
-            f"A quadratic with {plan.problem.dim} curvatures λᵢ = {float(plan.problem.largest_eigenvalue):g}/i, gradient "
-            f"noise F = Λ, {plan.budget.epochs:g} epochs of {plan.budget.dataset_size} examples, the paper's schedule. "
-            "While gradient noise limits it, the optimal effective learning rate ε/(1−m) is proportional to the batch "
+            f"A quadratic with {plan.problem.dim} curvatures λᵢ = {float(plan.problem.largest_eigenvalue):g}/i and "
+            f"gradient noise F = Λ, {plan.budget.epochs:g} epochs of {plan.budget.dataset_size} examples, the paper's "
+            "schedule. While gradient noise limits it, the optimal effective learning rate ε/(1−m) is proportional "
+            "to the batch "
             "size and the same with and without momentum; then curvature limits it, and momentum goes further. Under a "
             "decaying schedule the best learning rate may pass the critical one: what grows early on still dies out "
             "after the drops."
@@ -161,7 +162,8 @@ def _measurement_table(states: Sequence[Mapping[str, object]]) -> str:
         if pair["value"] is None:
             return "undefined"
         uncertainty = "" if pair[error] is None else f" ± {_two_digits(float(pair[error]))}"
-        return f"{float(pair['value']):.4g}{uncertainty}"
+        value = float(pair["value"])
+        return f"{value:.4g}{uncertainty}" if abs(value) < 1e4 else f"{value:.0f}{uncertainty}"
 
     columns = [
         ("λ_max (± residual)", "lambda_max", "residual"),
@@ -226,7 +228,12 @@ def _critical_table(states: xr.Dataset, calibrated: xr.Dataset, best: xr.Dataset
 def _span(values: xr.DataArray) -> str:
     if not np.isfinite(values).any():
         return "undefined"
-    return f"{float(log_mean(values)):.3g} ({float(values.min()):.3g} to {float(values.max()):.3g})"
+    middle, low, high = (_three_digits(float(x)) for x in (log_mean(values), values.min(), values.max()))
+    return f"{middle} ({low} to {high})"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def _two_digits(value: float) -> str:

@@ -14,6 +14,7 @@ from noisysgd.theory import checks
 from noisysgd.theory.optimum import optimum
 from noisysgd.theory.sweep import sweep_from_records
 from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation.executors import local_executor, run_one
 from noisysgd.validation.store import RunStore
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,12 @@ class Sweep:
         return sorted(configs, key=lambda c: (-_cost(c), c.seed, c.momentum, c.learning_rate))
 
     def run(
-        self, store: RunStore, executor: Executor, *, work: Callable[..., Any], progress: Progress | None = None
+        self,
+        store: RunStore,
+        executor: Executor | None = None,
+        *,
+        work: Callable[[RunStore, TrainConfig], Any] = run_one,
+        progress: Progress | None = None,
     ) -> xr.Dataset:
         """Run whatever the store lacks, grow the grid until its optima are bracketed, and return the dataset.
 
@@ -117,10 +123,11 @@ class Sweep:
         Parameters
         ----------
         store : RunStore
-        executor : concurrent.futures.Executor
-            Runs the training; :func:`noisysgd.validation.local_executor` makes a process pool.
-        work : callable
-            ``work(store, config)`` trains one configuration and writes its record; :func:`run_one` does.
+        executor : concurrent.futures.Executor, optional
+            Runs the training; by default the process pool of :func:`noisysgd.validation.local_executor`.
+        work : callable, optional
+            ``work(store, config)`` trains one configuration and writes its record, as
+            :func:`noisysgd.validation.run_one` does; in a process pool it must be importable.
         progress : callable, optional
             ``progress(runs done, runs planned, share of the work done)``.
 
@@ -129,6 +136,9 @@ class Sweep:
         xarray.Dataset
             A Sweep over (optimizer, batch_size, learning_rate, seed).
         """
+        if executor is None:
+            with local_executor() as pool:
+                return self.run(store, pool, work=work, progress=progress)
         windows = {pair: self._window(pair) for pair in self.points}
         room = dict.fromkeys(itertools.product(self.points, (-1, 1)), self.extensions)
         while True:
@@ -156,7 +166,7 @@ class Sweep:
         store: RunStore,
         executor: Executor,
         configs: list[TrainConfig],
-        work: Callable[..., Any],
+        work: Callable[[RunStore, TrainConfig], Any],
         progress: Progress | None,
     ) -> None:
         total = sum(map(_cost, configs))

@@ -1,0 +1,34 @@
+"""Every notebook runs top to bottom, and is committed with what it drew."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
+
+
+def test_there_is_a_first_notebook():
+    assert [path.name for path in NOTEBOOKS][:1] == ["01_two_regimes.ipynb"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Jupyter's own
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    # Inter-process communication instead of TCP: no ports, and no warning about them.
+    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
+    NotebookClient(notebook, km=manager, timeout=300).execute(cwd=str(tmp_path))
+    assert notebook.cells
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_committed_with_its_figures(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count == k + 1 for k, cell in enumerate(cells))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output.output_type == "error" for output in outputs)

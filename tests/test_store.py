@@ -1,0 +1,203 @@
+"""The run store: whole records or none, whoever is interrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from noisysgd.validation import RunStore, Sweep, TrainConfig, local_executor, run_one
+
+CONFIG = TrainConfig(learning_rate=0.5, batch_size=64, steps=3)
+RECORD = {"config": CONFIG.as_dict(), "status": "complete", "train_loss": 0.1 + 0.2}
+
+
+def test_a_record_comes_back_exactly(tmp_path):
+    store = RunStore(tmp_path)
+    store.write(RECORD)
+    assert store.read(CONFIG) == RECORD
+    assert store.read(CONFIG.with_(seed=1)) is None
+    assert [p.name for p in tmp_path.iterdir()] == [CONFIG.key]
+
+
+def test_the_name_of_a_run_is_its_configuration_alone():
+    """Pinned: a change here orphans every stored run."""
+    assert CONFIG.key == "119936ed973dbd08"
+    assert CONFIG.with_(seed=1).key != CONFIG.key
+    assert TrainConfig.from_dict(json.loads(json.dumps(CONFIG.as_dict()))).key == CONFIG.key
+    assert CONFIG.with_(learning_rate=1, batch_size=64.0).key == CONFIG.with_(learning_rate=1.0).key
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "other", "missing", "not json"])
+def test_a_damaged_record_counts_as_none_and_is_kept_aside(tmp_path, damage, caplog):
+    store = RunStore(tmp_path)
+    store.write(RECORD)
+    path = store.path(CONFIG) / "record.json"
+    text = path.read_text()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_text(
+            {
+                "truncate": text[: len(text) // 2],
+                "flip": text.replace("complete", "complote"),
+                "empty": "",
+                "other": text.replace("64", "65"),
+                "not json": "[]",
+            }[damage]
+        )
+    assert store.read(CONFIG) is None
+    assert "damaged record" in caplog.text
+    store.write(RECORD)
+    assert store.read(CONFIG) == RECORD
+    assert len(list(tmp_path.glob(".damaged-*"))) == 1
+
+
+def test_an_interrupted_write_leaves_nothing_that_a_read_accepts(tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(RECORD)
+    assert store.read(CONFIG) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_of_two_writers_wins(tmp_path):
+    store = RunStore(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda k: store.write(RECORD | {"writer": k}), range(16)))
+    first = store.read(CONFIG)
+    store.write(RECORD | {"writer": 99})
+    assert store.read(CONFIG) == first
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def loss_of(config):
+    """A made-up loss with its minimum at an effective learning rate of 2^3, which a window from 2^-1 to 2^1 misses."""
+    return (np.log2(config.effective_learning_rate) - 3) ** 2 + 0.01 * config.seed
+
+
+def pretend(store, config):
+    status = "diverged" if config.effective_learning_rate > 20 else "complete"
+    metrics = dict.fromkeys(("train_loss", "train_accuracy", "test_loss", "test_accuracy"))
+    if status == "complete":
+        metrics = dict.fromkeys(metrics, loss_of(config))
+    store.write({"config": config.as_dict(), "status": status, **metrics})
+
+
+def test_a_sweep_grows_until_its_optimum_is_bracketed(tmp_path):
+    sweep = Sweep(base=CONFIG, batch_sizes=[64], momenta=[0.0, 0.9], exponents=range(-1, 2), seeds=2, keep=2)
+    seen = []
+    with ThreadPoolExecutor(1) as executor:
+        dataset = sweep.run(RunStore(tmp_path), executor, work=pretend, progress=lambda *a: seen.append(a))
+    effective = np.log2(dataset.effective_learning_rate.where((dataset.status != 0).any("seed")).isel(batch_size=0))
+    for k in range(2):
+        tried = effective[k].values
+        np.testing.assert_allclose(tried[np.isfinite(tried)], [-1, 0, 1, 2, 3, 4], atol=1e-9)
+    assert seen[-1][0] == seen[-1][1] == 2 * 2 * 6
+    assert seen[-1][2] == pytest.approx(1.0)
+
+
+def test_a_sweep_with_no_room_left_stops_unbracketed(tmp_path):
+    sweep = Sweep(base=CONFIG, batch_sizes=[64], momenta=[0.0], exponents=[-1, 0], seeds=1, extensions=1)
+    with ThreadPoolExecutor(1) as executor:
+        dataset = sweep.run(RunStore(tmp_path), executor, work=pretend)
+    assert dataset.sizes["learning_rate"] == 3
+
+
+def test_one_failing_run_stops_the_sweep_and_loses_nothing(tmp_path):
+    store = RunStore(tmp_path)
+    sweep = Sweep(base=CONFIG, batch_sizes=[64], momenta=[0.0], exponents=range(3), seeds=1, bracket=None)
+
+    def fail_at_one(store, config):
+        if config.learning_rate == 1.0:
+            raise OSError("no space left on device")
+        pretend(store, config)
+
+    with ThreadPoolExecutor(1) as executor, pytest.raises(OSError, match="no space left"):
+        sweep.run(store, executor, work=fail_at_one)
+    with ThreadPoolExecutor(1) as executor:
+        assert (sweep.run(store, executor, work=pretend).status == 1).all()
+
+
+KILLED = """
+import sys
+from noisysgd.validation import RunStore, Sweep, TrainConfig, local_executor, run_one
+from test_sweep_definition import sweep
+if __name__ == "__main__":
+    with local_executor(workers=2) as executor:
+        sweep.run(RunStore(sys.argv[1]), executor, work=run_one)
+"""
+DEFINITION = """
+from noisysgd.validation import Sweep, TrainConfig
+sweep = Sweep(
+    base=TrainConfig(learning_rate=1.0, batch_size=64, steps=30),
+    batch_sizes=[32, 64], momenta=[0.0, 0.9], exponents=[-2, 0], seeds=2, bracket=None,
+)
+"""
+
+
+def ps(*arguments):
+    return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout
+
+
+def children_of(pid):
+    return [int(line) for line in ps("-o", "pid=", "--ppid", str(pid)).split()]
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not ps("-o", "stat=", "-p", str(pid)).strip().startswith("Z")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kill -9 exists on POSIX systems only")
+def test_kill_9_in_mid_sweep_then_resume(tmp_path):
+    """The resumed sweep's dataset is that of an undisturbed one, bit for bit, and no worker outlives its parent."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    (tmp_path / "test_sweep_definition.py").write_text(DEFINITION)
+    root = tmp_path / "runs"
+    process = subprocess.Popen([sys.executable, str(tmp_path / "killed.py"), str(root)], cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while len(list(root.glob("[0-9a-f]*"))) < 3:
+        assert process.poll() is None, "the sweep ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = children_of(process.pid)
+    process.kill()
+    process.wait()
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline, "a worker outlived its killed parent"
+        time.sleep(0.02)
+    finished = len(list(root.glob("[0-9a-f]*")))
+    assert 3 <= finished < 16
+
+    sweep = Sweep(
+        base=TrainConfig(learning_rate=1.0, batch_size=64, steps=30),
+        batch_sizes=[32, 64],
+        momenta=[0.0, 0.9],
+        exponents=[-2, 0],
+        seeds=2,
+        bracket=None,
+    )
+    store = RunStore(root)
+    assert (sweep.dataset(store).status != 0).sum() == finished
+    stamps = {path: path.stat().st_mtime_ns for path in root.glob("[0-9a-f]*/record.json")}
+    with local_executor(workers=2) as executor:
+        resumed = sweep.run(store, executor, work=run_one)
+        undisturbed = sweep.run(RunStore(tmp_path / "other"), executor, work=run_one)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items()), "a finished run was repeated"
+    xr.testing.assert_identical(resumed, undisturbed)

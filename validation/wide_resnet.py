@@ -1,0 +1,156 @@
+"""Wide residual networks (Zagoruyko & Komodakis 2016, arXiv 1605.07146): the paper's main architecture."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
+from torch import nn
+
+from noisysgd.theory import checks
+from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
+
+STEM_CHANNELS = 16
+STAGE_CHANNELS = (16, 32, 64)
+STAGE_STRIDES = (1, 2, 2)
+NORMALIZATIONS = ("ghost_batch",)
+
+
+class PreActivationBlock(nn.Module):
+    """Two 3×3 convolutions, each after normalisation and ReLU, added to a shortcut.
+
+    With a = relu(norm(x)), the block is ``shortcut + conv(relu(norm(conv(a))))``. The shortcut is x itself, or, where
+    the number of channels or the resolution changes, a strided 1×1 convolution of a (not of x).
+
+    Parameters
+    ----------
+    channels_in, channels_out : int
+        Channels of the input and the output.
+    stride : int
+        Stride of the first convolution and of the projection.
+    ghost_batch_size : int
+        Examples per normalisation group.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int, ghost_batch_size: int) -> None:
+        super().__init__()
+        self.norm1 = GhostBatchNorm2d(channels_in, ghost_batch_size)
+        self.conv1 = _convolution(channels_in, channels_out, 3, stride)
+        self.norm2 = GhostBatchNorm2d(channels_out, ghost_batch_size)
+        self.conv2 = _convolution(channels_out, channels_out, 3, 1)
+        projects = channels_in != channels_out or stride != 1
+        self.shortcut = _convolution(channels_in, channels_out, 1, stride) if projects else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (B, channels_in, H, W) to (B, channels_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
+        activated = F.relu(self.norm1(x))
+        branch: torch.Tensor = self.conv2(F.relu(self.norm2(self.conv1(activated))))
+        shortcut: torch.Tensor = x if self.shortcut is None else self.shortcut(activated)
+        return shortcut + branch
+
+
+class WideResNet(nn.Module):
+    """A pre-activation Wide-ResNet-`depth`-`width` with ghost batch normalisation.
+
+    A 3×3 stem to 16 channels (not widened); three stages of n = (depth − 4)/6 blocks with 16, 32 and 64 times `width`
+    channels and strides 1, 2, 2; normalisation, ReLU, global average pooling and a linear layer to the logits. The
+    first block of a stage projects its shortcut wherever channels or stride change; in the first stage that is when
+    ``width > 1``. Convolutions carry no bias and pad symmetrically. Images may have any size.
+
+    Initialisation: convolutions and the linear weight are normal with variance 2/fan_in (He et al. 2015), the linear
+    bias is zero, as in the Wide-ResNet authors' PyTorch code; normalisation scales start at one (theirs are uniform on
+    [0, 1]) and shifts at zero. The draw is a pure function of `seed`; no global generator is read or moved. Parameters
+    are stored ``channels_last``, which is the faster layout for this network on both CPUs and GPUs.
+
+    Parameters
+    ----------
+    depth : int
+        6n + 4 with n ≥ 1.
+    width : int
+        Widening factor.
+    classes : int
+        Number of logits.
+    channels : int
+        Channels of the input images.
+    normalization : {"ghost_batch"}
+        The kind of normalisation.
+    ghost_batch_size : int
+        Examples per normalisation group.
+    seed : int
+        Seed of the initialisation.
+
+    Raises
+    ------
+    ValueError
+        For a depth that is not 6n + 4, an unknown normalisation, or sizes below one.
+
+    Examples
+    --------
+    >>> model = WideResNet(depth=16, width=4)
+    >>> sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    2748890
+    >>> import torch
+    >>> WideResNet(depth=10, width=1, channels=1, ghost_batch_size=2)(torch.zeros(4, 1, 8, 8)).shape
+    torch.Size([4, 10])
+    """
+
+    def __init__(
+        self,
+        depth: int = 16,
+        width: int = 4,
+        classes: int = 10,
+        channels: int = 3,
+        normalization: str = "ghost_batch",
+        ghost_batch_size: int = 64,
+        *,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        blocks = _blocks_per_stage(depth)
+        for name, value in (("width", width), ("classes", classes), ("channels", channels)):
+            checks.integer(name, value, 1, remedy="Sizes are positive whole numbers.")
+        checks.integer("seed", seed, 0, remedy="Pass a non-negative integer.")
+        self.normalization = checks.one_of("normalization", normalization, NORMALIZATIONS)
+        self.depth, self.width = depth, width
+        self.stem = _convolution(channels, STEM_CHANNELS, 3, 1)
+        layers: list[nn.Module] = []
+        incoming = STEM_CHANNELS
+        for stage_channels, stage_stride in zip(STAGE_CHANNELS, STAGE_STRIDES, strict=True):
+            for block in range(blocks):
+                stride = stage_stride if block == 0 else 1
+                layers.append(PreActivationBlock(incoming, stage_channels * width, stride, ghost_batch_size))
+                incoming = stage_channels * width
+        self.blocks = nn.Sequential(*layers)
+        self.norm = GhostBatchNorm2d(incoming, ghost_batch_size)
+        self.linear = nn.Linear(incoming, classes, device="meta").to_empty(device="cpu")
+        _initialise(self, torch.Generator().manual_seed(seed))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, classes) of images (B, channels, H, W)."""
+        features = F.relu(self.norm(self.blocks(self.stem(images))))
+        logits: torch.Tensor = self.linear(features.mean(dim=(2, 3)))
+        return logits
+
+
+def _blocks_per_stage(depth: int) -> int:
+    depth = checks.integer("depth", depth, 10, remedy="The smallest network has depth 10.")
+    checks.require((depth - 4) % 6 == 0, "depth", "6n + 4 with n ≥ 1", depth, "Use 10, 16, 22, 28, 40 and so on.")
+    return (depth - 4) // 6
+
+
+def _convolution(channels_in: int, channels_out: int, size: int, stride: int) -> nn.Conv2d:
+    # Made on the meta device: elsewhere the constructor would draw weights from torch's global generator.
+    convolution = nn.Conv2d(
+        channels_in, channels_out, size, stride=stride, padding=size // 2, bias=False, device="meta"
+    )  # fmt: skip
+    return convolution.to_empty(device="cpu")
+
+
+def _initialise(model: nn.Module, generator: torch.Generator) -> None:
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            if isinstance(module, nn.Conv2d):
+                # Not contiguous(), which leaves one-channel weights as they are and with them the whole network.
+                module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
