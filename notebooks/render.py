@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import nbformat
-from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
@@ -12,8 +11,7 @@ FOLDER = Path(__file__).resolve().parent
 def render(path: Path) -> None:
     """Execute one notebook in place, with outputs that do not change from run to run."""
     notebook = nbformat.read(path, as_version=4)
-    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, km=manager, timeout=600).execute(cwd=str(FOLDER))
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute(cwd=str(FOLDER))
     for cell in notebook.cells:
         cell.metadata = {}
         # Progress and warnings are not results, and times differ from run to run.

@@ -49,10 +49,10 @@ class DemoPlan:
 
 def full_plan(seed: int) -> DemoPlan:
     """The demonstration of the README: four batch sizes up to the whole data set, three seeds."""
-    base = TrainConfig(learning_rate=1.0, batch_size=64, epochs=10, seed=seed)
+    base = TrainConfig(learning_rate=1.0, batch_size=64, epochs=12, seed=seed)
     windows = {
-        (0.0, 16): range(-3, 2),
-        (0.9, 16): range(-3, 2),
+        (0.0, 16): range(-2, 2),
+        (0.9, 16): range(-2, 2),
         (0.0, 64): range(-2, 3),
         (0.9, 64): range(-2, 3),
         (0.0, 256): range(-1, 4),
@@ -64,7 +64,7 @@ def full_plan(seed: int) -> DemoPlan:
         problem=_quadratic(64),
         budget=theory.EpochBudget(epochs=20, dataset_size=4096),
         curve_batch_sizes=2.0 ** np.arange(0, 12.25, 0.5),
-        batch_sizes=(4, 32, 256, 2048),
+        batch_sizes=(8, 64, 512, 2048),
         exponents=(-8, 5),
         ensembles=8,
         replicas=32,
