@@ -14,6 +14,8 @@ from noisysgd.theory.schedule import ScheduleFamily, half_then_decay
 from noisysgd.theory.stability import critical_learning_rate
 
 POINTS_PER_DECADE = 16
+POINTS_WHILE_OSCILLATING = 96
+"""Of a few steps with momentum the loss is a wavy polynomial in the learning rate, of as many degrees as steps."""
 DECADES_AT_MOST = 60
 
 
@@ -29,8 +31,8 @@ def optimal_learning_rate(
 
     Found by a logarithmic scan that grows until the minimum lies inside it, then by narrowing in on the best few local
     minima. Minima much narrower than the scan's step of 1/16 decade are passed over: such are the resonances in which
-    a drop of the schedule lands on ελ = 1 exactly and wipes out a mode that had been growing, which no practitioner
-    would hit. A problem that starts at its minimum is best left alone: the answer is 0.
+    a drop of the schedule lands on ελ = 1 exactly and wipes out a mode that had been growing, and, without noise, those
+    in which oscillating modes happen to end at zero together. A problem that starts at its minimum is best left alone: the answer is 0.
 
     Parameters
     ----------
@@ -96,21 +98,25 @@ def _best_rate(
         )
 
     edge = float(np.log(critical_learning_rate(problem, momentum=momentum)))
-    return float(np.exp(minimise_on_log_scale(loss, start=edge)))
+    wavy = momentum > 0 and steps * (1.0 - momentum) < 20
+    points = POINTS_WHILE_OSCILLATING if wavy else POINTS_PER_DECADE
+    return float(np.exp(minimise_on_log_scale(loss, start=edge, points_per_decade=points)))
 
 
-def minimise_on_log_scale(function: Callable[[FloatArray], FloatArray], *, start: float) -> float:
+def minimise_on_log_scale(
+    function: Callable[[FloatArray], FloatArray], *, start: float, points_per_decade: int = POINTS_PER_DECADE
+) -> float:
     """Minimiser of a function that falls at first and rises without bound in the end; arguments are logarithms.
 
     The scan begins with two decades below `start` and one above, and grows by decades until the function falls
-    throughout its lowest decade and rises throughout its highest. Every local minimum within a factor 2 of the best
-    grid value is then narrowed down.
+    throughout its lowest decade and rises throughout its highest. The lowest dozen local minima are then narrowed down:
+    the lowest on the grid need not be the lowest of all.
     """
     decade = np.log(10.0)
-    block = np.arange(POINTS_PER_DECADE) * decade / POINTS_PER_DECADE
+    n = points_per_decade
+    block = np.arange(n) * decade / n
     grid = np.concatenate([start + (k * decade) + block for k in (-2, -1, 0)])
     values = function(grid)
-    n = POINTS_PER_DECADE
     for _ in range(DECADES_AT_MOST):
         if np.all(np.diff(values[: n + 1]) < 0):
             break
@@ -121,11 +127,11 @@ def minimise_on_log_scale(function: Callable[[FloatArray], FloatArray], *, start
             rises = (np.diff(values[-n - 1 :]) > 0) | np.isinf(values[-n:])
         if rises.all():
             break
-        upper = grid[-1] + block + decade / POINTS_PER_DECADE
+        upper = grid[-1] + block + decade / n
         grid, values = np.concatenate([grid, upper]), np.concatenate([values, function(upper)])
     inner = np.arange(1, grid.size - 1)
     minima = inner[(values[inner] <= values[inner - 1]) & (values[inner] <= values[inner + 1])]
-    minima = minima[values[minima] <= 2.0 * values[minima].min()][:8]
+    minima = minima[np.argsort(values[minima], kind="stable")][:12]
     found = [_narrow(function, grid[k - 1], grid[k + 1]) for k in minima]
     return min(found, key=lambda pair: pair[1])[0]
 

@@ -1,7 +1,8 @@
 """Hypothesis strategies for people who test scaling laws of their own. Needs ``hypothesis``.
 
->>> from hypothesis import given
->>> @given(problems(), schedules())
+>>> from hypothesis import given, settings
+>>> @settings(deadline=None)  # the first loss compiles code
+... @given(problems(), schedules())
 ... def loss_is_finite_or_infinite_but_never_nan(problem, schedule):
 ...     loss = expected_loss(problem, schedule, learning_rate=10.0, batch_size=1)
 ...     assert not np.isnan(loss)
