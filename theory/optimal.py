@@ -29,10 +29,10 @@ def optimal_learning_rate(
 ) -> FloatArray:
     """Learning rate with the smallest expected loss at the end of the budget, to a relative precision of 1e-3.
 
-    Found by a logarithmic scan that grows until the minimum lies inside it, then by narrowing in on the best few local
-    minima. Minima much narrower than the scan's step of 1/16 decade are passed over: such are the resonances in which
-    a drop of the schedule lands on ελ = 1 exactly and wipes out a mode that had been growing, and, without noise, those
-    in which oscillating modes happen to end at zero together. A problem that starts at its minimum is best left alone: the answer is 0.
+    Found by a logarithmic scan that grows until the minimum lies inside it, then by narrowing in on the lowest local
+    minima. Minima much narrower than the scan's step are passed over. Such are the resonances in which a drop of the
+    schedule lands on ελ = 1 and wipes out a mode that had been growing, and, without noise, those in which oscillating
+    modes happen to end at zero together. A problem that starts at its minimum is best left alone: the answer is 0.
 
     Parameters
     ----------
