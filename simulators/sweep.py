@@ -32,8 +32,8 @@ def simulate_sweep(
     """Simulated expected losses over optimizers × batch sizes × learning rates × seeds.
 
     The counterpart of :func:`noisysgd.theory.predict_sweep`, on the same grid. Each of the `seeds` is the mean over an
-    independent ensemble of `replicas`, so that their scatter is the error of the simulation. Points of one seed share
-    random numbers: their errors are correlated along the learning rates.
+    independent ensemble of `replicas`. Points of one seed share random numbers: their errors are correlated along the
+    learning rates.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def simulate_sweep(
     Returns
     -------
     xarray.Dataset
-        A Sweep with the metric ``expected_loss``.
+        A Sweep with the metrics ``expected_loss`` and its ``standard_error`` within each ensemble.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def simulate_sweep(
                 seed=seed + k,
                 threads=threads,
             )
-            losses = ensemble.loss.isel(step=-1).values
+            losses, errors = (ensemble[name].isel(step=-1).values for name in ("loss", "loss_stderr"))
             records += [
                 {
                     "momentum": m,
@@ -91,6 +91,7 @@ def simulate_sweep(
                     "seed": seed + k,
                     "status": "complete" if np.isfinite(losses[i, j]) else "diverged",
                     "expected_loss": losses[i, j],
+                    "standard_error": errors[i, j],
                 }
                 for i, m in enumerate(inertia)
                 for j, rate in enumerate(rates)
@@ -98,4 +99,4 @@ def simulate_sweep(
             done += float(length)
             if progress is not None:
                 progress(done / work)
-    return sweep_from_records(records, source="simulator", metrics=["expected_loss"])
+    return sweep_from_records(records, source="simulator", metrics=["expected_loss", "standard_error"])

@@ -27,6 +27,7 @@ SOURCES = ("theory", "simulator", "training")
 UNITS = {
     "train_loss": ("training loss", "nats", "minimize"),
     "expected_loss": ("expected excess training loss", "loss", "minimize"),
+    "standard_error": ("standard error of the expected loss", "loss", "minimize"),
     "test_loss": ("test loss", "nats", "minimize"),
     "train_accuracy": ("training accuracy", "1", "maximize"),
     "test_accuracy": ("test accuracy", "1", "maximize"),
@@ -119,7 +120,7 @@ def sweep_from_records(
         {"status": (dims, status)} | {name: (dims, values) for name, values in table.items()},
         coords={
             "optimizer": [optimizer_name(m) for m in momenta],
-            "batch_size": np.array(sizes, dtype=np.int64) if np.isfinite(sizes).all() else sizes,
+            "batch_size": sizes.astype(np.int64) if np.all(sizes % 1 == 0) else sizes,
             "learning_rate": rates,
             "seed": np.array(axes["seed"], dtype=np.int64),
             "momentum": ("optimizer", momenta),

@@ -1,10 +1,11 @@
 """Hypothesis strategies for people who test scaling laws of their own. Needs ``hypothesis``.
 
 >>> from hypothesis import given, settings
+>>> from noisysgd import theory
 >>> @settings(deadline=None)  # the first loss compiles code
 ... @given(problems(), schedules())
 ... def loss_is_finite_or_infinite_but_never_nan(problem, schedule):
-...     loss = expected_loss(problem, schedule, learning_rate=10.0, batch_size=1)
+...     loss = theory.expected_loss(problem, schedule, learning_rate=10.0, batch_size=1)
 ...     assert not np.isnan(loss)
 >>> loss_is_finite_or_infinite_but_never_nan()
 """
@@ -13,12 +14,11 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
-from noisysgd.theory.moments import expected_loss
 from noisysgd.theory.problem import NoisyQuadratic
 from noisysgd.theory.schedule import Schedule
 from noisysgd.theory.stability import critical_learning_rate
 
-__all__ = ["batch_sizes", "expected_loss", "learning_rates", "momenta", "problems", "schedules"]
+__all__ = ["batch_sizes", "learning_rates", "momenta", "problems", "schedules"]
 
 
 @st.composite

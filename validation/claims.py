@@ -22,8 +22,8 @@ class Claim:
 def simulation_claim(exact: xr.Dataset, simulated: xr.Dataset, *, level: float = 1e-3) -> Claim:
     """The simulator agrees with the exact moments: the largest deviation is one that chance allows.
 
-    Each point's deviation over its standard error is Student-t with (ensembles − 1) degrees of freedom; the largest of
-    them is judged with a Bonferroni correction, which holds however the points are correlated.
+    A deviation is measured in standard errors, pooled over all trajectories of a point, and the largest of them is
+    judged as a normal variate with a Bonferroni correction, which holds however the points are correlated.
 
     Examples
     --------
@@ -36,11 +36,9 @@ def simulation_claim(exact: xr.Dataset, simulated: xr.Dataset, *, level: float =
     True
     """
     points, worst = deviations(exact, simulated)
-    freedom = simulated.sizes["seed"] - 1
-    chance = float(min(1.0, points * 2 * stats.t.sf(worst, freedom)))
+    chance = float(min(1.0, points * 2 * stats.norm.sf(worst)))
     evidence = (
-        f"largest of {points} deviations: {worst:.1f} standard errors; "
-        f"chance of one at least as large: {chance:.2g} (Student t, {freedom} degrees of freedom)"
+        f"largest of {points} deviations: {worst:.1f} standard errors; chance of such a one: {chance:.2g} at most"
     )
     return Claim("The simulator reproduces the exact losses within its error bars.", chance > level, evidence)
 
@@ -52,8 +50,8 @@ def deviations(exact: xr.Dataset, simulated: xr.Dataset) -> tuple[int, float]:
     """
     tame = exact.expected_loss <= 1e6 * exact.expected_loss.min()
     both = (simulated.status == COMPLETE).all("seed") & (exact.status == COMPLETE) & tame
-    losses = simulated.expected_loss.where(both)
-    error = losses.std("seed", ddof=1) / np.sqrt(simulated.sizes["seed"])
+    losses, errors = simulated.expected_loss.where(both), simulated.standard_error.where(both)
+    error = np.sqrt((errors**2).mean("seed") / simulated.sizes["seed"])
     z = abs(losses.mean("seed") - exact.expected_loss.where(both)) / error.where(error > 0)
     return int(z.count()), float(z.max())
 

@@ -53,12 +53,12 @@ def full_plan(seed: int) -> DemoPlan:
     windows = {
         (0.0, 16): range(-2, 2),
         (0.9, 16): range(-2, 2),
-        (0.0, 64): range(-2, 3),
-        (0.9, 64): range(-2, 3),
-        (0.0, 256): range(-1, 4),
-        (0.9, 256): range(0, 5),
-        (0.0, 1280): range(-1, 4),
-        (0.9, 1280): range(2, 7),
+        (0.0, 64): range(-1, 3),
+        (0.9, 64): range(-1, 3),
+        (0.0, 256): range(0, 4),
+        (0.9, 256): range(1, 5),
+        (0.0, 1280): range(0, 4),
+        (0.9, 1280): range(2, 6),
     }
     return DemoPlan(
         problem=_quadratic(64),

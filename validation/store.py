@@ -67,8 +67,9 @@ class RunStore:
             try:
                 partial.rename(self.path(config))
             except OSError:
-                if self.read(config) is None:  # not another writer's success: say what is wrong
-                    raise
+                # Another writer was first, or a damaged record stands in the way, which reading it moves aside.
+                if self.read(config) is None:
+                    partial.rename(self.path(config))
             _flush_directory(self.root)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
