@@ -30,14 +30,18 @@ def test_critical_learning_rate_in_effective_units_is_19_times_larger_at_momentu
 
 
 def beaten_by(problem, steps, family, **arguments):
-    """The optimal learning rate's loss, and the best of 3000 others over four decades around it."""
+    """The optimal learning rate's loss, and the best of 3000 others over four decades around it that are no needles."""
     rate = float(theory.optimal_learning_rate(problem, theory.StepBudget(steps), schedule=family, **arguments))
     grid = rate * np.geomspace(1e-2, 1e2, 3001)
     if family is not theory.constant:
         # Beyond, a drop that lands on ελ = 1 makes minima too narrow for any grid to be sure of.
         grid = grid[grid < theory.critical_learning_rate(problem, momentum=arguments["momentum"])]
     best, *others = theory.expected_loss(problem, family(steps), learning_rate=[rate, *grid], **arguments)
-    return best, min(others, default=np.inf)
+    if len(others) < 10:
+        return best, np.inf
+    # Four points are 1.2 %: as good as a neighbour that far away, on one side at least.
+    losses = np.array(others)
+    return best, np.maximum(losses[4:-4], np.minimum(losses[8:], losses[:-8])).min()
 
 
 families = st.sampled_from([theory.constant, theory.half_then_decay])
@@ -63,13 +67,13 @@ def test_no_learning_rate_of_a_fine_grid_beats_the_optimal_one(problem, steps, b
     batch_size=st.sampled_from([1, 30]),
     family=families,
 )
-def test_nor_does_one_beat_it_by_much_with_momentum(problem, steps, batch_size, family):
-    """Modes that oscillate through zero together make needle-like minima; noise in every mode keeps them shallow."""
+def test_nor_with_momentum(problem, steps, batch_size, family):
+    """With noise in every mode: without it, modes that oscillate through zero together make ever finer needles."""
     noisy = theory.NoisyQuadratic(
         problem.eigenvalues, problem.noise + 1.0, problem.initial_mean, problem.initial_variance
     )
     best, other = beaten_by(noisy, steps, family, batch_size=batch_size, momentum=0.9)
-    assert best <= 1.1 * other + 1e-3 * problem.initial_loss
+    assert best <= 1.05 * other + 1e-3 * problem.initial_loss
 
 
 def test_optimal_rate_of_one_step_is_the_closed_form():

@@ -17,6 +17,8 @@ POINTS_PER_DECADE = 16
 POINTS_WHILE_OSCILLATING = 96
 """Of a few steps with momentum the loss is a wavy polynomial in the learning rate, of as many degrees as steps."""
 DECADES_AT_MOST = 60
+NEEDLE = np.log(1.01)
+"""Half-width, as a logarithm, that a minimum must have on one side at least to count as one."""
 
 
 def optimal_learning_rate(
@@ -30,9 +32,10 @@ def optimal_learning_rate(
     """Learning rate with the smallest expected loss at the end of the budget, to a relative precision of 1e-3.
 
     Found by a logarithmic scan that grows until the minimum lies inside it, then by narrowing in on the lowest local
-    minima. Minima much narrower than the scan's step are passed over. Such are the resonances in which a drop of the
-    schedule lands on ελ = 1 and wipes out a mode that had been growing, and, without noise, those in which oscillating
-    modes happen to end at zero together. A problem that starts at its minimum is best left alone: the answer is 0.
+    minima. Needles are passed over: minima that a change of 1 % loses on either side. Such are the resonances in which
+    a drop of the schedule lands on ελ = 1 and wipes out a mode that had been growing, and, without noise, those in
+    which oscillating modes happen to end at zero together. A problem that starts at its minimum is best left alone:
+    the answer is 0.
 
     Parameters
     ----------
@@ -132,16 +135,17 @@ def minimise_on_log_scale(
     inner = np.arange(1, grid.size - 1)
     minima = inner[(values[inner] <= values[inner - 1]) & (values[inner] <= values[inner + 1])]
     minima = minima[np.argsort(values[minima], kind="stable")][:12]
-    found = [_narrow(function, grid[k - 1], grid[k + 1]) for k in minima]
-    return min(found, key=lambda pair: pair[1])[0]
+    found = np.array([_narrow(function, grid[k - 1], grid[k + 1]) for k in minima])
+    beside = np.minimum(function(found - NEEDLE), function(found + NEEDLE))
+    return float(found[np.argmin(np.maximum(function(found), beside))])
 
 
-def _narrow(function: Callable[[FloatArray], FloatArray], low: float, high: float) -> tuple[float, float]:
-    """Minimiser and minimum between `low` and `high`, to 5e-4 of the argument, by nested grids."""
+def _narrow(function: Callable[[FloatArray], FloatArray], low: float, high: float) -> float:
+    """Minimiser between `low` and `high`, to 5e-4, by nested grids."""
     while True:
         grid = np.linspace(low, high, 10)
         values = function(grid)
         best = int(np.argmin(values))
         low, high = grid[max(best - 1, 0)], grid[min(best + 1, 9)]
         if high - low < 1e-3:
-            return float(grid[best]), float(values[best])
+            return float(grid[best])
