@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 import xarray as xr
 
@@ -147,20 +148,11 @@ sweep = Sweep(
 """
 
 
-def ps(*arguments):
-    return subprocess.run(["ps", *arguments], capture_output=True, text=True, check=False).stdout
-
-
-def children_of(pid):
-    return [int(line) for line in ps("-o", "pid=", "--ppid", str(pid)).split()]
-
-
-def alive(pid):
+def running(process):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return not ps("-o", "stat=", "-p", str(pid)).strip().startswith("Z")
 
 
 @pytest.mark.slow
@@ -176,10 +168,11 @@ def test_kill_9_in_mid_sweep_then_resume(tmp_path):
         assert process.poll() is None, "the sweep ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    workers = children_of(process.pid)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert workers
     process.kill()
     process.wait()
-    while any(map(alive, workers)):
+    while any(map(running, workers)):
         assert time.monotonic() < deadline, "a worker outlived its killed parent"
         time.sleep(0.02)
     finished = len(list(root.glob("[0-9a-f]*")))

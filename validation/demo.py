@@ -211,8 +211,9 @@ def predict_optima(reference: dict[str, Any], sweep: Sweep) -> xr.Dataset:
     problem = calibrated_quadratic(initial, loss=initial["loss"])
     budget = sweep.base.budget(initial["dataset_size"])
     smallest, largest = min(sweep.batch_sizes), max(sweep.batch_sizes)
-    # A few points per octave, with the trained batch sizes among them.
-    between = np.geomspace(smallest, largest, 25).round()
+    # A few points per octave, from well below the smallest batch so that the noise-dominated side is seen, with the
+    # trained batch sizes among them.
+    between = np.unique(np.geomspace(max(1, smallest // 8), largest, 33).round())
     return theory.regimes(problem, budget, batch_sizes=np.union1d(between, sweep.batch_sizes), momentum=sweep.momenta)
 
 
