@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("theory", "simulators", "validation")
 
 
+@pytest.mark.checkout
 def test_listed_packages_are_those_on_disk():
     """A package missing from the list imports fine from a checkout and is absent from the wheel."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -24,6 +25,7 @@ def test_listed_packages_are_those_on_disk():
     assert set(settings["package-dir"]) <= on_disk
 
 
+@pytest.mark.checkout
 def test_type_checkers_see_every_folder():
     for folder in FOLDERS:
         assert (ROOT / ".typing" / "noisysgd" / folder).resolve() == ROOT / folder
@@ -49,6 +51,7 @@ def test_imports_stay_light(code, unwanted):
     assert not unwanted & set(loaded)
 
 
+@pytest.mark.checkout
 def test_dependencies_point_one_way():
     for folder, forbidden in (("theory", ("simulators", "validation")), ("simulators", ("validation",))):
         for path in (ROOT / folder).rglob("*.py"):

@@ -160,7 +160,7 @@ def observed_boundary(best: xr.Dataset) -> xr.Dataset:
     >>> sweep = theory.predict_sweep(theory.power_law(20), theory.EpochBudget(20, 4096), batch_sizes=[4, 2048],
     ...     effective_learning_rates=theory.powers_of_two(-8, 0), momentum=0.0)
     >>> observed_boundary(theory.optimum(sweep, "expected_loss")).boundary_batch_size.values
-    array([128.])
+    array([512.])
     """
     first = best.isel(batch_size=0)
     top = best.isel(batch_size=best.effective_learning_rate.fillna(-1).argmax("batch_size"))
