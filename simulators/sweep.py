@@ -11,7 +11,7 @@ from noisysgd.theory import checks
 from noisysgd.theory.budget import Budget
 from noisysgd.theory.optimal import sampled_from
 from noisysgd.theory.problem import NoisyQuadratic
-from noisysgd.theory.schedule import ScheduleFamily, half_then_decay
+from noisysgd.theory.schedule import ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.sweep import sweep_from_records
 
 
@@ -74,7 +74,7 @@ def simulate_sweep(
         for k in range(count):
             ensemble = simulate(
                 problem,
-                schedule(int(length)),
+                of_length(schedule, int(length)),
                 learning_rate=rates * (1 - inertia[:, None]),
                 batch_size=size,
                 momentum=inertia[:, None],

@@ -80,6 +80,11 @@ def integer(name: str, value: Any, minimum: int, *, remedy: str) -> int:
     return int(value)
 
 
+def instance(name: str, value: Any, kind: type, *, remedy: str) -> None:
+    """Raise unless `value` is a `kind`."""
+    require(isinstance(value, kind), name, f"a {kind.__name__}", value, remedy)
+
+
 def one_of(name: str, value: Any, options: Sequence[str]) -> str:
     """`value` if it is one of `options`."""
     require(value in options, name, f"one of {', '.join(map(repr, options))}", value, "Choose one of those.")

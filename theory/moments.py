@@ -29,7 +29,7 @@ def expected_loss(
     Parameters
     ----------
     problem : NoisyQuadratic
-        D modes.
+        D modes. No budget is known here: for batches drawn without replacement, give the problem its `dataset_size`.
     schedule : Schedule
         Multipliers of the learning rate; one schedule for all configurations.
     learning_rate, batch_size, momentum : array_like
@@ -92,6 +92,8 @@ def loss_curve(
     array([[0.5    , 0.125  , 0.03125],
            [0.5    , 0.     , 0.     ]])
     """
+    checks.instance("problem", problem, NoisyQuadratic, remedy="Make one with theory.NoisyQuadratic or power_law.")
+    checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.constant(steps) or half_then_decay.")
     rate, size, inertia = checks.broadcast(
         learning_rate=checks.learning_rate(learning_rate),
         batch_size=checks.batch_size(batch_size, problem.dataset_size),

@@ -10,7 +10,7 @@ from noisysgd.theory.budget import Budget
 from noisysgd.theory.checks import FloatArray
 from noisysgd.theory.moments import expected_loss
 from noisysgd.theory.problem import NoisyQuadratic
-from noisysgd.theory.schedule import ScheduleFamily, half_then_decay
+from noisysgd.theory.schedule import ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.stability import critical_learning_rate
 
 POINTS_PER_DECADE = 16
@@ -80,6 +80,9 @@ def optimal_learning_rate(
 
 def sampled_from(problem: NoisyQuadratic, budget: Budget) -> NoisyQuadratic:
     """`problem` with its batches drawn from the budget's data set, where the budget knows one."""
+    checks.instance("problem", problem, NoisyQuadratic, remedy="Make one with theory.NoisyQuadratic or power_law.")
+    known = hasattr(budget, "steps") and hasattr(budget, "dataset_size")
+    checks.require(known, "budget", "an EpochBudget or StepBudget", budget, "For n steps pass theory.StepBudget(n).")
     if budget.dataset_size is None or problem.dataset_size == budget.dataset_size:
         return problem
     agree = problem.dataset_size is None
@@ -93,7 +96,7 @@ def _best_rate(
 ) -> float:
     if not np.any(problem.eigenvalues * problem.initial_second_moment > 0):
         return 0.0
-    schedule = family(steps)
+    schedule = of_length(family, steps)
 
     def loss(log_rates: FloatArray) -> FloatArray:
         return expected_loss(

@@ -104,10 +104,12 @@ def plot_losses(
     optimizer: int = 0,
     style: str = "-",
     label: bool = True,
+    keep: int | None = None,
 ) -> "list[Artist]":
-    """A metric against the effective learning rate, one colour per batch size, light to dark.
+    """A loss against the effective learning rate, one colour per batch size, light to dark.
 
-    With a ``seed`` dimension, the mean over the runs that did not diverge and its standard error.
+    With a ``seed`` dimension, the mean of the best `keep` runs (by default of all) that did not diverge, and its
+    standard error.
 
     Examples
     --------
@@ -129,6 +131,8 @@ def plot_losses(
         runs = values.sel(batch_size=size)
         mean, error = runs, None
         if "seed" in runs.dims:
+            runs = runs.copy(data=np.sort(runs.values, axis=runs.get_axis_num("seed")))  # NaN goes last
+            runs = runs.isel(seed=slice(keep))
             count = runs.count("seed").values
             mean = runs.mean("seed", skipna=True)
             with np.errstate(divide="ignore", invalid="ignore"):

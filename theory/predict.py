@@ -10,7 +10,7 @@ from noisysgd.theory.budget import Budget
 from noisysgd.theory.moments import expected_loss
 from noisysgd.theory.optimal import sampled_from
 from noisysgd.theory.problem import NoisyQuadratic
-from noisysgd.theory.schedule import ScheduleFamily, half_then_decay
+from noisysgd.theory.schedule import ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.sweep import sweep_from_records
 
 
@@ -54,7 +54,11 @@ def predict_sweep(
     records = []
     for size, steps in zip(sizes, budget.steps(sizes), strict=True):
         losses = expected_loss(
-            problem, schedule(int(steps)), learning_rate=rates * (1 - inertia), batch_size=size, momentum=inertia
+            problem,
+            of_length(schedule, int(steps)),
+            learning_rate=rates * (1 - inertia),
+            batch_size=size,
+            momentum=inertia,
         )
         for m, row in zip(inertia[:, 0], losses, strict=True):
             records += [

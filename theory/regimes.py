@@ -11,7 +11,7 @@ from noisysgd.theory.checks import FloatArray
 from noisysgd.theory.moments import expected_loss
 from noisysgd.theory.optimal import optimal_learning_rate, sampled_from
 from noisysgd.theory.problem import NoisyQuadratic
-from noisysgd.theory.schedule import ScheduleFamily, half_then_decay
+from noisysgd.theory.schedule import ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.stability import critical_learning_rate
 from noisysgd.theory.temperature import effective_learning_rate, temperature
 
@@ -51,7 +51,8 @@ def regimes(
         Over (momentum, batch_size): ``learning_rate``, ``effective_learning_rate``, ``temperature``, ``loss``,
         and ``regime``. Over batch_size: ``steps``. Over momentum: ``critical_learning_rate`` and
         ``boundary_batch_size``, the batch size at which a point would sit on the border of the two regimes,
-        interpolated between the given ones; NaN if they do not straddle it.
+        interpolated between the given ones and good to their spacing; NaN if they do not straddle it. With momentum the
+        optimum can jump from one local minimum to another: then that is the boundary.
 
     Raises
     ------
@@ -79,7 +80,9 @@ def regimes(
     critical = critical_learning_rate(problem, momentum=inertia)
     loss = np.stack(
         [
-            expected_loss(problem, schedule(int(n)), learning_rate=rate[:, k], batch_size=sizes[k], momentum=inertia)
+            expected_loss(
+                problem, of_length(schedule, int(n)), learning_rate=rate[:, k], batch_size=sizes[k], momentum=inertia
+            )
             for k, n in enumerate(steps)
         ],
         axis=1,

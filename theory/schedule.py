@@ -158,5 +158,17 @@ def piecewise(lengths: Any, multipliers: Any) -> Schedule:
     return Schedule(lengths, multipliers)
 
 
+def of_length(family: ScheduleFamily, steps: int) -> Schedule:
+    """The member of a family of schedules with that many steps; a ``ValueError`` if there is none such."""
+    remedy = "Pass a function of the number of steps, such as theory.half_then_decay, not a schedule."
+    checks.require(callable(family), "schedule", "a function of the number of steps", family, remedy)
+    schedule = family(steps)
+    checks.instance("schedule(steps)", schedule, Schedule, remedy=remedy)
+    fits = schedule.steps == steps
+    remedy = "Use up the budget exactly: a warm-up of w steps goes before a schedule of steps − w."
+    checks.require(fits, "schedule(steps)", f"a schedule of the budget's {steps} steps", schedule.steps, remedy)
+    return schedule
+
+
 def _steps(steps: Any) -> int:
     return checks.integer("steps", steps, 1, remedy="A schedule has at least one step.")

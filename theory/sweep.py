@@ -200,6 +200,9 @@ def load_sweep(path: str | os.PathLike[str]) -> xr.Dataset:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{path}: expected a Sweep as netCDF, got {error}. Pass a file made by save_sweep.") from error
+        message = (
+            f"{path}: expected a Sweep as netCDF, got a file that is not or is damaged. Pass one made by save_sweep."
+        )
+        raise ValueError(message) from error
     wide = {name: np.int64 for name in sweep.coords if sweep[name].dtype == np.int32}
     return check_sweep(sweep.assign_coords({name: sweep[name].astype(kind) for name, kind in wide.items()}))

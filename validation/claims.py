@@ -89,11 +89,13 @@ def regime_claims(best: xr.Dataset) -> list[Claim]:
             small,
         ),
         Claim(
-            f"It grows with the batch size, from B = {sizes[0]:g} to {sizes[-1]:g}.", bool((growth > 1.5).all()), grown
+            f"The optimal effective learning rate grows from B = {sizes[0]:g} to {sizes[-1]:g}.",
+            bool((growth > 1.5).all()),
+            grown,
         ),
         Claim(f"At B = {sizes[-1]:g} momentum reaches the larger one, by more than a factor of 2.", ahead, large),
         Claim(
-            "Every optimum and its error bar lie inside the grid.",
+            "Every optimum by training loss, and its error bar, lie inside the grid.",
             not missing,
             "all bracketed" if not missing else "not bracketed: " + ", ".join(missing),
         ),

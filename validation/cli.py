@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument("--out", type=Path, default=Path("noisysgd-demo"), help="output directory (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
-    demo.add_argument("--quick", action="store_true", help="a much smaller sweep, to see the path in about a minute")
+    demo.add_argument(
+        "--quick", action="store_true", help="a much smaller sweep, to see the path in about half a minute"
+    )
     demo.set_defaults(run=_demo)
     return parser
 

@@ -10,6 +10,7 @@ from noisysgd.theory.budget import Budget, EpochBudget, StepBudget
 from noisysgd.theory.schedule import Schedule, half_then_decay
 from noisysgd.theory.temperature import effective_learning_rate
 
+DATASETS = ("digits",)
 L2_EXEMPTIONS = ("nothing", "normalization and biases")
 
 
@@ -30,7 +31,7 @@ class TrainConfig:
     dataset : str
         Name for :func:`noisysgd.validation.load_dataset`.
     depth, width : int
-        Of the Wide-ResNet.
+        Of the Wide-ResNet; the depth is 6n + 4.
     ghost_batch_size : int
         Examples per batch-norm group; must divide the batch size.
     l2 : float
@@ -78,7 +79,9 @@ class TrainConfig:
         scalar("l2", checks.at_least("l2", self.l2, 0.0, remedy="Use 0 for no penalty."))
         checks.one_of("l2_exempt", self.l2_exempt, L2_EXEMPTIONS)
         whole("batch_size", 1, "A batch has at least one example.")
+        checks.one_of("dataset", self.dataset, DATASETS)
         whole("depth", 10, "Depths are 6n + 4, n ≥ 1.")
+        checks.require(self.depth % 6 == 4, "depth", "6n + 4: 10, 16, 22, 28, …", self.depth, "Choose one of those.")
         whole("width", 1, "Width 1 is a plain ResNet.")
         whole("ghost_batch_size", 2, "Batch statistics need at least two examples.")
         whole("seed", 0, "Seeds are integers in 0…2⁶⁴−1.")

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from noisysgd.theory import checks
+from noisysgd.validation.configuration import DATASETS
 
-DATASETS = ("digits",)
 DIGITS_TRAINING_EXAMPLES = 1280  # 20 × 64: divisible by every batch size of a power-of-two grid up to 256
 
 

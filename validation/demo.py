@@ -84,7 +84,7 @@ def full_plan(seed: int) -> DemoPlan:
 
 
 def quick_plan(seed: int) -> DemoPlan:
-    """The same path in about a minute: two batch sizes, few epochs, one seed. Its optima need not mean much."""
+    """The same path in about half a minute: two batch sizes, few epochs, one seed. Its optima need not mean much."""
     base = TrainConfig(learning_rate=1.0, batch_size=64, epochs=3, seed=seed)
     return DemoPlan(
         problem=_quadratic(16),

@@ -67,8 +67,11 @@ def figure_training(results: DemoResults) -> "Figure":
     count = results.trained.sizes["optimizer"]
     figure = _figure(count)
     axes = np.atleast_1d(figure.subplots(1, count, sharey=True, sharex=True))
+    best = theory.optimum(results.trained, "train_loss", keep=results.plan.sweep.keep)
     for k, ax in enumerate(axes):
-        plots.plot_losses(results.trained, "train_loss", ax, optimizer=k, style="o-")
+        plots.plot_losses(results.trained, "train_loss", ax, optimizer=k, style="o-", keep=results.plan.sweep.keep)
+        here = best.isel(optimizer=k)
+        ax.plot(here.effective_learning_rate, here["mean"], "o", ms=12, mfc="none", mec="black", label="optimum")
         ax.set_title(f"{results.trained.optimizer.values[k]}", fontsize=11)
         ax.set_ylabel("final training loss (nats)" if k == 0 else "")
     axes[0].legend(fontsize=9)

@@ -20,6 +20,10 @@ from noisysgd.validation.prediction import observed_boundary, predict_regimes
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+OPTIMUM_CAPTION = (
+    "Optimal effective learning rate by final training loss (error bar); loss ± standard deviation of the kept runs. A "
+    "standard deviation of few runs is itself uncertain: trust an optimum to one step of the grid, a factor of 2."
+)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem } h2 { font-size: 1.25rem; margin: 2.2rem 0 .4rem }
@@ -77,7 +81,8 @@ def render(results: DemoResults, pictures: Mapping[str, bytes]) -> str:
             "to the batch "
             "size and the same with and without momentum; then curvature limits it, and momentum goes further. Under a "
             "decaying schedule the best learning rate may pass the critical one: what grows early on still dies out "
-            "after the drops."
+            "after the drops. Dashed: critical effective learning rates; tick: the batch size at which the optimum is "
+            "half of it. The simulation tried powers of two only, so that its optimum may be half a step off the line."
         ),
         _picture(pictures["theory"], "optimal effective learning rate against batch size"),
         "<h2>(b) Simulation: the same losses from trajectories</h2>",
@@ -86,17 +91,24 @@ def render(results: DemoResults, pictures: Mapping[str, bytes]) -> str:
         "<h2>(c) Training: a Wide-ResNet on handwritten digits</h2>",
         _p(
             f"{runs} runs of a WRN-{reference.depth}-{reference.width} with ghost batch norm (groups of "
-            f"{reference.ghost_batch_size}) on scikit-learn's digits, {sweep.base.epochs:g} epochs each, the paper's "
-            f"schedule and sampling; {sweep.seeds} seeds per point, the best {sweep.keep} kept. Points are means over "
-            "all seeds with standard errors; the optimum follows the paper's rule (section 4)."
+            f"{reference.ghost_batch_size}) on scikit-learn's digits, {sweep.base.epochs:g} epochs each, the "
+            f"paper's schedule and sampling; {sweep.seeds} seeds per point, the best {sweep.keep} kept, as the "
+            "paper's rule has it (section 4). Points are means over the kept runs with standard errors; circles "
+            "mark the optima."
         ),
         _picture(pictures["training"], "final training loss against effective learning rate"),
-        _optimum_table(best, "Optimal effective learning rate by final training loss (error bar)."),
-        _optimum_table(best_test, "The same, chosen by test accuracy.", percent=True),
+        _optimum_table(best, OPTIMUM_CAPTION),
+        _optimum_table(
+            best_test,
+            "The same, chosen by test accuracy: at equal epochs large batches take fewer steps.",
+            percent=True,
+        ),
         "<h2>(d) Measurement: curvature and gradient noise of that network</h2>",
         _p(
-            f"Along one reference run (SGD, B = {reference.batch_size}, ε = {reference.learning_rate:g}), in training "
-            "mode: λ_max by Lanczos on the training set, the noise with the ghost batch as its unit."
+            f"Along one reference run (SGD, B = {reference.batch_size}, ε = {reference.learning_rate:g}), in "
+            "training mode: λ_max by Lanczos on the training set, the noise with the ghost batch as its unit; "
+            "B_simple = tr F/|G|², B_noise = tr(HF)/GᵀHG. B_noise is not drawn where it is negative, as it can "
+            "be where H is not positive."
         ),
         _picture(pictures["measurement"], "largest Hessian eigenvalue and noise scale along training"),
         _measurement_table(results.reference["measurements"]),
@@ -110,11 +122,14 @@ def render(results: DemoResults, pictures: Mapping[str, bytes]) -> str:
         _comparison_table(results.predicted, best),
         _critical_table(predicted, results.predicted, best),
         _p(
-            "How to read it: a network is not a quadratic. Large learning rates lower the curvature that they meet, so "
-            "that training survives beyond the initial critical learning rate, and the noise changes as the network "
-            "learns: the measured states of (d) show by how much. A boundary seen where the optimum is still rising at "
-            "the largest batch is a lower bound. With λᵢ ∝ 1/i replaced by another spectrum the lines shift at small "
-            "batches; the critical learning rates do not.",
+            "How to read it: a network is not a quadratic, and curvature and noise change as it learns; (d) "
+            "shows by how much along one run. Training that survives beyond the initial critical learning rate "
+            "probably lowers the curvature that it meets. The boundaries have three definitions, which need not "
+            "agree: where noise and signal of a gradient are equal (B_simple), where the optimum of the "
+            "calibrated quadratic is half the critical learning rate, and where linear scaling from the smallest "
+            "batch meets the largest optimum. The last is a lower bound where the optimum is still rising at the "
+            "largest batch. With λᵢ ∝ 1/i replaced by another spectrum the lines shift at small batches; the "
+            "critical learning rates do not.",
             note=True,
         ),
         "<h2>Where these numbers come from</h2>",
@@ -146,9 +161,9 @@ def _optimum_table(best: xr.Dataset, caption: str, percent: bool = False) -> str
             for b in here
         ]
         scores = [
-            f"{100 * float(b['mean']):.1f} ± {100 * float(b['std']):.1f} %"
+            f"{100 * float(b['mean']):.1f} ± {_two_digits(100 * float(b['std']))} %"
             if percent
-            else f"{float(b['mean']):.4f} ± {float(b['std']):.4f}"
+            else f"{float(b['mean']):.4f} ± {_two_digits(float(b['std']))}"
             for b in here
         ]
         rows.append([f"{size:g}", *rates, *scores])
@@ -190,13 +205,16 @@ def _comparison_table(predicted: xr.Dataset, best: xr.Dataset) -> str:
         rows.append(row)
     header = ["batch size"]
     for name in best.optimizer.values:
-        header += [f"{name}: predicted ε/(1−m)", "measured", "ratio"]
-    return _table(header, rows, "Optimal effective learning rates, predicted and measured.", numbers=True)
+        header += [f"{name}: predicted ε/(1−m)", "trained", "ratio"]
+    return _table(
+        header, rows, "Optimal effective learning rates: predicted, trained, trained/predicted.", numbers=True
+    )
 
 
 def _critical_table(states: xr.Dataset, calibrated: xr.Dataset, best: xr.Dataset) -> str:
     """Critical learning rates and boundaries: from the measured states, from the calibrated quadratic, and observed."""
     seen = observed_boundary(best)
+    low, high = seen.boundary_batch_size_low, seen.boundary_batch_size_high
     rows = []
     for k, name in enumerate(best.optimizer.values):
         rates = best.effective_learning_rate[k].values
@@ -209,8 +227,8 @@ def _critical_table(states: xr.Dataset, calibrated: xr.Dataset, best: xr.Dataset
                 f"{at_least}{power(float(seen.plateau[k]))}",
                 _span(states.boundary_batch_size[k]),
                 f"{boundary:.0f}" if np.isfinite(boundary) else "outside",
-                f"{at_least}{float(seen.boundary_batch_size[k]):.0f} "
-                f"({float(seen.boundary_batch_size_low[k]):.0f} to {float(seen.boundary_batch_size_high[k]):.0f})",
+                f"{at_least}{float(seen.boundary_batch_size[k]):.0f}"
+                + ("" if at_least else f" ({float(low[k]):.0f} to {float(high[k]):.0f})"),
             ]
         )
     header = [
@@ -221,7 +239,7 @@ def _critical_table(states: xr.Dataset, calibrated: xr.Dataset, best: xr.Dataset
         "boundary of the calibrated quadratic",
         "boundary measured",
     ]
-    caption = "Geometric means over the measured states of (d), with the smallest and the largest."
+    caption = "From λ_max and from B_simple: geometric means over the states of (d), with the smallest and the largest."
     return _table(header, rows, caption, numbers=True)
 
 
