@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,29 +36,69 @@ def test_the_name_of_a_run_is_its_configuration_alone():
     assert CONFIG.with_(learning_rate=1, batch_size=64.0).key == CONFIG.with_(learning_rate=1.0).key
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "other", "missing", "not json"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "other", "not json", "not text"])
 def test_a_damaged_record_counts_as_none_and_is_kept_aside(tmp_path, damage, caplog):
     store = RunStore(tmp_path)
     store.write(RECORD)
     path = store.path(CONFIG) / "record.json"
     text = path.read_text()
-    if damage == "missing":
-        path.unlink()
-    else:
-        path.write_text(
-            {
-                "truncate": text[: len(text) // 2],
-                "flip": text.replace("complete", "complote"),
-                "empty": "",
-                "other": text.replace("64", "65"),
-                "not json": "[]",
-            }[damage]
-        )
+    path.write_bytes(
+        {
+            "truncate": text[: len(text) // 2].encode(),
+            "flip": text.replace("complete", "complote").encode(),
+            "empty": b"",
+            "other": text.replace("64", "65").encode(),
+            "not json": b"[]",
+            "not text": b"\xff\xfe\x00",
+        }[damage]
+    )
     assert store.read(CONFIG) is None
-    assert "damaged record" in caplog.text
+    assert "the run will be repeated" in caplog.text
     store.write(RECORD)
     assert store.read(CONFIG) == RECORD
     assert len(list(tmp_path.glob(".damaged-*"))) == 1
+
+
+def test_an_emptied_record_is_simply_written_again(tmp_path):
+    store = RunStore(tmp_path)
+    store.write(RECORD)
+    (store.path(CONFIG) / "record.json").unlink()
+    assert store.read(CONFIG) is None
+    store.write(RECORD)
+    assert store.read(CONFIG) == RECORD
+
+
+def test_a_record_of_another_format_is_refused_and_kept(tmp_path):
+    store = RunStore(tmp_path)
+    store.write(RECORD)
+    path = store.path(CONFIG) / "record.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ValueError, match="a record of format 1, got 2"):
+        store.read(CONFIG)
+    assert path.exists()
+
+
+def test_readers_never_disturb_a_writer(tmp_path):
+    """A reader that looks while records appear sees none or all of each, and all of them stay."""
+    store = RunStore(tmp_path)
+    configs = [CONFIG.with_(seed=seed) for seed in range(200)]
+    stop = threading.Event()
+
+    def poll():
+        while not stop.is_set():
+            for config in configs:
+                record = store.read(config)
+                assert record is None or record["config"] == config.as_dict()
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(poll) for _ in range(2)]
+        for config in configs:
+            store.write(RECORD | {"config": config.as_dict()})
+        stop.set()
+        for reader in readers:
+            reader.result()
+    assert all(store.read(config) is not None for config in configs)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_an_interrupted_write_leaves_nothing_that_a_read_accepts(tmp_path, monkeypatch):

@@ -225,7 +225,7 @@ def loss_table(
                 continue
             for j in range(lengths.size):
                 eps = learning_rate[c] * multipliers[j]
-                if m == 0.0:
+                if m < 1e-30:  # beside 1, nothing
                     tt = sgd_segment(tt, eps * lam, eps * eps * s, lengths[j])
                 else:
                     tt, tu, uu = momentum_segment(tt, tu, uu, lam, s, eps, m, lengths[j])

@@ -104,7 +104,7 @@ def loss_curve(
     lengths, multipliers, recorded = _pieces(schedule, unique)
     losses = np.zeros((rate.size, unique.size))
     losses[:, unique == 0] = problem.initial_loss
-    rates, factors, momenta = (np.ascontiguousarray(a.ravel()) for a in (rate, problem.noise_factor(size), inertia))
+    rates, factors, momenta = (np.array(a).ravel() for a in (rate, problem.noise_factor(size), inertia))
     if lengths.size:
         from noisysgd.theory import kernels  # compiled code is loaded when it is first needed, not on import
 

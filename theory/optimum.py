@@ -61,6 +61,7 @@ def optimum(sweep: xr.Dataset, metric: str = "test_accuracy", keep: int = 12) ->
     seeds = sweep.sizes["seed"]
     checks.require(keep <= seeds, "keep", f"at most the sweep's {seeds} seeds", keep, "Keep fewer or run more seeds.")
 
+    sweep = sweep.sortby("learning_rate")
     sign = -1.0 if sweep[metric].attrs.get("objective", objective_of(metric)) == "maximize" else 1.0
     outer = [str(d) for d in sweep[metric].dims if d not in ("learning_rate", "seed")]
     order = [*outer, "learning_rate", "seed"]
@@ -69,7 +70,8 @@ def optimum(sweep: xr.Dataset, metric: str = "test_accuracy", keep: int = 12) ->
     judged = ((status != MISSING).sum("seed") >= keep).values
     kept = np.sort(cost.where(status != MISSING, np.inf).values, axis=-1)[..., :keep]
     kept = np.where(np.isnan(kept), np.inf, kept)  # a metric that is NaN without having diverged is no better
-    mean = np.where(judged, kept.mean(axis=-1), np.inf)
+    with np.errstate(over="ignore"):  # losses on their way to divergence
+        mean = np.where(judged, kept.mean(axis=-1), np.inf)
     std = np.zeros_like(mean)
     finite = np.isfinite(mean)
     if keep > 1:

@@ -7,6 +7,7 @@ was given is simply missing for the others.
 
 import json
 import os
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,14 +101,14 @@ def sweep_from_records(
     checks.require(bool(rows), "records", "at least one record", rows, "Run something first.")
     checks.one_of("source", source, SOURCES)
     axes = {
-        name: sorted({float(row[name]) for row in rows}) for name in ("momentum", "batch_size", "learning_rate", "seed")
+        name: sorted({_key(name, row) for row in rows}) for name in ("momentum", "batch_size", "learning_rate", "seed")
     }
     shape = tuple(map(len, axes.values()))
     places = {name: {value: k for k, value in enumerate(values)} for name, values in axes.items()}
     status = np.zeros(shape, dtype=np.int8)
     table = {name: np.full(shape, np.nan) for name in metrics}
     for row in rows:
-        at = tuple(places[name][float(row[name])] for name in axes)
+        at = tuple(places[name][_key(name, row)] for name in axes)
         expected = "one record per point"
         checks.require(status[at] == MISSING, "records", expected, f"two of {dict(row)}", "Drop the repetition.")
         status[at] = STATUSES[checks.one_of("status", row["status"], ("complete", "diverged"))]
@@ -120,7 +121,9 @@ def sweep_from_records(
         {"status": (dims, status)} | {name: (dims, values) for name, values in table.items()},
         coords={
             "optimizer": [optimizer_name(m) for m in momenta],
-            "batch_size": sizes.astype(np.int64) if np.all(sizes % 1 == 0) else sizes,
+            "batch_size": sizes.astype(np.int64)
+            if np.all(sizes == np.trunc(sizes)) and np.isfinite(sizes).all()
+            else sizes,
             "learning_rate": rates,
             "seed": np.array(axes["seed"], dtype=np.int64),
             "momentum": ("optimizer", momenta),
@@ -155,6 +158,11 @@ def sweep_from_records(
     return dataset
 
 
+def _key(name: str, row: Mapping[str, Any]) -> Any:
+    """A record's place along an axis; seeds stay integers, which a float could not tell apart."""
+    return int(row[name]) if name == "seed" else float(row[name])
+
+
 def objective_of(metric: str) -> str:
     """Whether a metric is to be minimized or maximized, from its name: accuracies are maximized.
 
@@ -175,6 +183,9 @@ def check_sweep(sweep: xr.Dataset) -> xr.Dataset:
     checks.require(
         "status" in sweep and "learning_rate" in sweep.dims, "sweep", "status over learning_rate", sweep, remedy
     )
+    derived = {"effective_learning_rate", "temperature"}
+    absent = sorted(derived - set(map(str, sweep.coords)))
+    checks.require(not absent, "sweep", f"coordinates {sorted(derived)}", f"none of {absent}", remedy)
     known = bool(np.isin(sweep.status, list(STATUSES.values())).all())
     checks.require(known, "sweep.status", f"values {STATUSES}", np.unique(sweep.status), remedy)
     return sweep
@@ -183,9 +194,12 @@ def check_sweep(sweep: xr.Dataset) -> xr.Dataset:
 def save_sweep(sweep: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write a Sweep as netCDF (version 3, which SciPy writes), under a temporary name until it is whole."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    check_sweep(sweep)
+    # netCDF 3 has no 64-bit integers; seeds may need them.
+    stored = sweep.assign_coords(seed=sweep.seed.astype(str)) if "seed" in sweep.coords else sweep
     try:
-        check_sweep(sweep).to_netcdf(partial, engine="scipy")
+        stored.to_netcdf(partial, engine="scipy")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -204,5 +218,5 @@ def load_sweep(path: str | os.PathLike[str]) -> xr.Dataset:
             f"{path}: expected a Sweep as netCDF, got a file that is not or is damaged. Pass one made by save_sweep."
         )
         raise ValueError(message) from error
-    wide = {name: np.int64 for name in sweep.coords if sweep[name].dtype == np.int32}
-    return check_sweep(sweep.assign_coords({name: sweep[name].astype(kind) for name, kind in wide.items()}))
+    narrow = [name for name in sweep.coords if sweep[name].dtype == np.int32 or name == "seed"]
+    return check_sweep(sweep.assign_coords({name: sweep[name].astype(np.int64) for name in narrow}))

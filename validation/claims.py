@@ -36,7 +36,7 @@ def simulation_claim(exact: xr.Dataset, simulated: xr.Dataset, *, level: float =
     True
     """
     points, worst = deviations(exact, simulated)
-    chance = float(min(1.0, points * 2 * stats.norm.sf(worst)))
+    chance = float(min(1.0, points * 2 * stats.norm.sf(worst))) if points else 0.0
     evidence = (
         f"largest of {points} deviations: {worst:.1f} standard errors; chance of such a one: {chance:.2g} at most"
     )
@@ -75,8 +75,8 @@ def regime_claims(best: xr.Dataset) -> list[Claim]:
         value, a, b = (power(float(x[k, j])) for x in (rate, low, high))
         return f"{names[k]} {value}" + (f" ({a} to {b})" if a != b else "")
 
-    # The grid resolves a factor of two and no better.
-    apart = float((low[:, 0].max() / high[:, 0].min()).item())
+    # The grid resolves a factor of two and no better. NaN, where nothing trained, compares as not seen.
+    apart = float(rate[:, 0].max(skipna=False) / rate[:, 0].min(skipna=False))
     growth = (rate[:, -1] / rate[:, 0]).values
     ahead = bool(low[-1, -1] > 2.1 * high[0, -1])
     small, large = (", ".join(range_of(k, j) for k in range(len(names))) for j in (0, -1))

@@ -84,8 +84,8 @@ class TrainConfig:
         checks.require(self.depth % 6 == 4, "depth", "6n + 4: 10, 16, 22, 28, …", self.depth, "Choose one of those.")
         whole("width", 1, "Width 1 is a plain ResNet.")
         whole("ghost_batch_size", 2, "Batch statistics need at least two examples.")
-        whole("seed", 0, "Seeds are integers in 0…2⁶⁴−1.")
-        checks.require(self.seed < 2**64, "seed", "a 64-bit seed", self.seed, "Take it modulo 2**64.")
+        whole("seed", 0, "Seeds are integers in 0…2⁶³−1.")
+        checks.require(self.seed < 2**63, "seed", "a seed < 2⁶³", self.seed, "Take it modulo 2**63.")
         divides = self.batch_size % self.ghost_batch_size == 0
         expected = f"a multiple of the ghost batch size {self.ghost_batch_size}"
         checks.require(divides, "batch_size", expected, self.batch_size, "Change one of the two.")

@@ -42,6 +42,10 @@ class Eigenvalue:
     products: int
 
 
+LEAST_STEPS = 8
+"""Earlier a small residual means little: where most eigenvalues agree, a random start is nearly an eigenvector."""
+
+
 def largest_eigenvalue(
     matvec: MatrixVectorProduct,
     dimension: int,
@@ -55,10 +59,10 @@ def largest_eigenvalue(
     """Algebraically largest eigenvalue of a symmetric matrix given by its products with vectors.
 
     Lanczos from a seeded normal vector, with full reorthogonalisation (Parlett 1998, *The Symmetric Eigenvalue
-    Problem*, chapter 13). It stops when the Lanczos estimate of the residual is small enough or `max_products` is
-    spent; one last product then measures the residual itself. The residual bounds the distance to *an* eigenvalue;
-    that it is the largest one rests on the random start, as for every Krylov method. The basis takes
-    ``(max_products − 1) × dimension`` numbers.
+    Problem*, chapter 13). It stops when, after at least 8 steps, the Lanczos estimate of the residual is small enough,
+    or when `max_products` is spent; one last product then measures the residual itself. The residual bounds the
+    distance to *an* eigenvalue; that it is the largest one rests on the random start, as for every Krylov method. The
+    basis takes ``(max_products − 1) × dimension`` numbers.
 
     Parameters
     ----------
@@ -112,9 +116,10 @@ def largest_eigenvalue(
             return Eigenvalue(math.nan, math.nan, False, k + 1)
         ritz_values, ritz_vectors = _tridiagonal_eigen(diagonal, off_diagonal)
         scale = float(ritz_values.abs().max())
-        exhausted = norm <= dimension * torch.finfo(dtype).eps * scale
+        exhausted = norm <= math.sqrt(dimension) * torch.finfo(dtype).eps * scale
         # The measured residual may exceed the estimate by rounding: ask for a little more than rtol.
-        if exhausted or norm * abs(float(ritz_vectors[-1, -1])) <= 0.9 * rtol * abs(float(ritz_values[-1])):
+        small = norm * abs(float(ritz_vectors[-1, -1])) <= 0.9 * rtol * abs(float(ritz_values[-1]))
+        if exhausted or (small and k + 1 >= LEAST_STEPS):
             break
         off_diagonal.append(norm)
         vector = image / norm

@@ -165,15 +165,9 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
         theory.save_sweep(exact, out / "theory.nc")
         advance(1.0)
     with _bar("simulation", progress) as advance:
-        settings = [
-            plan.problem.dim,
-            repr(plan.budget),
-            plan.batch_sizes,
-            plan.exponents,
-            plan.ensembles,
-            plan.replicas,
-        ]
-        identity = json.dumps([seed, *settings])
+        spectrum = hashlib.sha256(plan.problem.eigenvalues.tobytes() + plan.problem.noise.tobytes()).hexdigest()
+        sizes = (plan.batch_sizes, plan.exponents, plan.ensembles, plan.replicas)
+        identity = json.dumps([simulators.STREAM_VERSION, seed, spectrum, repr(plan.budget), MOMENTA, *sizes])
         simulated = _cached(
             out / "simulator.nc",
             identity,
@@ -269,11 +263,15 @@ def _bar(name: str, show: bool, unit: str = "") -> Iterator[Callable[..., None]]
     """A progress bar in percent; yields ``advance(share, note)``."""
     layout = "{desc:<12} {percentage:3.0f}% |{bar:30}| {elapsed} elapsed, {remaining} left {postfix}"
     with tqdm(total=100.0, desc=name, unit=unit, bar_format=layout, disable=not show, dynamic_ncols=True) as bar:
+        begun = False
 
         def advance(share: float, note: str = "") -> None:
+            nonlocal begun
             bar.set_postfix_str(note, refresh=False)
             # A grid that grows in search of a bracket moves the goal: the bar may then step back.
             bar.n = max(0.0, min(100.0, 100.0 * share))
+            if not begun:  # what an earlier start has done says nothing about the speed of this one
+                bar.initial, begun = bar.n, True
             bar.refresh()
 
         yield advance

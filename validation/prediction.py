@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.special import digamma
 
 from noisysgd import theory
 from noisysgd.theory import checks
@@ -115,17 +116,20 @@ def calibrated_quadratic(measurement: Mapping[str, Any], *, loss: float) -> theo
         remedy = "Measure another state, or with more units."
         checks.require(bool(np.isfinite(value)), name, "a positive measured value", value, remedy)
     top, gradient, noise, excess = values.values()
-    # Groups of neighbouring modes i, each with the mean of 1/i over the group.
-    edges = np.unique(np.concatenate([np.arange(1, EXACT_MODES), np.geomspace(EXACT_MODES, 1e8, 200).round()]))
+    # Groups of neighbouring modes edges[k] ≤ i < edges[k+1], each with the mean of 1/i over the group.
+    edges = np.unique(np.concatenate([np.arange(1, EXACT_MODES + 2), np.geomspace(EXACT_MODES + 1, 1e8, 200).round()]))
     counts = np.diff(edges)
-    curvature = top * np.log(edges[1:] / edges[:-1]) / counts
-    curvature[: EXACT_MODES - 1] = top / edges[: EXACT_MODES - 1]
+    curvature = top * np.diff(digamma(edges)) / counts
+    curvature[0] = top
     wanted = 2 * excess / gradient  # Σ λ / Σ λ², which grows with D without bound
     reached = np.cumsum(counts * curvature) / np.cumsum(counts * curvature**2)
     least = bool(wanted >= reached[0])
     expected = f"at least |G|²/(2 λ_max) = {gradient / (2 * top):.3g}"
     checks.require(least, "loss", expected, excess, "Check the loss: a smaller one cannot have this gradient.")
-    last = int(min(np.searchsorted(reached, wanted), reached.size - 1))
+    most = bool(wanted <= reached[-1])
+    expected = f"at most {reached[-1] * gradient / 2:.3g}, that of 10⁸ modes"
+    checks.require(most, "loss", expected, excess, "Check the gradient: a larger loss cannot have one so small.")
+    last = int(np.searchsorted(reached, wanted))
     weights = counts[: last + 1].copy()
     curvature = curvature[: last + 1]
     # The last group takes the share that makes Σ λ / Σ λ² exact.

@@ -4,6 +4,7 @@ A record is written under a temporary name, flushed to disk and renamed, so that
 whole. It carries a checksum all the same: disks are not perfect, and neither are people.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -64,12 +65,18 @@ class RunStore:
                 file.write(payload)
                 file.flush()
                 os.fsync(file.fileno())
-            try:
-                partial.rename(self.path(config))
-            except OSError:
-                # Another writer was first, or a damaged record stands in the way, which reading it moves aside.
-                if self.read(config) is None:
+            # A directory that holds a record cannot be renamed over: another writer was first, or a damaged record
+            # stands in the way and is moved aside. Two tries, since others may be doing the same.
+            for attempt in (1, 2, 3):
+                try:
                     partial.rename(self.path(config))
+                    break
+                except OSError:
+                    if self.read(config) is not None:
+                        break
+                    if attempt == 3:
+                        raise
+                    self._set_aside(config)
             _flush_directory(self.root)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -77,30 +84,41 @@ class RunStore:
     def read(self, config: TrainConfig) -> dict[str, Any] | None:
         """The record of a run, or ``None`` if there is none.
 
-        A damaged record is set aside under another name, with a warning in the log, and counts as none.
+        A damaged record counts as none, with a warning in the log; it is moved aside when the run is written again.
+
+        Raises
+        ------
+        ValueError
+            For a record in a format of another version.
         """
-        path = self.path(config)
+        path = self.path(config) / RECORD
         try:
-            payload = json.loads((path / RECORD).read_text())
-            body = payload["record"]
-            record = json.loads(body) if payload["sha256"] == _digest(body) else None
+            text = path.read_text()
         except (FileNotFoundError, NotADirectoryError):
-            if not path.exists():
-                return None
-            record = None
-        except (ValueError, KeyError, TypeError):
-            record = None
-        if not isinstance(record, dict) or record.get("config") != config.as_dict():
-            aside = path.with_name(f".damaged-{path.name}-{uuid.uuid4().hex}")
-            logger.warning("%s: damaged record, moved to %s; the run will be repeated", path, aside.name)
-            path.rename(aside)
+            return None
+        except (OSError, UnicodeDecodeError) as error:
+            logger.warning("%s: cannot be read (%s); the run will be repeated", path, error)
+            return None
+        try:
+            payload = json.loads(text)
+            kind, body, digest = payload["format"], payload["record"], payload["sha256"]
+            record = json.loads(body) if digest == _digest(body) else None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            kind, record = FORMAT, None
+        remedy = "Use the version of noisysgd that wrote it, or another store."
+        checks.require(kind == FORMAT, str(path), f"a record of format {FORMAT}", kind, remedy)
+        if not isinstance(record, dict) or record.get("config") != config.as_dict() or "status" not in record:
+            logger.warning("%s: damaged record; the run will be repeated", path)
             return None
         return record
 
-    def clean(self) -> None:
-        """Remove what interrupted writers left behind. Only safe while nobody is writing."""
-        for leftover in self.root.glob(".partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+    def _set_aside(self, config: TrainConfig) -> None:
+        """Move what stands in a record's place, and is none, out of the way."""
+        path = self.path(config)
+        aside = path.with_name(f".damaged-{path.name}-{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):  # another writer did it
+            path.rename(aside)
+            logger.warning("%s: moved to %s", path, aside.name)
 
 
 def _digest(text: str) -> str:
