@@ -63,9 +63,11 @@ def simulate_sweep(
     {'optimizer': 1, 'batch_size': 2, 'learning_rate': 3, 'seed': 2}
     """
     problem = sampled_from(problem, budget)
-    sizes = np.atleast_1d(checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
-    rates = np.atleast_1d(checks.learning_rate(effective_learning_rates, "effective_learning_rates"))
-    inertia = np.atleast_1d(checks.momentum(momentum))
+    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
+    rates = checks.learning_rate(effective_learning_rates, "effective_learning_rates")
+    rates = checks.vector("effective_learning_rates", rates)
+    inertia = checks.vector("momentum", checks.momentum(momentum))
+    seed = checks.integer("seed", seed, 0, remedy="Seeds count from 0.")
     count = checks.integer("seeds", seeds, 1, remedy="Simulate at least one ensemble.")
     steps = budget.steps(sizes)
     work, done = float(steps.sum() * count), 0.0

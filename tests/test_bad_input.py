@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+import xarray as xr
 
 from noisysgd import simulators, theory
-from noisysgd.validation import Sweep, TrainConfig, calibrated_quadratic, predict_regimes
+from noisysgd.validation import GhostBatchNorm2d, Sweep, TrainConfig, calibrated_quadratic, predict_regimes
 
 PROBLEM = theory.power_law(3, dataset_size=100)
 SCHEDULE = theory.constant(5)
@@ -40,6 +42,11 @@ TAKE_SETTINGS = {
 def test_settings(function, change, message):
     with pytest.raises(ValueError, match=message):
         TAKE_SETTINGS[function](**(GOOD | change))
+
+
+def a_sweep(**changes):
+    base = TrainConfig(learning_rate=1, batch_size=64, epochs=1)
+    return Sweep(**({"base": base, "batch_sizes": [64], "momenta": [0.0], "exponents": [0], "seeds": 1} | changes))
 
 
 CALLS = {
@@ -91,17 +98,60 @@ CALLS = {
     "config budget": (lambda: TrainConfig(learning_rate=1, batch_size=64), "exactly one of the two"),
     "config budgets": (lambda: TrainConfig(learning_rate=1, batch_size=64, epochs=1, steps=1), "exactly one"),
     "config spelling": (lambda: TrainConfig.from_dict({"learningrate": 1}), "configuration: expected names among"),
-    "sweep seeds": (
-        lambda: Sweep(
-            base=TrainConfig(learning_rate=1, batch_size=64, epochs=1),
-            batch_sizes=[64],
-            momenta=[0.0],
-            exponents=[0],
-            seeds=1,
-            keep=2,
-        ),
-        "keep: expected at most the 1 seeds",
+    "sweep seeds": (lambda: a_sweep(keep=2), "keep: expected at most the 1 seeds"),
+    "not a problem": (lambda: theory.expected_loss(SCHEDULE, SCHEDULE, **GOOD), "problem: expected a NoisyQuadratic"),
+    "steps as schedule": (lambda: theory.expected_loss(PROBLEM, 100, **GOOD), "schedule: expected a Schedule, got 100"),
+    "schedule as family": (
+        lambda: theory.optimal_learning_rate(PROBLEM, BUDGET, batch_size=1, schedule=SCHEDULE),
+        "schedule: expected a function of the number of steps",
     ),
+    "family of wrong length": (
+        lambda: theory.regimes(PROBLEM, BUDGET, batch_sizes=[1], schedule=lambda n: theory.constant(5)),
+        "expected a schedule of the budget's 200 steps, got 5",
+    ),
+    "steps as budget": (lambda: theory.optimal_learning_rate(PROBLEM, 100, batch_size=1), "budget: expected an Epoch"),
+    "epochs list": (lambda: theory.EpochBudget([1, 2], 100), "epochs: expected a single number"),
+    "endless budget": (lambda: theory.EpochBudget(1e300, 100).steps(1), "fewer than 2⁵³ steps"),
+    "huge steps": (lambda: theory.half_then_decay(10**19), "fewer than 2⁵³"),
+    "factor list": (lambda: theory.half_then_decay(10, factor=[2, 3]), "factor: expected a single number"),
+    "no records asked": (lambda: theory.loss_curve(PROBLEM, SCHEDULE, at=[], **GOOD), "at: expected whole steps"),
+    "no batch sizes": (lambda: theory.regimes(PROBLEM, BUDGET, batch_sizes=[]), "batch_sizes: expected a number or"),
+    "table of batch sizes": (
+        lambda: theory.predict_sweep(PROBLEM, BUDGET, batch_sizes=[[1]], effective_learning_rates=[1]),
+        "batch_sizes: expected a number or",
+    ),
+    "labelled array": (
+        lambda: theory.temperature(xr.DataArray([0.1], dims="a"), 1),
+        "learning_rate: expected plain numbers or a NumPy array, got 'DataArray'",
+    ),
+    "boolean rate": (lambda: theory.temperature(True, 1), "learning_rate: expected real numbers"),
+    "overflowing start": (lambda: theory.NoisyQuadratic([1], 1, initial_mean=1e200), "a finite initial loss"),
+    "hopeless noise": (
+        lambda: theory.optimal_learning_rate(theory.NoisyQuadratic([1.0], 1e20), theory.StepBudget(9), batch_size=1),
+        "a problem that some learning rate improves",
+    ),
+    "empty record": (
+        lambda: theory.sweep_from_records([{}], source="theory", metrics=[]),
+        "records: expected .*'batch_size'",
+    ),
+    "unlabelled sweep": (
+        lambda: theory.optimum(
+            theory.predict_sweep(PROBLEM, BUDGET, batch_sizes=[1], effective_learning_rates=[1]).drop_vars(
+                "temperature"
+            )
+        ),
+        "sweep: expected coordinates",
+    ),
+    "config of nothing": (lambda: TrainConfig.from_dict({}), "a learning_rate and a batch_size"),
+    "config depth": (lambda: TrainConfig(learning_rate=1, batch_size=64, epochs=1, depth=11), "depth: expected 6n"),
+    "config data": (lambda: TrainConfig(learning_rate=1, batch_size=64, epochs=1, dataset="x"), "dataset: expected"),
+    "sweep window": (lambda: a_sweep(exponents={(0.0, 32): [0]}), "a window for every"),
+    "sweep repetition": (lambda: a_sweep(exponents=[0, 0]), "distinct integers"),
+    "sweep batch": (lambda: a_sweep(batch_sizes=[64.5]), "batch_size: expected an integer"),
+    "sweep extensions": (lambda: a_sweep(extensions=-1), "extensions: expected an integer ≥ 0"),
+    "state without fields": (lambda: predict_regimes([{}]), "measurements: expected the fields"),
+    "too large a loss": (lambda: calibrated_quadratic(STATE, loss=1e9), "loss: expected at most"),
+    "wrong channels": (lambda: GhostBatchNorm2d(3, 2)(torch.zeros(4, 2, 3, 3)), r"images of shape \(B, 3, H, W\)"),
     "no measurements": (lambda: predict_regimes([]), "measurements: expected at least one"),
     "unmeasured gradient": (
         lambda: calibrated_quadratic(STATE | {"gradient_norm_squared": {"value": None}}, loss=2.0),

@@ -389,3 +389,13 @@ def test_the_unit_of_noise_is_the_models_own_ghost_batch() -> None:
     assert measure(model, data, **options).ghost_batch_size == 32
     with pytest.raises(ValueError, match="GhostBatchNorm2d layers of one ghost batch size, got 'none'"):
         measure(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_large_eigenvalue_among_many_equal_ones_is_found(dtype: torch.dtype) -> None:
+    """A random start is nearly an eigenvector of the bulk: its small residual must not be believed at once."""
+    spectrum = torch.ones(100_000, dtype=dtype)
+    spectrum[777] = 2.0
+    found = largest_eigenvalue(lambda v: spectrum * v, 100_000, seed=0, rtol=1e-2, dtype=dtype)
+    assert found.converged
+    assert found.value == pytest.approx(2.0, rel=1e-2)

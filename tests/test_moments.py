@@ -1,5 +1,8 @@
 """Exact moments against independent routes: step loops, extended precision, limits, published numbers."""
 
+import subprocess
+import sys
+
 import mpmath
 import numpy as np
 import pytest
@@ -193,3 +196,10 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     many = theory.expected_loss(problem, schedule, **arguments)
     monkeypatch.setattr("noisysgd.theory.parallel.usable_cores", lambda: 1)
     np.testing.assert_array_equal(theory.expected_loss(problem, schedule, **arguments), many)
+
+
+def test_a_first_call_warns_of_nothing():
+    """Compiled code caches the types it has seen, and the warnings of their first use: only a new process tells."""
+    code = "from noisysgd import theory as t\n"
+    code += "t.expected_loss(t.power_law(3), t.constant(2), learning_rate=[0.1], batch_size=4)"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)

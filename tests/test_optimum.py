@@ -104,6 +104,8 @@ def test_rule_works_over_every_remaining_dimension_and_in_any_order():
     )
     best = theory.optimum(sweep, "expected_loss")
     turned = theory.optimum(sweep.transpose("learning_rate", "batch_size", "optimizer"), "expected_loss")
+    shuffled = theory.optimum(sweep.isel(learning_rate=np.argsort(np.sin(np.arange(24)))), "expected_loss")
+    xr.testing.assert_identical(shuffled, best)
     for k, j in itertools.product(range(2), range(3)):
         here = sweep.isel(optimizer=k, batch_size=j).expected_loss
         assert best.learning_rate[k, j] == here.learning_rate[int(np.nanargmin(here.values))]
@@ -112,6 +114,7 @@ def test_rule_works_over_every_remaining_dimension_and_in_any_order():
 
 def test_sweep_survives_a_file(tmp_path):
     sweep = sweep_of({0.5: [1.0, np.inf], 1.0: [2.0, None]})
+    sweep = sweep.assign_coords(seed=[0, 2**60])
     path = theory.save_sweep(sweep, tmp_path / "sweep.nc")
     xr.testing.assert_identical(theory.load_sweep(path), sweep)
     assert [p.name for p in tmp_path.iterdir()] == ["sweep.nc"]

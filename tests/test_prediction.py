@@ -90,6 +90,20 @@ def test_claims_are_seen_when_there_and_not_when_not():
     assert [claim.seen for claim in regime_claims(two_regimes(4, 128))] == [True, True, True, True]
 
 
+def test_nothing_to_compare_is_nothing_seen():
+    exact = theory.predict_sweep(
+        theory.power_law(3), theory.StepBudget(5), batch_sizes=[1], effective_learning_rates=[0.5], momentum=0.0
+    )
+    empty = exact.assign(standard_error=exact.expected_loss, status=0 * exact.status).expand_dims("seed")
+    empty["status"] = empty.status.expand_dims("seed") if "seed" not in empty.status.dims else empty.status
+    assert not simulation_claim(exact, empty).seen
+    best = two_regimes(4, 16)
+    lost = best.copy(deep=True)
+    for name in ("effective_learning_rate", "effective_learning_rate_low", "effective_learning_rate_high"):
+        lost[name][1, 0] = np.nan
+    assert not regime_claims(lost)[0].seen
+
+
 def test_a_simulation_with_too_much_noise_is_found_out():
     """Power: the claim must fail for a simulator whose gradient noise has 10 % too much variance."""
     from noisysgd import simulators

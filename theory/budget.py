@@ -43,7 +43,7 @@ class EpochBudget:
     dataset_size: int
 
     def __post_init__(self) -> None:
-        epochs = float(checks.real("epochs", self.epochs))
+        epochs = checks.scalar("epochs", self.epochs)
         checks.require(0 < epochs < np.inf, "epochs", "a positive, finite number", self.epochs, "Allow some training.")
         size = checks.integer("dataset_size", self.dataset_size, 1, remedy="Pass the number of training examples.")
         object.__setattr__(self, "dataset_size", size)
@@ -51,10 +51,13 @@ class EpochBudget:
     def steps(self, batch_size: Any) -> IntArray:
         """Steps allowed at each batch size 1 ≤ B ≤ N; an array of the shape of `batch_size`."""
         sizes = checks.batch_size(batch_size, self.dataset_size)
-        steps = np.floor(self.epochs * self.dataset_size / sizes).astype(np.int64)
+        with np.errstate(over="ignore"):
+            steps = np.floor(self.epochs * self.dataset_size / sizes)
         remedy = "Allow more epochs or use a smaller batch."
         checks.require(bool(np.all(steps >= 1)), "batch_size", "a budget of at least one step", batch_size, remedy)
-        return steps
+        countable = bool(np.all(steps < 2.0**53))
+        checks.require(countable, "epochs", "fewer than 2⁵³ steps", self.epochs, "Allow fewer epochs.")
+        return steps.astype(np.int64)
 
 
 @dataclass(frozen=True, init=False)
@@ -75,7 +78,7 @@ class StepBudget:
     total: int
 
     def __init__(self, steps: int) -> None:
-        object.__setattr__(self, "total", checks.integer("steps", steps, 1, remedy="Allow at least one step."))
+        object.__setattr__(self, "total", _countable(steps))
 
     @property
     def dataset_size(self) -> None:
@@ -84,3 +87,9 @@ class StepBudget:
     def steps(self, batch_size: Any) -> IntArray:
         """Steps allowed at each batch size B ≥ 1; an array of the shape of `batch_size`."""
         return np.full(checks.batch_size(batch_size).shape, self.total, dtype=np.int64)
+
+
+def _countable(steps: Any) -> int:
+    total = checks.integer("steps", steps, 1, remedy="Allow at least one step.")
+    checks.require(total < 2**53, "steps", "fewer than 2⁵³", steps, "Allow fewer.")
+    return total

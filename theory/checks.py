@@ -27,10 +27,14 @@ def shorten(value: object, limit: int = 120) -> str:
 
 def real(name: str, value: Any, *, remedy: str = "Pass real numbers.") -> FloatArray:
     """`value` as a float64 array without NaN."""
+    plain = "This argument broadcasts by position: pass .values, with axes added by [:, None]."
+    require(not getattr(value, "dims", ()), name, "plain numbers or a NumPy array", type(value).__name__, plain)
     try:
-        numeric = not isinstance(value, str | bytes) and not np.iscomplexobj(value)
-        array = np.asarray(value, dtype=np.float64) if numeric else np.array(np.nan)
-    except (TypeError, ValueError):
+        array = np.asarray(value)
+        # Booleans, strings and complex numbers would convert, and mean something else.
+        numeric = array.dtype.kind in "iuf" or (array.dtype.kind == "O" and not isinstance(value, str | bytes))
+        array = array.astype(np.float64) if numeric else np.array(np.nan)
+    except (TypeError, ValueError, OverflowError):
         numeric = False
     require(numeric, name, "real numbers", value, remedy)
     require(not np.isnan(array).any(), name, "numbers without NaN", value, remedy)
@@ -42,6 +46,20 @@ def at_least(name: str, value: Any, minimum: float, *, finite: bool = True, reme
     array = real(name, value, remedy=remedy)
     require(bool(np.all(array >= minimum)), name, f"values ≥ {minimum:g}", value, remedy)
     require(not finite or bool(np.isfinite(array).all()), name, "finite values", value, remedy)
+    return array
+
+
+def scalar(name: str, value: Any, *, remedy: str = "Pass a single number.") -> float:
+    """`value` as one float, without NaN."""
+    array = real(name, value, remedy=remedy)
+    require(array.ndim == 0, name, "a single number", value, remedy)
+    return float(array)
+
+
+def vector(name: str, array: FloatArray) -> FloatArray:
+    """`array` with one axis and at least one entry; a scalar becomes one entry."""
+    array = np.atleast_1d(array)
+    require(array.ndim == 1 and array.size > 0, name, "a number or a non-empty 1-D array", array, "Flatten it.")
     return array
 
 
@@ -77,6 +95,7 @@ def integer(name: str, value: Any, minimum: int, *, remedy: str) -> int:
     except (TypeError, ValueError, OverflowError):
         whole = False
     require(whole and value >= minimum, name, f"an integer ≥ {minimum}", value, remedy)
+    require(int(value) < 2**64, name, "an integer that fits into 64 bits", value, remedy)
     return int(value)
 
 

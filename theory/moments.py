@@ -55,6 +55,7 @@ def expected_loss(
     >>> theory.expected_loss(problem, theory.constant(1), learning_rate=0.5, batch_size=5)
     array(0.15)
     """
+    _check_types(problem, schedule)
     curve = loss_curve(
         problem, schedule, learning_rate=learning_rate, batch_size=batch_size, momentum=momentum, at=schedule.steps
     )
@@ -92,8 +93,7 @@ def loss_curve(
     array([[0.5    , 0.125  , 0.03125],
            [0.5    , 0.     , 0.     ]])
     """
-    checks.instance("problem", problem, NoisyQuadratic, remedy="Make one with theory.NoisyQuadratic or power_law.")
-    checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.constant(steps) or half_then_decay.")
+    _check_types(problem, schedule)
     rate, size, inertia = checks.broadcast(
         learning_rate=checks.learning_rate(learning_rate),
         batch_size=checks.batch_size(batch_size, problem.dataset_size),
@@ -126,9 +126,15 @@ def loss_curve(
     return losses[:, inverse].reshape(rate.shape + steps.shape)
 
 
+def _check_types(problem: NoisyQuadratic, schedule: Schedule) -> None:
+    checks.instance("problem", problem, NoisyQuadratic, remedy="Make one with theory.NoisyQuadratic or power_law.")
+    checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.constant(steps) or half_then_decay.")
+
+
 def _recorded_steps(at: Any, schedule: Schedule) -> FloatArray:
     steps = checks.real("at", at)
     inside = bool(np.all((steps >= 0) & (steps <= schedule.steps) & (steps == np.floor(steps)))) and steps.ndim <= 1
+    inside = inside and steps.size > 0
     expected = f"whole steps in 0…{schedule.steps}, a scalar or a (R,) array"
     checks.require(inside, "at", expected, at, "Lengthen the schedule or record earlier.")
     return steps

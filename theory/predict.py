@@ -48,9 +48,10 @@ def predict_sweep(
            [ 0.25, 16.  ]])
     """
     problem = sampled_from(problem, budget)
-    sizes = np.atleast_1d(checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
-    rates = np.atleast_1d(checks.learning_rate(effective_learning_rates, "effective_learning_rates"))
-    inertia = np.atleast_1d(checks.momentum(momentum))[:, None]
+    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
+    rates = checks.learning_rate(effective_learning_rates, "effective_learning_rates")
+    rates = checks.vector("effective_learning_rates", rates)
+    inertia = checks.vector("momentum", checks.momentum(momentum))[:, None]
     records = []
     for size, steps in zip(sizes, budget.steps(sizes), strict=True):
         losses = expected_loss(

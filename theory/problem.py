@@ -86,6 +86,10 @@ class NoisyQuadratic:
             frozen.flags.writeable = False
             object.__setattr__(self, name, frozen)
         object.__setattr__(self, "dataset_size", dataset_size)
+        with np.errstate(over="ignore"):
+            finite = bool(np.isfinite(self.initial_loss))
+        remedy = "Measure parameters in larger units."
+        checks.require(finite, "initial_mean, initial_variance", "a finite initial loss", initial_mean, remedy)
 
     @property
     def dim(self) -> int:
@@ -146,7 +150,7 @@ def power_law(dim: int, exponent: float = 1.0, *, dataset_size: int | None = Non
     4.893803
     """
     dim = checks.integer("dim", dim, 1, remedy="Pass the number of modes.")
-    exponent = float(checks.at_least("exponent", exponent, 0.0, remedy="A decaying spectrum has exponent ≥ 0."))
+    exponent = checks.scalar("exponent", checks.at_least("exponent", exponent, 0.0, remedy="Spectra here decay."))
     eigenvalues = np.arange(1, dim + 1, dtype=np.float64) ** -exponent
     return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
 

@@ -68,11 +68,11 @@ def regimes(
     [['noise dominated', 'curvature dominated']]
     """
     problem = sampled_from(problem, budget)
-    sizes = np.atleast_1d(checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
-    rising = sizes.ndim == 1 and bool(np.all(np.diff(sizes) > 0))
+    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
+    rising = bool(np.all(np.diff(sizes) > 0))
     checks.require(rising, "batch_sizes", "a (K,) array of increasing batch sizes", batch_sizes, "Sort them.")
-    inertia = np.atleast_1d(checks.momentum(momentum))
-    distinct = inertia.ndim == 1 and np.unique(inertia).size == inertia.size
+    inertia = checks.vector("momentum", checks.momentum(momentum))
+    distinct = np.unique(inertia).size == inertia.size
     checks.require(distinct, "momentum", "a scalar or an (M,) array of distinct values", momentum, "Drop repetitions.")
 
     steps = budget.steps(sizes)

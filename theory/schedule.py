@@ -67,9 +67,9 @@ class Schedule:
 
     def at(self, step: Any) -> FloatArray:
         """Multiplier in force at each step in 0…steps−1."""
-        step = np.asarray(step)
-        inside = bool(np.all((step >= 0) & (step < self.steps)))
-        checks.require(inside, "step", f"steps in 0…{self.steps - 1}", step, "Steps count from 0.")
+        step = checks.real("step", step)
+        inside = bool(np.all((step >= 0) & (step < self.steps) & (step == np.floor(step))))
+        checks.require(inside, "step", f"whole steps in 0…{self.steps - 1}", step, "Steps count from 0.")
         return np.asarray(self.multipliers[np.searchsorted(self.boundaries, step, side="right")])
 
 
@@ -107,8 +107,8 @@ def half_then_decay(steps: int, factor: float = 2.0, drops: int = DROPS) -> Sche
     """
     steps = _steps(steps)
     drops = checks.integer("drops", drops, 1, remedy="Use theory.constant for no drops.")
-    factor = float(checks.real("factor", factor))
-    checks.require(0 < factor < np.inf, "factor", "a positive, finite factor", factor, "The paper's is 2.")
+    factor = checks.scalar("factor", factor)
+    checks.require(1e-30 < factor < 1e30, "factor", "a positive factor of sensible size", factor, "The paper's is 2.")
     # Integer arithmetic: steps/2 + (k−1)·steps/(2·drops) = steps·(drops + k − 1)/(2·drops), floored exactly.
     edges = np.array([steps * (drops + k) // (2 * drops) for k in range(drops)] + [steps], dtype=np.int64)
     return Schedule(np.diff(edges, prepend=0), factor ** -np.arange(drops + 1.0))
@@ -123,7 +123,7 @@ def initial_to_final(steps: int, initial: float, final: float) -> Schedule:
     >>> initial_to_final(20, initial=0.4, final=0.1).multipliers[[0, -1]]
     array([0.4, 0.1])
     """
-    first, last = (float(checks.real(n, v)) for n, v in (("initial", initial), ("final", final)))
+    first, last = checks.scalar("initial", initial), checks.scalar("final", final)
     for name, value in (("initial", first), ("final", last)):
         checks.require(0 < value < np.inf, name, "a positive, finite multiplier", value, "Pass a learning rate > 0.")
     shape = half_then_decay(_steps(steps), factor=(first / last) ** (1 / DROPS)) if first != last else constant(steps)
@@ -171,4 +171,6 @@ def of_length(family: ScheduleFamily, steps: int) -> Schedule:
 
 
 def _steps(steps: Any) -> int:
-    return checks.integer("steps", steps, 1, remedy="A schedule has at least one step.")
+    count = checks.integer("steps", steps, 1, remedy="A schedule has at least one step.")
+    checks.require(count < 2**53, "steps", "fewer than 2⁵³", steps, "Shorten it.")
+    return count

@@ -53,7 +53,7 @@ def powers_of_two(low: int, high: int, fraction: int = 1) -> FloatArray:
     array([0.25, 0.5 , 1.  , 2.  ])
     """
     fraction = checks.integer("fraction", fraction, 1, remedy="Use 1 for whole powers of two.")
-    whole = all(isinstance(x, int | np.integer) for x in (low, high)) and low <= high
+    whole = all(isinstance(x, int | np.integer) for x in (low, high)) and -1000 <= low <= high <= 1000
     checks.require(whole, "low, high", "integers with low ≤ high", (low, high), "Pass exponents of two.")
     return np.asarray(2.0 ** (np.arange(low * fraction, high * fraction + 1) / fraction))
 
@@ -100,6 +100,9 @@ def sweep_from_records(
     rows = list(records)
     checks.require(bool(rows), "records", "at least one record", rows, "Run something first.")
     checks.one_of("source", source, SOURCES)
+    needed = {"momentum", "batch_size", "learning_rate", "seed", "status"}
+    lacking = next((sorted(needed - set(row)) for row in rows if needed - set(row)), None)
+    checks.require(lacking is None, "records", f"{sorted(needed)} in each", f"none of {lacking}", "Complete them.")
     axes = {
         name: sorted({_key(name, row) for row in rows}) for name in ("momentum", "batch_size", "learning_rate", "seed")
     }

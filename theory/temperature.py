@@ -17,7 +17,8 @@ def effective_learning_rate(learning_rate: Any, momentum: Any) -> FloatArray:
     rate, inertia = checks.broadcast(
         learning_rate=checks.learning_rate(learning_rate), momentum=checks.momentum(momentum)
     )
-    return np.asarray(rate / (1.0 - inertia))
+    with np.errstate(over="ignore"):
+        return np.asarray(rate / (1.0 - inertia))
 
 
 def temperature(learning_rate: Any, batch_size: Any, momentum: Any = 0.0) -> FloatArray:

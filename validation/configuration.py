@@ -127,6 +127,8 @@ class TrainConfig:
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(values) - known)
         checks.require(not unknown, "configuration", f"names among {sorted(known)}", unknown, "Check the spelling.")
+        needed = {"learning_rate", "batch_size"} - set(values)
+        checks.require(not needed, "configuration", "a learning_rate and a batch_size", values, "Complete it.")
         return cls(**values)
 
     @property

@@ -76,13 +76,16 @@ class GhostBatchNorm2d(nn.Module):
         self.momentum = float(momentum)
         self.eps = float(eps)
         self.track_running_stats = True
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-        self.register_buffer("running_mean", torch.zeros(features))
-        self.register_buffer("running_var", torch.ones(features))
+        self.weight = nn.Parameter(torch.ones(self.features))
+        self.bias = nn.Parameter(torch.zeros(self.features))
+        self.register_buffer("running_mean", torch.zeros(self.features))
+        self.register_buffer("running_var", torch.ones(self.features))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise images of shape (B, C, H, W)."""
+        if images.ndim != 4 or images.shape[1] != self.features:
+            expected = f"images of shape (B, {self.features}, H, W)"
+            checks.require(False, "images", expected, tuple(images.shape), "Match the number of channels.")
         if not self.training:
             return F.batch_norm(images, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         groups, rest = divmod(len(images), self.ghost_batch_size)

@@ -142,7 +142,11 @@ def measure(
     seed = checks.integer("seed", seed, 0, remedy="Pass a non-negative integer.")
     wanted = data.train_size if curvature_examples is None else curvature_examples
     remedy = "Use at least one ghost batch and at most the training set."
-    checks.integer("curvature_examples", wanted, size, remedy=remedy)
+    wanted = checks.integer("curvature_examples", wanted, size, remedy=remedy)
+    units = checks.integer("units", units, 3, remedy="The jackknife needs at least three ghost batches.")
+    l2 = checks.scalar("l2", checks.at_least("l2", l2, 0.0, remedy="Use 0 for no penalty."))
+    if micro_batch is not None:
+        micro_batch = checks.integer("micro_batch", micro_batch, 1, remedy="Use a multiple of the ghost batch size.")
     expected = f"at most {data.train_size} examples"
     checks.require(wanted <= data.train_size, "curvature_examples", expected, wanted, remedy)
     whole = micro_batch is None or micro_batch % size == 0

@@ -53,7 +53,8 @@ def predict_regimes(measurements: Sequence[Mapping[str, Any]], *, momentum: Any 
     array([  64., 1216.])
     """
     checks.require(len(measurements) > 0, "measurements", "at least one", measurements, "Measure a network first.")
-    inertia = np.atleast_1d(checks.momentum(momentum))
+    _has_fields(measurements, ("step", "lambda_max", "B_simple"))
+    inertia = checks.vector("momentum", checks.momentum(momentum))
     curvature = np.array([_positive(state["lambda_max"]["value"]) for state in measurements])
     noise_scale = np.array([_positive(state["B_simple"]["value"]) for state in measurements])
     critical = np.full((inertia.size, curvature.size), np.nan)
@@ -111,6 +112,7 @@ def calibrated_quadratic(measurement: Mapping[str, Any], *, loss: float) -> theo
     (2.3, 3.0, 150.0)
     """
     names = ("lambda_max", "gradient_norm_squared", "trace_noise")
+    _has_fields([measurement], names)
     values = {name: _positive(measurement[name]["value"]) for name in names} | {"loss": _positive(loss)}
     for name, value in values.items():
         remedy = "Measure another state, or with more units."
@@ -177,6 +179,12 @@ def observed_boundary(best: xr.Dataset) -> xr.Dataset:
             "plateau": top.effective_learning_rate,
         }
     ).reset_coords(drop=True)
+
+
+def _has_fields(measurements: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    lacking = next((sorted(set(names) - set(state)) for state in measurements if set(names) - set(state)), None)
+    remedy = "Pass Measurement.as_dict(), with the step."
+    checks.require(lacking is None, "measurements", f"the fields {list(names)}", f"none of {lacking}", remedy)
 
 
 def _positive(value: float | None) -> float:

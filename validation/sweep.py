@@ -74,6 +74,15 @@ class Sweep:
         seeds = checks.integer("seeds", self.seeds, 1, remedy="Run each point at least once.")
         keep = checks.integer("keep", self.keep, 1, remedy="Keep at least one run.")
         checks.require(keep <= seeds, "keep", f"at most the {seeds} seeds", keep, "Keep fewer or run more seeds.")
+        chosen = self.exponents
+        if isinstance(chosen, Mapping):
+            lacking = [pair for pair in self.points if pair not in chosen]
+            expected = "a window for every (momentum, batch size)"
+            checks.require(not lacking, "exponents", expected, f"none for {lacking}", "Add it.")
+            chosen = {pair: tuple(chosen[pair]) for pair in self.points}
+        object.__setattr__(self, "exponents", chosen if isinstance(chosen, Mapping) else tuple(chosen))
+        extensions = checks.integer("extensions", self.extensions, 0, remedy="Use 0 for a fixed grid.")
+        object.__setattr__(self, "extensions", extensions)
         for name in ("batch_sizes", "momenta"):
             values = list(getattr(self, name))
             distinct = bool(values) and len(set(values)) == len(values)
@@ -82,8 +91,8 @@ class Sweep:
         checks.require(known, "bracket", f"None or one of {METRICS}", self.bracket, "Choose a metric of the records.")
         for pair in self.points:
             window = self._window(pair)
-            whole = len(window) > 0 and all(isinstance(k, int | np.integer) for k in window)
-            checks.require(whole, "exponents", "integers k for 2^k, at least one", window, "Give a range.")
+            distinct = 0 < len(window) == len(set(window))
+            checks.require(distinct, "exponents", "distinct integers k for 2^k, at least one", window, "Give a range.")
         self.plan()  # every configuration checks itself
 
     @property
@@ -97,7 +106,7 @@ class Sweep:
         configs = [
             self.base.with_(
                 momentum=float(momentum),
-                batch_size=int(size),
+                batch_size=size,
                 learning_rate=2.0**exponent * (1.0 - momentum),
                 seed=self.base.seed + seed,
             )
@@ -215,7 +224,8 @@ class Sweep:
 
     def _window(self, pair: tuple[float, int]) -> list[int]:
         chosen = self.exponents
-        return [int(k) for k in (chosen[pair] if isinstance(chosen, Mapping) else chosen)]
+        window = chosen[pair] if isinstance(chosen, Mapping) else chosen
+        return [checks.integer("exponents", k, -1000, remedy="Effective learning rates are 2^k.") for k in window]
 
 
 def _cost(config: TrainConfig) -> float:

@@ -104,9 +104,12 @@ class WideResNet(nn.Module):
     ) -> None:
         super().__init__()
         blocks = _blocks_per_stage(depth)
-        for name, value in (("width", width), ("classes", classes), ("channels", channels)):
+        width, classes, channels = (
             checks.integer(name, value, 1, remedy="Sizes are positive whole numbers.")
-        checks.integer("seed", seed, 0, remedy="Pass a non-negative integer.")
+            for name, value in (("width", width), ("classes", classes), ("channels", channels))
+        )
+        seed = checks.integer("seed", seed, 0, remedy="Pass a non-negative integer.")
+        checks.require(seed < 2**63, "seed", "a seed < 2⁶³", seed, "Take it modulo 2**63.")
         self.normalization = checks.one_of("normalization", normalization, NORMALIZATIONS)
         self.depth, self.width = depth, width
         self.stem = _convolution(channels, STEM_CHANNELS, 3, 1)
