@@ -157,6 +157,7 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
     rates = theory.powers_of_two(*plan.exponents)
     grid: dict[str, Any] = {"batch_sizes": plan.batch_sizes, "effective_learning_rates": rates, "momentum": MOMENTA}
     with _bar("theory", progress) as advance:
+        advance(0.0)
         regimes = theory.regimes(plan.problem, plan.budget, batch_sizes=plan.curve_batch_sizes, momentum=MOMENTA)
         advance(0.8)
         # Four points per octave: smooth lines, with every simulated learning rate among them.
@@ -165,6 +166,7 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
         theory.save_sweep(exact, out / "theory.nc")
         advance(1.0)
     with _bar("simulation", progress) as advance:
+        advance(0.0)
         spectrum = hashlib.sha256(plan.problem.eigenvalues.tobytes() + plan.problem.noise.tobytes()).hexdigest()
         sizes = (plan.batch_sizes, plan.exponents, plan.ensembles, plan.replicas)
         identity = json.dumps([simulators.STREAM_VERSION, seed, spectrum, repr(plan.budget), MOMENTA, *sizes])
@@ -189,6 +191,7 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
         with _bar("training", progress, unit="run") as advance:
             trained = _train(plan.sweep, runs, executor, advance)
         with _bar("measurement", progress) as advance:
+            advance(0.0)
             measured.result()
             advance(1.0)
     theory.save_sweep(trained, out / "sweep.nc")
