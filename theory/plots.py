@@ -11,7 +11,6 @@ import xarray as xr
 from noisysgd.theory.sweep import COMPLETE, optimizer_name
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -20,7 +19,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
 
 
-def plot_regimes(regimes: xr.Dataset, ax: "Axes | None" = None) -> "list[Artist]":
+def plot_regimes(regimes: xr.Dataset, ax: "Axes | None" = None) -> list[Any]:
     """Optimal effective learning rate against batch size, one line per momentum.
 
     Dashed lines mark the critical effective learning rates, a tick on the curve the boundary batch size.
@@ -39,7 +38,7 @@ def plot_regimes(regimes: xr.Dataset, ax: "Axes | None" = None) -> "list[Artist]
     6
     """
     ax = _axes(ax)
-    drawn: list[Artist] = []
+    drawn: list[Any] = []
     for k, m in enumerate(regimes.momentum.values):
         here = regimes.sel(momentum=m)
         color = COLORS[k % len(COLORS)]
@@ -54,7 +53,7 @@ def plot_regimes(regimes: xr.Dataset, ax: "Axes | None" = None) -> "list[Artist]
     return drawn
 
 
-def plot_optimum(best: xr.Dataset, ax: "Axes | None" = None, *, label: str = "") -> "list[Artist]":
+def plot_optimum(best: xr.Dataset, ax: "Axes | None" = None, *, label: str = "") -> list[Any]:
     """Optimal effective learning rate with error bars against batch size; hollow where not bracketed.
 
     Parameters
@@ -74,7 +73,7 @@ def plot_optimum(best: xr.Dataset, ax: "Axes | None" = None, *, label: str = "")
     2
     """
     ax = _axes(ax)
-    drawn: list[Artist] = []
+    drawn: list[Any] = []
     count = best.sizes["optimizer"]
     for k in range(count):
         here = best.isel(optimizer=k)
@@ -90,7 +89,7 @@ def plot_optimum(best: xr.Dataset, ax: "Axes | None" = None, *, label: str = "")
         hollow = ~here.bracketed.values
         if hollow.any():
             ax.plot(x[hollow], y[hollow], MARKERS[k % 4], color="white", mec=color, ms=7, zorder=4)
-        drawn.append(bars)  # type: ignore[arg-type]
+        drawn.append(bars)
     _power_axes(ax, best.batch_size.values)
     ax.set_ylabel("optimal effective learning rate  ε/(1−m)")
     return drawn
@@ -105,7 +104,7 @@ def plot_losses(
     style: str = "-",
     label: bool = True,
     keep: int | None = None,
-) -> "list[Artist]":
+) -> list[Any]:
     """A loss against the effective learning rate, one colour per batch size, light to dark.
 
     With a ``seed`` dimension, the mean of the best `keep` runs (by default of all) that did not diverge, and its
@@ -122,7 +121,7 @@ def plot_losses(
     from matplotlib import colormaps
 
     ax = _axes(ax)
-    drawn: list[Artist] = []
+    drawn: list[Any] = []
     here = sweep.isel(optimizer=optimizer)
     # Values beyond the reach of any axis would only overflow on the way to it.
     values = here[metric].where((here.status == COMPLETE) & (abs(here[metric]) < 1e100))
@@ -141,7 +140,7 @@ def plot_losses(
         shown = np.isfinite(mean.values)
         x, y = here.effective_learning_rate.values[shown], mean.values[shown]
         drawn.append(
-            ax.errorbar(  # type: ignore[arg-type]
+            ax.errorbar(
                 x,
                 y,
                 None if error is None else error[shown],

@@ -19,8 +19,7 @@ from noisysgd.validation.store import RunStore
 logger = logging.getLogger(__name__)
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "2000000000"}
-"""For workers: the C library (glibc) would hand every large buffer back after use, and fetch it again at the next step.
-Without that a training step takes a tenth to a quarter less time."""
+"""For workers: the C library (glibc) would return large buffers after every training step, and fetch them anew."""
 
 
 @contextmanager

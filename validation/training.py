@@ -86,7 +86,7 @@ def train(config: TrainConfig, *, observe: Observer | None = None, observe_at: t
         if not loss.item() < DIVERGED_ABOVE:
             status = "diverged"
             break
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
     else:
         step = schedule.steps
