@@ -17,6 +17,8 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 bench: .venv/ready
+	$(BIN)/python benchmarks/bench_theory.py
+	$(BIN)/python benchmarks/bench_steps_to_target.py
 	$(BIN)/python benchmarks/bench_simulators.py
 
 # Runs every notebook top to bottom and keeps what it drew.

@@ -150,6 +150,9 @@ def simulate(
 def _describes_a_run(problem: Any, schedule: Any) -> None:
     remedy = "This version simulates additive noise: make one with theory.power_law or theory.NoisyQuadratic."
     checks.require(isinstance(problem, NoisyQuadratic), "problem", "a NoisyQuadratic", problem, remedy)
+    single = bool((problem.weights == 1).all())
+    remedy = "A trajectory has single modes: repeat an eigenvalue as often as its weight says."
+    checks.require(single, "problem", "weights of 1", problem.weights, remedy)
     remedy = "Make one with theory.half_then_decay or theory.constant."
     checks.require(isinstance(schedule, Schedule), "schedule", "a Schedule", schedule, remedy)
     short = schedule.steps <= stream.STEPS

@@ -89,6 +89,42 @@ class StepBudget:
         return np.full(checks.batch_size(batch_size).shape, self.total, dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class UnlimitedBudget:
+    """As many steps as it takes, at a constant learning rate, to reach a target loss (paper, section 2).
+
+    Parameters
+    ----------
+    target : float
+        Expected excess training loss to reach, > 0.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> budget = UnlimitedBudget(target=0.1)
+    >>> rates = theory.optimal_learning_rate(theory.power_law(20), budget, batch_size=[4, 8])
+    >>> bool(rates[1] > 1.5 * rates[0])
+    True
+    """
+
+    target: float
+
+    def __post_init__(self) -> None:
+        target = checks.scalar("target", self.target)
+        remedy = "No loss of zero is reached in finite time; choose a loss below the initial one."
+        checks.require(0 < target < np.inf, "target", "a positive, finite loss", self.target, remedy)
+        object.__setattr__(self, "target", target)
+
+    @property
+    def dataset_size(self) -> None:
+        """An unlimited budget knows no data set; give it to the problem."""
+
+    def steps(self, batch_size: Any) -> IntArray:
+        """Refused: the number of steps depends on the problem and the learning rate."""
+        remedy = "Ask theory.steps_to_target, or use an EpochBudget or StepBudget."
+        raise ValueError(f"budget: expected one that fixes the number of steps, got {self}. {remedy}")
+
+
 def _countable(steps: Any) -> int:
     total = checks.integer("steps", steps, 1, remedy="Allow at least one step.")
     checks.require(total < 2**53, "steps", "fewer than 2⁵³", steps, "Allow fewer.")

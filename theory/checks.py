@@ -76,6 +76,14 @@ def momentum(value: Any, name: str = "momentum") -> FloatArray:
     return array
 
 
+def averaging(value: Any, name: str = "averaging") -> FloatArray:
+    """Coefficients of a moving average of iterates: 0 ≤ β < 1."""
+    array = real(name, value)
+    remedy = "Use 0 for the iterates themselves; 0.999 averages over about 1000 steps."
+    require(bool(np.all((array >= 0) & (array < 1))), name, "0 ≤ averaging < 1", value, remedy)
+    return array
+
+
 def batch_size(value: Any, dataset_size: float | None = None, name: str = "batch_size") -> FloatArray:
     """Batch sizes: 1 ≤ B, and B ≤ N where the size of the data set is known; ``inf`` is the noiseless limit."""
     array = at_least(

@@ -17,6 +17,9 @@ from numba import njit
 
 from noisysgd.theory.checks import FloatArray, IntArray
 
+FEW = 40
+"""Steps that are as quickly taken one by one as by doubling."""
+
 compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
@@ -33,32 +36,19 @@ def geometric_sum(log_ratio: float, count: float) -> float:
 @compiled
 def sgd_segment(theta2: float, x: float, kick: float, count: int) -> float:
     """E θ² after `count` steps of plain SGD; `kick` is ε²s, the variance that one step adds."""
-    # log (1−x)², written so that neither 1−x near 1 nor 1−x near −1 loses digits.
-    log_ratio = 2.0 * math.log1p(-min(x, 2.0 - x)) if x != 1.0 else -math.inf
-    decayed = theta2 * math.exp(count * log_ratio) if theta2 > 0.0 else 0.0
-    return decayed + (kick * geometric_sum(log_ratio, count) if kick > 0.0 else 0.0)
-
-
-@compiled
-def power_coefficients(x: float, m: float, n: int) -> tuple[float, float]:
-    """(p_n, p_{n−1}), n ≥ 1, for 0 < m < 1."""
-    if n == 1:
-        return 1.0, 0.0
-    discriminant, edge = discriminant_and_edge(x, m)
-    trace = 1.0 + m - x
-    # Reflecting the roots about 0 flips the sign of every other p_n.
-    sign = 1.0 if trace >= 0.0 or n % 2 == 1 else -1.0
-    sign_before = sign if trace >= 0.0 else -sign
-    if discriminant < 0.0:
-        angle = math.atan2(math.sqrt(-discriminant), abs(trace))
-        sine, root_m = math.sin(angle), math.sqrt(m)
-        amplitude = sign * root_m ** (n - 1) / sine
-        amplitude_before = sign_before * root_m ** (n - 2) / sine
-        return amplitude * math.sin(n * angle), amplitude_before * math.sin((n - 1) * angle)
-    # `large` is log|r₁|, `gap` is log(r₂/r₁) ≤ 0.
-    large, gap = log_roots(x, m, math.sqrt(discriminant), trace, edge)
-    p_n = sign * math.exp((n - 1) * large) * geometric_sum(gap, n)
-    return p_n, sign_before * math.exp((n - 2) * large) * geometric_sum(gap, n - 1)
+    # log (1−x)^2n, written so that neither 1−x near 1 nor 1−x near −1 loses digits.
+    exponent = count * 2.0 * math.log1p(-min(x, 2.0 - x)) if x != 1.0 else -math.inf
+    if exponent > -0.7:
+        gone = -math.expm1(exponent)
+        left = 1.0 - gone
+    else:
+        left = math.exp(exponent)
+        gone = 1.0 - left
+    decayed = theta2 * left if theta2 > 0.0 else 0.0
+    if kick == 0.0:
+        return decayed
+    shrinks = x * (2.0 - x)  # 1 − (1−x)², by which a step shrinks E θ²
+    return decayed + kick * (gone / shrinks if shrinks != 0.0 else float(count))
 
 
 @compiled
@@ -74,19 +64,60 @@ def discriminant_and_edge(x: float, m: float) -> tuple[float, float]:
 
 
 @compiled
-def log_roots(x: float, m: float, root: float, trace: float, edge: float) -> tuple[float, float]:
-    """log|r₁| of the larger real root and log(r₂/r₁), accurate when |r₁| → 1 or r₂ → r₁."""
+def real_roots(
+    x: float, m: float, root: float, trace: float, edge: float, log_m: float
+) -> tuple[float, float, float, float]:
+    """1 − |r₁| for the larger real root, 1 − r₂/r₁, log|r₁| and log(r₂/r₁); accurate when |r₁| → 1 or r₂ → r₁."""
     if trace > 0.0:
-        # 1 − r₁ as the small solution of s² − (1−m+x)s + x = 0.
-        large = math.log1p(-2.0 * x / (1.0 - m + x + root))
+        # The small solution of s² − (1−m+x)s + x = 0.
+        slow = 2.0 * x / (1.0 - m + x + root)
     else:
         # 1 + r₁ as the solution of w² − (3+m−x)w + (2+2m−x) = 0 that vanishes at the edge x = 2(1+m); negative beyond.
         half_sum = 0.5 * (3.0 + m - x)
-        one_plus = edge / (half_sum + 0.5 * root) if half_sum > 0.0 else half_sum - 0.5 * root
-        large = math.log1p(-one_plus)
-    # r₂/r₁ two ways: as one minus something small near critical damping, as m/r₁² elsewhere.
+        slow = edge / (half_sum + 0.5 * root) if half_sum > 0.0 else half_sum - 0.5 * root
+    large = math.log1p(-slow)
     apart = 2.0 * root / (abs(trace) + root)
-    return large, math.log1p(-apart) if apart < 0.5 else math.log(m) - 2.0 * large
+    # r₂/r₁ two ways: as one minus something small near critical damping, as m/r₁² elsewhere.
+    return slow, apart, large, math.log1p(-apart) if apart < 0.5 else log_m - 2.0 * large
+
+
+@compiled
+def power_coefficients(x: float, m: float, n: int) -> tuple[float, float]:
+    """(p_n, p_{n−1}), n ≥ 1, for 0 < m < 1."""
+    discriminant, edge = discriminant_and_edge(x, m)
+    return coefficients(x, m, n, discriminant, edge, math.log(m), decay(m, n))
+
+
+@compiled
+def decay(m: float, n: int) -> float:
+    """m^((n−2)/2), by which oscillations have died out."""
+    return math.exp(0.5 * (n - 2) * math.log(m))
+
+
+@compiled
+def coefficients(
+    x: float, m: float, n: int, discriminant: float, edge: float, log_m: float, decayed: float
+) -> tuple[float, float]:
+    """(p_n, p_{n−1}) with all at hand that modes share; `decayed` is :func:`decay`."""
+    if n == 1:
+        return 1.0, 0.0
+    trace = 1.0 + m - x
+    # Reflecting the roots about 0 flips the sign of every other p_n.
+    sign = 1.0 if trace >= 0.0 or n % 2 == 1 else -1.0
+    sign_before = sign if trace >= 0.0 else -sign
+    if discriminant < 0.0:
+        # r = √m e^{±iφ}; the sine of (n−1)φ comes from those of nφ and φ.
+        root, size = 0.5 * math.sqrt(-discriminant), 0.5 * abs(trace)
+        angle = n * math.atan2(root, size)
+        sine = math.sin(angle)
+        amplitude = decayed / root
+        return sign * m * amplitude * sine, sign_before * amplitude * (sine * size - math.cos(angle) * root)
+    slow, apart, large, gap = real_roots(x, m, math.sqrt(discriminant), trace, edge, log_m)
+    reach = math.exp((n - 2) * large)
+    # p_{n−1} = r₁^{n−2} (1 + ρ + … + ρ^{n−2}), ρ = r₂/r₁, and p_n has one term more.
+    vanished = math.expm1((n - 1) * gap)
+    before = -vanished / apart if apart > 0.0 else n - 1.0
+    return sign * (1.0 - slow) * reach * (before + 1.0 + vanished), sign_before * reach * before
 
 
 @compiled
@@ -102,42 +133,55 @@ def congruence(
 
 
 @compiled
-def advance(tt: float, tu: float, uu: float, x: float, eps: float, m: float, n: int) -> tuple[float, float, float]:
-    """(E θ², E θu, E u²) after n noiseless heavy-ball steps; all arguments in the units of ε = eps, λ = x/eps."""
-    p, q = power_coefficients(x, m, n)
+def advance(
+    tt: float, tu: float, uu: float, x: float, eps: float, m: float, p: float, q: float
+) -> tuple[float, float, float]:
+    """(E θ², E θu, E u²) after n noiseless heavy-ball steps, p = p_n and q = p_{n−1}; in the units of λ = x/eps."""
     return congruence(p * (1.0 - x) - m * q, -p * eps * m, p * x / eps, p * m - m * q, tt, tu, uu)
+
+
+@compiled
+def noise_by_steps(x: float, m: float, count: int) -> tuple[float, float, float]:
+    """Σ_{n<count} Aⁿ b bᵀ Aⁿᵀ, b = (−1, 1), term by term: the fastest way to a few."""
+    theta, u = -1.0, 1.0
+    tt, tu, uu = 1.0, -1.0, 1.0
+    for _ in range(count - 1):
+        u = m * u + x * theta
+        theta -= u
+        tt, tu, uu = tt + theta * theta, tu + theta * u, uu + u * u
+    return tt, tu, uu
 
 
 @compiled
 def noise_by_doubling(x: float, m: float, count: int) -> tuple[float, float, float]:
     """Σ_{n<count} Aⁿ b bᵀ Aⁿᵀ, b = (−1, 1), from S_{2n} = S_n + Aⁿ S_n Aⁿᵀ: only positive terms are added."""
     tt, tu, uu = 1.0, -1.0, 1.0
-    done = 1
     highest = 0
     while count >> (highest + 1):
         highest += 1
     for bit in range(highest - 1, -1, -1):
-        more_tt, more_tu, more_uu = advance(tt, tu, uu, x, 1.0, m, done)
+        p, q = power_coefficients(x, m, count >> (bit + 1))
+        more_tt, more_tu, more_uu = advance(tt, tu, uu, x, 1.0, m, p, q)
         tt, tu, uu = tt + more_tt, tu + more_tu, uu + more_uu
-        done *= 2
         if (count >> bit) & 1:
-            tt, tu, uu = advance(tt, tu, uu, x, 1.0, m, 1)
+            tt, tu, uu = advance(tt, tu, uu, x, 1.0, m, 1.0, 0.0)
             tt, tu, uu = tt + 1.0, tu - 1.0, uu + 1.0
-            done += 1
     return tt, tu, uu
 
 
 @compiled
-def noise_by_geometric_sums(x: float, m: float, count: int, discriminant: float) -> tuple[float, float, float, bool]:
+def noise_by_geometric_sums(
+    x: float, m: float, count: int, discriminant: float, log_m: float
+) -> tuple[float, float, float, bool]:
     """The same for real positive roots, squares of p_n as three geometric sums; False if they nearly cancel."""
     root = math.sqrt(discriminant)
-    large, gap = log_roots(x, m, root, 1.0 + m - x, 0.0)
-    slow = 2.0 * x / (1.0 - m + x + root)  # 1 − r₁
+    slow, _, large, gap = real_roots(x, m, root, 1.0 + m - x, 0.0, log_m)
     fast = 0.5 * (1.0 - m + x + root)  # 1 − r₂
     r1, r2 = 1.0 - slow, 1.0 - fast
-    slowest = geometric_sum(2.0 * large, count)
-    mixed = geometric_sum(math.log(m), count)
-    fastest = geometric_sum(2.0 * (large + gap), count)
+    # Σ r₁^2n, Σ mⁿ and Σ r₂^2n.
+    slowest = -math.expm1(2.0 * count * large) / (slow * (2.0 - slow)) if slow != 0.0 else float(count)
+    mixed = -math.expm1(count * log_m) / (1.0 - m)
+    fastest = -math.expm1(2.0 * count * (large + gap)) / (fast * (2.0 - fast))
     plus_tt, minus_tt = r1 * r1 * slowest + r2 * r2 * fastest, 2.0 * m * mixed
     plus_uu, minus_uu = slow * slow * slowest + fast * fast * fastest, 2.0 * abs(x) * mixed
     cross = (fast * r1 + slow * r2) * mixed - slow * r1 * slowest - fast * r2 * fastest
@@ -147,43 +191,56 @@ def noise_by_geometric_sums(x: float, m: float, count: int, discriminant: float)
 
 
 @compiled
-def noise_of_positive_roots(x: float, m: float, count: int) -> tuple[float, float, float]:
+def noise_of_positive_roots(
+    x: float, m: float, count: int, p: float, q: float, discriminant: float, edge: float, log_m: float
+) -> tuple[float, float, float]:
     """Second moments of (θ/ε, u) that `count` steps of unit noise build up from rest, for 1 + m − x ≥ 0."""
-    discriminant, edge = discriminant_and_edge(x, m)
     if x > 0.0:
         # Stationary minus what is left of it: right unless most of it is left.
         scale = 1.0 / ((1.0 - m) * edge)
         tt, tu, uu = scale * (1.0 + m) / x, -scale, 2.0 * scale
-        left_tt, left_tu, left_uu = advance(tt, tu, uu, x, 1.0, m, count)
+        left_tt, left_tu, left_uu = advance(tt, tu, uu, x, 1.0, m, p, q)
         if left_tt <= 0.5 * tt and left_uu <= 0.5 * uu:
             return tt - left_tt, tu - left_tu, uu - left_uu
+    if count <= FEW:
+        return noise_by_steps(x, m, count)
     if discriminant > 0.0:
-        tt, tu, uu, sound = noise_by_geometric_sums(x, m, count, discriminant)
+        tt, tu, uu, sound = noise_by_geometric_sums(x, m, count, discriminant, log_m)
         if sound:
             return tt, tu, uu
     return noise_by_doubling(x, m, count)
 
 
 @compiled
-def noise_segment(x: float, m: float, count: int) -> tuple[float, float, float]:
-    """Second moments of (θ/ε, u) that `count` steps of unit noise build up from rest.
+def noise_segment(
+    x: float, m: float, count: int, p: float, q: float, discriminant: float, edge: float, log_m: float
+) -> tuple[float, float, float]:
+    """Second moments of (θ/ε, u) that `count` steps of unit noise build up from rest; p = p_count, q = p_{count−1}.
 
     Reflecting x about 1 + m flips the sign of every other p_n. So negative roots, where θ alternates, borrow the sums
     of their positive reflections, and nothing cancels.
     """
     if 1.0 + m - x >= 0.0:
-        return noise_of_positive_roots(x, m, count)
-    reflected = 2.0 * m - (x - 2.0)
-    tt, tu, uu = noise_of_positive_roots(reflected, m, count)
-    last, _ = power_coefficients(reflected, m, count)
-    return tt, -2.0 * tt - tu, 2.0 * (2.0 * tt - last * last) - uu
+        return noise_of_positive_roots(x, m, count, p, q, discriminant, edge, log_m)
+    odd = 1.0 if count % 2 == 1 else -1.0
+    tt, tu, uu = noise_of_positive_roots(edge, m, count, odd * p, -odd * q, discriminant, x, log_m)
+    return tt, -2.0 * tt - tu, 2.0 * (2.0 * tt - p * p) - uu
 
 
 @compiled
 def momentum_segment(
-    tt: float, tu: float, uu: float, lam: float, s: float, eps: float, m: float, count: int
+    tt: float,
+    tu: float,
+    uu: float,
+    lam: float,
+    s: float,
+    eps: float,
+    m: float,
+    count: int,
+    log_m: float,
+    decayed: float,
 ) -> tuple[float, float, float]:
-    """(E θ², E θu, E u²) after `count` heavy-ball steps with gradient-noise variance s."""
+    """(E θ², E θu, E u²) after `count` heavy-ball steps with gradient-noise variance s; `decayed` is :func:`decay`."""
     if eps == 0.0:
         # θ stands still while u relaxes towards λθ; nothing of it reaches θ within the segment.
         keep = m**count
@@ -191,18 +248,68 @@ def momentum_segment(
         noise = s * (1.0 - keep * keep) / (1.0 - m * m)
         return tt, keep * tu + grow * tt, keep * keep * uu + 2.0 * keep * grow * tu + grow * grow * tt + noise
     x = eps * lam
+    discriminant, edge = discriminant_and_edge(x, m)
+    p, q = coefficients(x, m, count, discriminant, edge, log_m, decayed)
     new_tt, new_tu, new_uu = 0.0, 0.0, 0.0
     if tt > 0.0 or uu > 0.0:
-        new_tt, new_tu, new_uu = advance(tt, tu, uu, x, eps, m, count)
+        new_tt, new_tu, new_uu = advance(tt, tu, uu, x, eps, m, p, q)
     if s > 0.0:
-        noise_tt, noise_tu, noise_uu = noise_segment(x, m, count)
+        noise_tt, noise_tu, noise_uu = noise_segment(x, m, count, p, q, discriminant, edge, log_m)
         new_tt, new_tu, new_uu = new_tt + eps * eps * s * noise_tt, new_tu + eps * s * noise_tu, new_uu + s * noise_uu
     return new_tt, new_tu, new_uu
 
 
 @compiled
-def loss_table(
+def lose(losses: FloatArray, recorded: IntArray, piece: int) -> bool:
+    """Make the records from `piece` on infinite, and say whether that is all of them."""
+    every = True
+    for j in range(recorded.size):
+        if recorded[j] >= 0 and j >= piece:
+            losses[recorded[j]] = np.inf
+        elif recorded[j] >= 0:
+            every = False
+    return every
+
+
+@compiled
+def sgd_table(
     eigenvalues: FloatArray,
+    half_weights: FloatArray,
+    noise: FloatArray,
+    second_moment: FloatArray,
+    learning_rate: FloatArray,
+    noise_factor: FloatArray,
+    lengths: IntArray,
+    multipliers: FloatArray,
+    recorded: IntArray,
+    losses: FloatArray,
+) -> None:
+    """Expected loss of each configuration (row) after each recorded piece of the schedule, added into `losses`.
+
+    `half_weights` are ½wλ; `recorded[j]` is the column that piece j ends in, or −1.
+    """
+    for c in range(learning_rate.size):
+        lost = False  # whether every record is infinite already
+        for i in range(eigenvalues.size):
+            if lost:
+                break
+            lam, s, tt = eigenvalues[i], noise[i] * noise_factor[c], second_moment[i]
+            if lam == 0.0 or (tt == 0.0 and s == 0.0):
+                continue
+            for j in range(lengths.size):
+                eps = learning_rate[c] * multipliers[j]
+                tt = sgd_segment(tt, eps * lam, eps * eps * s, lengths[j])
+                if not tt < np.inf:  # an overflow stays one, even where a later ελ = 1 would wipe the mode out
+                    lost = lose(losses[c], recorded, j)
+                    break
+                if recorded[j] >= 0:
+                    losses[c, recorded[j]] += half_weights[i] * tt
+
+
+@compiled
+def momentum_table(
+    eigenvalues: FloatArray,
+    half_weights: FloatArray,
     noise: FloatArray,
     second_moment: FloatArray,
     learning_rate: FloatArray,
@@ -213,26 +320,26 @@ def loss_table(
     recorded: IntArray,
     losses: FloatArray,
 ) -> None:
-    """Expected loss of each configuration (row) after each recorded piece of the schedule, added into `losses`.
-
-    `recorded[j]` is the column that piece j ends in, or −1.
-    """
+    """The same for heavy ball, 0 < m < 1; its own function so that neither waits for the other to compile."""
+    decayed = np.empty(lengths.size)
     for c in range(learning_rate.size):
+        m = momentum[c]
+        log_m = math.log(m)
+        for j in range(lengths.size):
+            decayed[j] = decay(m, lengths[j])
+        lost = False
         for i in range(eigenvalues.size):
-            lam, s, m = eigenvalues[i], noise[i] * noise_factor[c], momentum[c]
+            if lost:
+                break
+            lam, s = eigenvalues[i], noise[i] * noise_factor[c]
             tt, tu, uu = second_moment[i], 0.0, 0.0
             if lam == 0.0 or (tt == 0.0 and s == 0.0):
                 continue
             for j in range(lengths.size):
                 eps = learning_rate[c] * multipliers[j]
-                if m < 1e-30:  # beside 1, nothing
-                    tt = sgd_segment(tt, eps * lam, eps * eps * s, lengths[j])
-                else:
-                    tt, tu, uu = momentum_segment(tt, tu, uu, lam, s, eps, m, lengths[j])
-                if not tt < np.inf:  # an overflow stays one, even where a later ελ = 1 would wipe the mode out
-                    for later in range(j, lengths.size):
-                        if recorded[later] >= 0:
-                            losses[c, recorded[later]] = np.inf
+                tt, tu, uu = momentum_segment(tt, tu, uu, lam, s, eps, m, lengths[j], log_m, decayed[j])
+                if not tt < np.inf:
+                    lost = lose(losses[c], recorded, j)
                     break
                 if recorded[j] >= 0:
-                    losses[c, recorded[j]] += 0.5 * lam * tt
+                    losses[c, recorded[j]] += half_weights[i] * tt

@@ -1,39 +1,47 @@
-"""Expected loss of SGD and heavy ball on a noisy quadratic, exactly, after any number of steps.
+"""Expected loss of SGD and heavy ball, exactly, after any number of steps.
 
-Second moments of each mode obey an affine map that is constant within a segment of the schedule, so a segment costs one
-power of that map however long it is (Zhang et al. 2019; the heavy ball is the paper's: u ← m u + g, ω ← ω − ε u, with
-u carried across learning-rate drops).
+Second moments obey an affine map that is constant within a segment of the schedule, so a segment costs one power of
+that map however long it is (Zhang et al. 2019; the heavy ball is the paper's: u ← m u + g, ω ← ω − ε u, with u carried
+across learning-rate drops). What the map is depends on the problem: see :func:`add_losses`.
 """
 
+from dataclasses import dataclass
+from functools import singledispatch
 from typing import Any
 
 import numpy as np
 
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.least_squares import LeastSquares
 from noisysgd.theory.parallel import map_slices
 from noisysgd.theory.problem import NoisyQuadratic
+from noisysgd.theory.quadratic import Quadratic
 from noisysgd.theory.schedule import Schedule
 
 
 def expected_loss(
-    problem: NoisyQuadratic,
+    problem: Quadratic,
     schedule: Schedule,
     *,
     learning_rate: Any,
     batch_size: Any,
     momentum: Any = 0.0,
+    averaging: Any = 0.0,
 ) -> FloatArray:
     """Expected excess training loss ½ E θᵀΛθ at the end of the schedule.
 
     Parameters
     ----------
-    problem : NoisyQuadratic
+    problem : NoisyQuadratic or LeastSquares
         D modes. No budget is known here: for batches drawn without replacement, give the problem its `dataset_size`.
     schedule : Schedule
         Multipliers of the learning rate; one schedule for all configurations.
     learning_rate, batch_size, momentum : array_like
         Configurations, broadcast against each other; ``batch_size=np.inf`` is noiseless.
+    averaging : array_like
+        Coefficient 0 ≤ β < 1 of an exponential moving average of the iterates, θ̄ ← β θ̄ + (1−β) θ after every step from
+        θ̄₀ = θ₀, broadcast with the rest: the loss is then that of θ̄. 0 means θ itself. For additive noise only.
 
     Returns
     -------
@@ -44,7 +52,13 @@ def expected_loss(
     Raises
     ------
     ValueError
-        For impossible learning rates, batch sizes or momenta, and shapes that do not broadcast.
+        For impossible learning rates, batch sizes, momenta or averaging, and shapes that do not broadcast.
+
+    Notes
+    -----
+    For additive noise a segment costs D powers of a 3 × 3 map (D of a 6 × 6 map with averaging), to a relative error
+    below 1e-10 up to 10⁷ steps. For :class:`~noisysgd.theory.LeastSquares` see
+    :mod:`noisysgd.theory.least_squares_moments`.
 
     Examples
     --------
@@ -56,19 +70,25 @@ def expected_loss(
     array(0.15)
     """
     _check_types(problem, schedule)
-    curve = loss_curve(
-        problem, schedule, learning_rate=learning_rate, batch_size=batch_size, momentum=momentum, at=schedule.steps
+    return loss_curve(
+        problem,
+        schedule,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        momentum=momentum,
+        averaging=averaging,
+        at=schedule.steps,
     )
-    return np.asarray(curve)
 
 
 def loss_curve(
-    problem: NoisyQuadratic,
+    problem: Quadratic,
     schedule: Schedule,
     *,
     learning_rate: Any,
     batch_size: Any,
     momentum: Any = 0.0,
+    averaging: Any = 0.0,
     at: Any,
 ) -> FloatArray:
     """Expected excess training loss after the chosen numbers of steps.
@@ -77,7 +97,7 @@ def loss_curve(
     ----------
     at : int or (R,) array of int
         Steps in 0…schedule.steps, in any order; the loss after n updates stands at ``at = n``.
-    problem, schedule, learning_rate, batch_size, momentum
+    problem, schedule, learning_rate, batch_size, momentum, averaging
         As in :func:`expected_loss`.
 
     Returns
@@ -94,44 +114,110 @@ def loss_curve(
            [0.5    , 0.     , 0.     ]])
     """
     _check_types(problem, schedule)
-    rate, size, inertia = checks.broadcast(
+    rate, size, inertia, decay = checks.broadcast(
         learning_rate=checks.learning_rate(learning_rate),
         batch_size=checks.batch_size(batch_size, problem.dataset_size),
         momentum=checks.momentum(momentum),
+        averaging=checks.averaging(averaging),
     )
-    steps = _recorded_steps(at, schedule)
+    steps = recorded_steps(at, schedule)
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
-    lengths, multipliers, recorded = _pieces(schedule, unique)
+    runs = Runs(*(np.array(a).ravel() for a in (rate, problem.noise_factor(size), inertia, decay)))
+    pieces = cut(schedule, unique)
     losses = np.zeros((rate.size, unique.size))
     losses[:, unique == 0] = problem.initial_loss
-    rates, factors, momenta = (np.array(a).ravel() for a in (rate, problem.noise_factor(size), inertia))
-    if lengths.size:
-        from noisysgd.theory import kernels  # compiled code is loaded when it is first needed, not on import
-
-        def work(part: slice) -> None:
-            kernels.loss_table(
-                problem.eigenvalues,
-                problem.noise_diagonal,
-                problem.initial_second_moment,
-                rates[part],
-                factors[part],
-                momenta[part],
-                lengths,
-                multipliers,
-                recorded,
-                losses[part],
-            )
-
-        map_slices(work, rates.size, cost=problem.dim * lengths.size)
+    if pieces.lengths.size and rate.size:
+        add_losses(problem, runs, pieces, losses)
     return losses[:, inverse].reshape(rate.shape + steps.shape)
 
 
-def _check_types(problem: NoisyQuadratic, schedule: Schedule) -> None:
-    checks.instance("problem", problem, NoisyQuadratic, remedy="Make one with theory.NoisyQuadratic or power_law.")
+@dataclass(frozen=True)
+class Runs:
+    """Configurations as flat arrays of one length C: learning rate, factor of the noise, momentum, averaging."""
+
+    learning_rate: FloatArray
+    noise_factor: FloatArray
+    momentum: FloatArray
+    averaging: FloatArray
+
+    def take(self, chosen: Any) -> "Runs":
+        """Some of them."""
+        return Runs(
+            self.learning_rate[chosen], self.noise_factor[chosen], self.momentum[chosen], self.averaging[chosen]
+        )
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A schedule cut at the recorded steps too: lengths, multipliers, and the record each piece ends in, or −1."""
+
+    lengths: checks.IntArray
+    multipliers: FloatArray
+    recorded: checks.IntArray
+
+
+@singledispatch
+def add_losses(problem: Quadratic, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
+    """Add the expected losses of C runs after each recorded piece into `losses`, (C, R); one method per problem."""
+    raise NotImplementedError(f"no exact moments for a {type(problem).__name__}; register some with add_losses")
+
+
+@add_losses.register
+def _(problem: NoisyQuadratic, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
+    shared = (
+        problem.eigenvalues,
+        0.5 * problem.weights * problem.eigenvalues,
+        np.ascontiguousarray(problem.noise_diagonal),
+        problem.initial_second_moment,
+    )
+    cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
+    averaged = runs.averaging > 0
+    plain = ~averaged & (runs.momentum < 1e-30)  # beside 1, nothing
+
+    def fill(chosen: checks.IntArray, cost: int, table: Any, *fields: str) -> None:
+        some = runs.take(chosen)
+        part = losses[chosen]
+
+        def work(rows: slice) -> None:
+            table(*shared, *(getattr(some, field)[rows] for field in fields), *cut_up, part[rows])
+
+        map_slices(work, chosen.size, cost=cost * problem.dim * pieces.lengths.size)
+        losses[chosen] = part
+
+    # Compiled code is loaded when it is first needed, not on import.
+    if plain.any():
+        from noisysgd.theory.kernels import sgd_table
+
+        fill(np.flatnonzero(plain), 1, sgd_table, "learning_rate", "noise_factor")
+    if (~plain & ~averaged).any():
+        from noisysgd.theory.kernels import momentum_table
+
+        fields = ("learning_rate", "noise_factor", "momentum")
+        fill(np.flatnonzero(~plain & ~averaged), 4, momentum_table, *fields)
+    if averaged.any():
+        from noisysgd.theory.pair_kernels import averaged_loss_table
+
+        every = ("learning_rate", "noise_factor", "momentum", "averaging")
+        fill(np.flatnonzero(averaged), 100, averaged_loss_table, *every)
+
+
+@add_losses.register
+def _(problem: LeastSquares, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
+    from noisysgd.theory.least_squares_moments import loss_table
+
+    remedy = "Averages of iterates are exact for additive noise only: use a NoisyQuadratic."
+    checks.require(not runs.averaging.any(), "averaging", "0 for LeastSquares", runs.averaging.max(), remedy)
+    configurations = (runs.learning_rate, runs.noise_factor, runs.momentum)
+    loss_table(problem, *configurations, pieces.lengths, pieces.multipliers, pieces.recorded, losses)
+
+
+def _check_types(problem: Quadratic, schedule: Schedule) -> None:
+    checks.instance("problem", problem, Quadratic, remedy="Make one with theory.NoisyQuadratic or theory.LeastSquares.")
     checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.constant(steps) or half_then_decay.")
 
 
-def _recorded_steps(at: Any, schedule: Schedule) -> FloatArray:
+def recorded_steps(at: Any, schedule: Schedule) -> FloatArray:
+    """`at` as an array of steps within the schedule."""
     steps = checks.real("at", at)
     inside = bool(np.all((steps >= 0) & (steps <= schedule.steps) & (steps == np.floor(steps)))) and steps.ndim <= 1
     inside = inside and steps.size > 0
@@ -140,11 +226,11 @@ def _recorded_steps(at: Any, schedule: Schedule) -> FloatArray:
     return steps
 
 
-def _pieces(schedule: Schedule, at: FloatArray) -> tuple[checks.IntArray, FloatArray, checks.IntArray]:
-    """The schedule cut at the recorded steps too: lengths, multipliers and the record each piece ends in, or −1."""
+def cut(schedule: Schedule, at: FloatArray) -> Pieces:
+    """The schedule up to the last of the steps `at` (increasing), cut at each of them."""
     ends = np.unique(np.concatenate([np.cumsum(schedule.lengths), at[at > 0].astype(np.int64)]))
     ends = ends[ends <= at.max()]
     lengths = np.diff(ends, prepend=0)
     column = np.searchsorted(at, ends)
     recorded = np.where(at[np.minimum(column, at.size - 1)] == ends, column, -1)
-    return lengths, np.ascontiguousarray(schedule.at(ends - 1)), recorded.astype(np.int64)
+    return Pieces(lengths, np.ascontiguousarray(schedule.at(ends - 1)), recorded.astype(np.int64))

@@ -1,61 +1,56 @@
-"""The learning rate that minimises the expected final loss under a compute budget."""
+"""The learning rate that is best under a compute budget: lowest final loss, or fewest steps to a target."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from noisysgd.theory import checks
-from noisysgd.theory.budget import Budget
+from noisysgd.theory.budget import Budget, UnlimitedBudget
 from noisysgd.theory.checks import FloatArray
-from noisysgd.theory.moments import expected_loss
-from noisysgd.theory.problem import NoisyQuadratic
-from noisysgd.theory.schedule import ScheduleFamily, half_then_decay, of_length
+from noisysgd.theory.minimise import NEEDLE, minimise_on_log_scale
+from noisysgd.theory.moments import expected_loss, loss_curve
+from noisysgd.theory.quadratic import Quadratic
+from noisysgd.theory.schedule import ScheduleFamily, constant, half_then_decay, of_length
 from noisysgd.theory.stability import critical_learning_rate
 
-POINTS_PER_DECADE = 16
-POINTS_WHILE_OSCILLATING = 96
-"""Of a few steps with momentum the loss is a wavy polynomial in the learning rate, of as many degrees as steps."""
-DECADES_AT_MOST = 60
-NEEDLE = np.log(1.01)
-"""Half-width, as a logarithm, that a minimum must have on one side at least to count as one."""
+AnyQuadratic = TypeVar("AnyQuadratic", bound=Quadratic)
 
 
 def optimal_learning_rate(
-    problem: NoisyQuadratic,
+    problem: Quadratic,
     budget: Budget,
     *,
     batch_size: Any,
     momentum: Any = 0.0,
-    schedule: ScheduleFamily = half_then_decay,
+    schedule: ScheduleFamily | None = None,
 ) -> FloatArray:
-    """Learning rate with the smallest expected loss at the end of the budget.
+    """Learning rate with the smallest expected loss at the end of the budget, or with the fewest steps to its target.
 
-    A relative precision of 1e-3 is promised for the minimum found. That no lower one exists is certain only where the
-    loss has a single minimum, as below the critical learning rate of plain SGD; beyond it, and with momentum over few
-    steps, the scan of 16 to 96 points per decade can miss one.
+    Found by a logarithmic scan that grows until the minimum lies inside it, splits wherever the loss could be lower,
+    and resolves the oscillations of heavy ball where they have not died out; then by narrowing in on the lowest local
+    minima. The relative precision is 1e-3. Of random problems of up to six modes and 400 steps, in 1 of 500 or so (all
+    with momentum, and losses a thousandth of the first) a still finer grid found a lower one.
 
-    Found by a logarithmic scan that grows until the minimum lies inside it, then by narrowing in on the lowest local
-    minima. Needles are passed over: minima that a change of 1 % loses on either side. Such are the resonances in which
-    a drop of the schedule lands on ελ = 1 and wipes out a mode that had been growing, and, without noise, those in
-    which oscillating modes happen to end at zero together. A problem that starts at its minimum is best left alone:
-    the answer is 0.
+    Needles are passed over: minima less than 1 % wide. Such are the resonances in which a drop of the schedule lands on
+    ελ = 1 and wipes out a mode that had been growing, and, without noise, those in which oscillating modes happen to
+    end at zero together. A problem that starts at its minimum is best left alone: the answer is 0.
 
     Parameters
     ----------
-    problem : NoisyQuadratic
+    problem : NoisyQuadratic or LeastSquares
         If it knows no data-set size but the budget does, batches are drawn from the budget's data set.
-    budget : EpochBudget or StepBudget
-        Fixes the number of steps at each batch size.
+    budget : EpochBudget, StepBudget or UnlimitedBudget
+        Fixes the number of steps at each batch size, or the loss to reach.
     batch_size, momentum : array_like
         Broadcast against each other.
-    schedule : callable
-        Schedule for a given number of steps; the paper's by default.
+    schedule : callable, optional
+        Schedule for a given number of steps; the paper's :func:`~noisysgd.theory.half_then_decay` by default. With an
+        unlimited budget the learning rate is constant, and no schedule may be given.
 
     Returns
     -------
     array of the broadcast shape
-        Learning rates ε; divide by 1−m for effective ones.
+        Learning rates ε; divide by 1−m for effective ones. NaN where none reaches the target of an unlimited budget.
 
     Raises
     ------
@@ -73,19 +68,53 @@ def optimal_learning_rate(
     >>> bool(1.9 < rates[1] / rates[0] < 2.1)
     True
     """
+    return optimal_runs(problem, budget, batch_size=batch_size, momentum=momentum, schedule=schedule).learning_rate
+
+
+class OptimalRuns(NamedTuple):
+    """Optimal learning rates, the steps they run for and the expected losses they end at; arrays of one shape."""
+
+    learning_rate: FloatArray
+    steps: FloatArray | checks.IntArray
+    loss: FloatArray
+
+
+def optimal_runs(
+    problem: Quadratic, budget: Budget, *, batch_size: Any, momentum: Any, schedule: ScheduleFamily | None
+) -> OptimalRuns:
+    """What :func:`optimal_learning_rate` finds, with its steps and losses."""
     problem = sampled_from(problem, budget)
     sizes, inertia = checks.broadcast(
         batch_size=checks.batch_size(batch_size, problem.dataset_size), momentum=checks.momentum(momentum)
     )
+    if isinstance(budget, UnlimitedBudget):
+        remedy = "Steps are counted at a constant learning rate; for a schedule fix the number of steps."
+        checks.require(schedule is None, "schedule", "none with an UnlimitedBudget", schedule, remedy)
+        return _fastest(problem, budget, sizes, inertia)
+    family = half_then_decay if schedule is None else schedule
     steps = budget.steps(sizes)
     points = zip(sizes.ravel(), inertia.ravel(), steps.ravel(), strict=True)
-    best = [_best_rate(problem, schedule, float(b), float(m), int(n)) for b, m, n in points]
-    return np.array(best, dtype=np.float64).reshape(sizes.shape)
+    best = [_best_rate(problem, family, float(b), float(m), int(n)) for b, m, n in points]
+    rates, losses = np.array(best, dtype=np.float64).reshape(-1, 2).T
+    return OptimalRuns(rates.reshape(sizes.shape), steps, losses.reshape(sizes.shape))
 
 
-def sampled_from(problem: NoisyQuadratic, budget: Budget) -> NoisyQuadratic:
+def _fastest(problem: Quadratic, budget: UnlimitedBudget, sizes: FloatArray, inertia: FloatArray) -> OptimalRuns:
+    from noisysgd.theory.steps_to_target import minimum_steps
+
+    best = minimum_steps(problem, budget.target, batch_size=sizes, momentum=inertia)
+    losses = np.full(sizes.shape, np.nan)
+    for at in np.ndindex(sizes.shape):
+        if np.isfinite(best.steps[at]):
+            schedule = constant(max(int(best.steps[at]), 1))
+            settings = {"learning_rate": best.learning_rate[at], "batch_size": sizes[at], "momentum": inertia[at]}
+            losses[at] = loss_curve(problem, schedule, **settings, at=int(best.steps[at]))
+    return OptimalRuns(best.learning_rate, best.steps, losses)
+
+
+def sampled_from(problem: AnyQuadratic, budget: Budget) -> AnyQuadratic:
     """`problem` with its batches drawn from the budget's data set, where the budget knows one."""
-    checks.instance("problem", problem, NoisyQuadratic, remedy="Make one with theory.NoisyQuadratic or power_law.")
+    checks.instance("problem", problem, Quadratic, remedy="Make one with theory.NoisyQuadratic or theory.LeastSquares.")
     known = hasattr(budget, "steps") and hasattr(budget, "dataset_size")
     checks.require(known, "budget", "an EpochBudget or StepBudget", budget, "For n steps pass theory.StepBudget(n).")
     if budget.dataset_size is None or problem.dataset_size == budget.dataset_size:
@@ -97,10 +126,10 @@ def sampled_from(problem: NoisyQuadratic, budget: Budget) -> NoisyQuadratic:
 
 
 def _best_rate(
-    problem: NoisyQuadratic, family: ScheduleFamily, batch_size: float, momentum: float, steps: int
-) -> float:
+    problem: Quadratic, family: ScheduleFamily, batch_size: float, momentum: float, steps: int
+) -> tuple[float, float]:
     if not np.any(problem.eigenvalues * problem.initial_second_moment > 0):
-        return 0.0
+        return 0.0, 0.0
     schedule = of_length(family, steps)
 
     def loss(log_rates: FloatArray) -> FloatArray:
@@ -108,57 +137,26 @@ def _best_rate(
             problem, schedule, learning_rate=np.exp(log_rates), batch_size=batch_size, momentum=momentum
         )
 
-    edge = float(np.log(critical_learning_rate(problem, momentum=momentum)))
-    wavy = momentum > 0 and steps * (1.0 - momentum) < 20
-    points = POINTS_WHILE_OSCILLATING if wavy else POINTS_PER_DECADE
-    best = minimise_on_log_scale(loss, start=edge, points_per_decade=points)
-    gain = 1.0 - float(loss(np.array([best]))[0]) / float(problem.initial_loss)
+    edge = float(np.log(critical_learning_rate(problem, batch_size, momentum)))
+    best = minimise_on_log_scale(loss, start=edge, also=_waves(edge, momentum, steps))
+    lowest = float(loss(np.array([best]))[0])
+    gain = 1.0 - lowest / float(problem.initial_loss)
     remedy = "Give larger batches or more steps, or a smaller covariance."
     checks.require(gain > 1e-9, "noise", "a problem that some learning rate improves", f"a gain of {gain:.1g}", remedy)
-    return float(np.exp(best))
+    return float(np.exp(best)), lowest
 
 
-def minimise_on_log_scale(
-    function: Callable[[FloatArray], FloatArray], *, start: float, points_per_decade: int = POINTS_PER_DECADE
-) -> float:
-    """Minimiser of a function that falls at first and rises without bound in the end; arguments are logarithms.
+def _waves(edge: float, momentum: float, steps: int) -> FloatArray | None:
+    """Learning rates, as logarithms, that lie close enough to see single modes and steps, where they can be told apart.
 
-    The scan begins with two decades below `start` and one above, and grows by decades until the function falls
-    throughout its lowest decade and rises throughout its highest. The lowest dozen local minima are then narrowed down:
-    the lowest on the grid need not be the lowest of all.
+    After n steps a mode has turned through a phase of about n√(ελ), so at most nπ at the critical learning rate; of
+    20/(1−m) steps and more no oscillation is left. Of a handful of steps, each may meet a resonance ελ = 1 of its own.
     """
-    decade = np.log(10.0)
-    n = points_per_decade
-    block = np.arange(n) * decade / n
-    grid = np.concatenate([start + (k * decade) + block for k in (-2, -1, 0)])
-    values = function(grid)
-    for _ in range(DECADES_AT_MOST):
-        fall = np.diff(values[: n + 1])
-        if np.all(fall < 0) or np.all(np.abs(fall) < 1e-13 * values[0]):
-            break
-        lower = grid[0] - decade + block
-        grid, values = np.concatenate([lower, grid]), np.concatenate([function(lower), values])
-    for _ in range(DECADES_AT_MOST):
-        with np.errstate(invalid="ignore"):  # inf − inf
-            rises = (np.diff(values[-n - 1 :]) > 0) | np.isinf(values[-n:])
-        if rises.all():
-            break
-        upper = grid[-1] + block + decade / n
-        grid, values = np.concatenate([grid, upper]), np.concatenate([values, function(upper)])
-    inner = np.arange(1, grid.size - 1)
-    minima = inner[(values[inner] <= values[inner - 1]) & (values[inner] <= values[inner + 1])]
-    minima = minima[np.argsort(values[minima], kind="stable")][:12]
-    found = np.array([_narrow(function, grid[k - 1], grid[k + 1]) for k in minima])
-    beside = np.minimum(function(found - NEEDLE), function(found + NEEDLE))
-    return float(found[np.argmin(np.maximum(function(found), beside))])
-
-
-def _narrow(function: Callable[[FloatArray], FloatArray], low: float, high: float) -> float:
-    """Minimiser between `low` and `high`, to 5e-4, by nested grids."""
-    while True:
-        grid = np.linspace(low, high, 10)
-        values = function(grid)
-        best = int(np.argmin(values))
-        low, high = grid[max(best - 1, 0)], grid[min(best + 1, 9)]
-        if high - low < 1e-3:
-            return float(grid[best])
+    grids = []
+    if momentum > 0.0 and steps * (1.0 - momentum) < 20.0:
+        phases = min(steps, 10.0 / (1.0 - momentum))
+        count = int(min(max(8 * phases, 64), 4000))
+        grids.append(edge + 2.0 * np.log(np.linspace(0.0, 1.1, count + 1)[1:]))
+    if steps <= 40:
+        grids.append(edge + np.arange(-3.0, 4.0, NEEDLE))
+    return np.unique(np.concatenate(grids)) if grids else None

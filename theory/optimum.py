@@ -1,14 +1,18 @@
 """The paper's rule for choosing an optimum from a sweep (section 4), for sweeps of any source."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import xarray as xr
 
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
 from noisysgd.theory.sweep import DIVERGED, MISSING, check_sweep, objective_of
 
+if TYPE_CHECKING:
+    import xarray as xr
 
-def optimum(sweep: xr.Dataset, metric: str = "test_accuracy", keep: int = 12) -> xr.Dataset:
+
+def optimum(sweep: "xr.Dataset", metric: str = "test_accuracy", keep: int = 12) -> "xr.Dataset":
     """Best learning rate at each point of a sweep, with the paper's error bar.
 
     At every learning rate the best `keep` runs are averaged; the optimum is the learning rate with the best mean, and
@@ -52,6 +56,8 @@ def optimum(sweep: xr.Dataset, metric: str = "test_accuracy", keep: int = 12) ->
     >>> float(best.learning_rate), float(best.learning_rate_low), float(best.learning_rate_high), bool(best.bracketed)
     (1.0, 1.0, 2.0, True)
     """
+    import xarray as xr
+
     check_sweep(sweep)
     metrics = sorted(str(name) for name in sweep.data_vars if name != "status")
     checks.require(metric in metrics, "metric", f"one of {metrics}", metric, "Choose a variable of the sweep.")

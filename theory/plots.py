@@ -1,28 +1,61 @@
-"""Figures of regimes and sweeps. Every function takes ``ax``, draws, and returns what it drew; style is the user's.
+"""Figures. Every function takes ``ax``, draws, and returns what it drew; style is the user's.
 
-Matplotlib is imported when something is drawn, not before.
+What is drawn has labels, so that ``ax.legend()`` explains it. Values that a logarithmic axis cannot show, such as the
+``inf`` of runs that diverged, are left out. Matplotlib is imported when something is drawn, not before.
+
+Regimes and sweeps are drawn here, problems and single runs in :mod:`noisysgd.theory.problem_plots`, what depends on the
+batch size in :mod:`noisysgd.theory.batch_size_plots`; all have their names here.
 """
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
+from noisysgd.theory.batch_size_plots import (
+    plot_critical_learning_rate,
+    plot_noise_scale,
+    plot_scaling_rules,
+    plot_steps_to_target,
+    plot_tradeoff,
+)
+from noisysgd.theory.drawing import COLORS, MARKERS, REACH, axes_or_new, batch_size_axis, learning_rate_axis, log_scale
+from noisysgd.theory.problem_plots import (
+    plot_covariance,
+    plot_loss_curves,
+    plot_schedule,
+    plot_spectrum,
+    plot_weak_error,
+)
 from noisysgd.theory.sweep import COMPLETE, optimizer_name
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.axes import Axes
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-"""Colours of optimizers, in order; distinguishable without colour vision."""
+__all__ = [
+    "COLORS",
+    "MARKERS",
+    "plot_covariance",
+    "plot_critical_learning_rate",
+    "plot_loss_curves",
+    "plot_losses",
+    "plot_noise_scale",
+    "plot_optimum",
+    "plot_regimes",
+    "plot_scaling_rules",
+    "plot_schedule",
+    "plot_spectrum",
+    "plot_steps_to_target",
+    "plot_tradeoff",
+    "plot_weak_error",
+]
 
-MARKERS = ("o", "s", "^", "D")
 
-
-def plot_regimes(regimes: xr.Dataset, ax: "Axes | None" = None) -> list[Any]:
+def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> list[Any]:
     """Optimal effective learning rate against batch size, one line per momentum.
 
-    Dashed lines mark the critical effective learning rates, a tick on the curve the boundary batch size.
+    Dashed lines mark the critical effective learning rates, a tick on the curve the boundary batch size. For the fitted
+    corner see :func:`plot_scaling_rules`.
 
     Parameters
     ----------
@@ -37,7 +70,7 @@ def plot_regimes(regimes: xr.Dataset, ax: "Axes | None" = None) -> list[Any]:
     >>> len(plot_regimes(table))
     6
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     drawn: list[Any] = []
     for k, m in enumerate(regimes.momentum.values):
         here = regimes.sel(momentum=m)
@@ -48,12 +81,12 @@ def plot_regimes(regimes: xr.Dataset, ax: "Axes | None" = None) -> list[Any]:
         drawn.append(ax.axhline(critical, color=color, ls="--", lw=1, alpha=0.6))
         boundary = float(here.boundary_batch_size)
         drawn += ax.plot([boundary], [critical / 2], "|", color=color, ms=18, mew=1.5)
-    _power_axes(ax, regimes.batch_size.values)
-    ax.set_ylabel("optimal effective learning rate  ε/(1−m)")
+    batch_size_axis(ax, regimes.batch_size.values)
+    learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
     return drawn
 
 
-def plot_optimum(best: xr.Dataset, ax: "Axes | None" = None, *, label: str = "") -> list[Any]:
+def plot_optimum(best: "xr.Dataset", ax: "Axes | None" = None, *, label: str = "") -> list[Any]:
     """Optimal effective learning rate with error bars against batch size; hollow where not bracketed.
 
     Parameters
@@ -72,7 +105,7 @@ def plot_optimum(best: xr.Dataset, ax: "Axes | None" = None, *, label: str = "")
     >>> len(plot_optimum(theory.optimum(sweep, "expected_loss")))
     2
     """
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     drawn: list[Any] = []
     count = best.sizes["optimizer"]
     for k in range(count):
@@ -84,19 +117,28 @@ def plot_optimum(best: xr.Dataset, ax: "Axes | None" = None, *, label: str = "")
         low, high = here.effective_learning_rate_low.values, here.effective_learning_rate_high.values
         name = f"{label} {here.optimizer.item()}".strip()
         bars = ax.errorbar(
-            x, y, [y - low, high - y], fmt=MARKERS[k % 4], color=color, ms=7, capsize=4, lw=1.5, label=name, zorder=3
+            x,
+            y,
+            [y - low, high - y],
+            fmt=MARKERS[k % len(MARKERS)],
+            color=color,
+            ms=7,
+            capsize=4,
+            lw=1.5,
+            label=name,
+            zorder=3,
         )
         hollow = ~here.bracketed.values
         if hollow.any():
-            ax.plot(x[hollow], y[hollow], MARKERS[k % 4], color="white", mec=color, ms=7, zorder=4)
+            ax.plot(x[hollow], y[hollow], MARKERS[k % len(MARKERS)], color="white", mec=color, ms=7, zorder=4)
         drawn.append(bars)
-    _power_axes(ax, best.batch_size.values)
-    ax.set_ylabel("optimal effective learning rate  ε/(1−m)")
+    batch_size_axis(ax, best.batch_size.values)
+    learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
     return drawn
 
 
 def plot_losses(
-    sweep: xr.Dataset,
+    sweep: "xr.Dataset",
     metric: str,
     ax: "Axes | None" = None,
     *,
@@ -120,11 +162,10 @@ def plot_losses(
     """
     from matplotlib import colormaps
 
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     drawn: list[Any] = []
     here = sweep.isel(optimizer=optimizer)
-    # Values beyond the reach of any axis would only overflow on the way to it.
-    values = here[metric].where((here.status == COMPLETE) & (abs(here[metric]) < 1e100))
+    values = here[metric].where((here.status == COMPLETE) & (abs(here[metric]) < REACH))
     shades = colormaps["viridis"](np.linspace(0.85, 0.1, here.sizes["batch_size"]))
     for size, shade in zip(here.batch_size.values, shades, strict=True):
         runs = values.sel(batch_size=size)
@@ -152,25 +193,8 @@ def plot_losses(
                 label=f"B = {size:g}" if label else None,
             )
         )
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
+    log_scale(ax, "x", base=2.0)
+    log_scale(ax, "y")
     ax.set_xlabel("effective learning rate  ε/(1−m)")
     ax.set_ylabel(sweep[metric].attrs.get("long_name", metric))
     return drawn
-
-
-def _axes(ax: "Axes | None") -> "Axes":
-    if ax is not None:
-        return ax
-    from matplotlib.figure import Figure
-
-    return Figure().subplots()
-
-
-def _power_axes(ax: "Axes", sizes: Any) -> None:
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log", base=2)
-    if len(sizes) <= 8:
-        ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
-        ax.minorticks_off()
-    ax.set_xlabel("batch size  B")

@@ -1,28 +1,30 @@
 """Theory's side of a comparison: exact losses on a grid of learning rates, as a Sweep."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from noisysgd.theory import checks
 from noisysgd.theory.budget import Budget
 from noisysgd.theory.moments import expected_loss
 from noisysgd.theory.optimal import sampled_from
-from noisysgd.theory.problem import NoisyQuadratic
+from noisysgd.theory.quadratic import Quadratic
 from noisysgd.theory.schedule import ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.sweep import sweep_from_records
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 
 def predict_sweep(
-    problem: NoisyQuadratic,
+    problem: Quadratic,
     budget: Budget,
     *,
     batch_sizes: Any,
     effective_learning_rates: Any,
     momentum: Any = (0.0, 0.9),
     schedule: ScheduleFamily = half_then_decay,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """Exact expected losses over optimizers × batch sizes × learning rates.
 
     The grid is one of *effective* learning rates, so that optimizers are compared at the same ones.

@@ -10,15 +10,17 @@ import os
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
 from noisysgd.theory.provenance import provenance
 from noisysgd.theory.temperature import effective_learning_rate, temperature
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SCHEMA_VERSION = 1
 DIMENSIONS = ("optimizer", "batch_size", "learning_rate", "seed", "budget", "epoch")
@@ -64,7 +66,7 @@ def sweep_from_records(
     source: str,
     metrics: Iterable[str],
     configuration: Mapping[str, Any] | None = None,
-) -> xr.Dataset:
+) -> "xr.Dataset":
     """A Sweep from one record per run.
 
     Parameters
@@ -97,6 +99,8 @@ def sweep_from_records(
     >>> dict(sweep.sizes)
     {'optimizer': 1, 'batch_size': 1, 'learning_rate': 2, 'seed': 1}
     """
+    import xarray as xr
+
     rows = list(records)
     checks.require(bool(rows), "records", "at least one record", rows, "Run something first.")
     checks.one_of("source", source, SOURCES)
@@ -175,8 +179,10 @@ def objective_of(metric: str) -> str:
     return "maximize" if metric.endswith("accuracy") else "minimize"
 
 
-def check_sweep(sweep: xr.Dataset) -> xr.Dataset:
+def check_sweep(sweep: "xr.Dataset") -> "xr.Dataset":
     """`sweep` itself, if it follows the schema; otherwise a ``ValueError`` that says where it does not."""
+    import xarray as xr
+
     checks.require(isinstance(sweep, xr.Dataset), "sweep", "an xarray.Dataset", type(sweep), "Pass a Sweep.")
     version = sweep.attrs.get("schema_version")
     remedy = "Make it with sweep_from_records or read it with load_sweep."
@@ -194,7 +200,7 @@ def check_sweep(sweep: xr.Dataset) -> xr.Dataset:
     return sweep
 
 
-def save_sweep(sweep: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+def save_sweep(sweep: "xr.Dataset", path: str | os.PathLike[str]) -> Path:
     """Write a Sweep as netCDF (version 3, which SciPy writes), under a temporary name until it is whole."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -209,8 +215,10 @@ def save_sweep(sweep: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def load_sweep(path: str | os.PathLike[str]) -> xr.Dataset:
+def load_sweep(path: str | os.PathLike[str]) -> "xr.Dataset":
     """Read a Sweep written by :func:`save_sweep`, with the integer types that netCDF 3 cannot keep restored."""
+    import xarray as xr
+
     try:
         with xr.open_dataset(path, engine="scipy") as stored:
             sweep = stored.load()

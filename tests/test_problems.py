@@ -1,0 +1,129 @@
+"""Problems: named spectra, weights, preconditioning."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate
+
+from noisysgd import theory
+from noisysgd.theory import testing
+
+RUN = {"learning_rate": 0.3, "batch_size": 7}
+
+
+@settings(max_examples=20, deadline=None)
+@given(ratio=st.floats(0.05, 20.0).filter(lambda r: abs(r - 1) > 1e-3), share=st.floats(0.02, 0.98))
+def test_marchenko_pastur_quantiles_hold_their_share_of_the_density(ratio, share):
+    """By integrating the published density with an adaptive rule that knows nothing of the substitution used."""
+    dim = 400
+    eigenvalues = theory.marchenko_pastur(dim, ratio).eigenvalues
+    low, high = (1 - np.sqrt(ratio)) ** 2, (1 + np.sqrt(ratio)) ** 2
+
+    def density(x):
+        return np.sqrt(max((high - x) * (x - low), 0.0)) / (2 * np.pi * ratio * x)
+
+    k = int(share * dim * min(1.0, 1.0 / ratio))
+    above = integrate.quad(density, eigenvalues[k], high, limit=200)[0]
+    assert above == pytest.approx((k + 0.5) / dim, abs=1e-6)
+    assert np.count_nonzero(eigenvalues) == pytest.approx(dim * min(1.0, 1.0 / ratio), abs=1)
+
+
+def test_marchenko_pastur_spectrum_is_that_of_random_inputs():
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((800, 400))
+    sampled = np.linalg.eigvalsh(inputs.T @ inputs / 800)[::-1]
+    np.testing.assert_allclose(theory.marchenko_pastur(400, ratio=0.5).eigenvalues, sampled, atol=0.05)
+
+
+def test_two_scales_have_their_condition_number_and_share():
+    eigenvalues = theory.two_scale(10, condition_number=50.0, steep=0.3).eigenvalues
+    np.testing.assert_array_equal(eigenvalues, [1.0] * 3 + [1 / 50.0] * 7)
+    assert theory.two_scale(3, 10.0, steep=0.01).eigenvalues.tolist() == [1.0, 0.1, 0.1]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    problem=testing.problems(full_noise=False),
+    counts=st.lists(st.integers(1, 4), min_size=6, max_size=6),
+    momentum=testing.momenta(),
+)
+def test_weights_count_modes(problem, counts, momentum):
+    counts = np.array(counts[: problem.dim])
+    fields = (problem.noise, problem.initial_mean, problem.initial_variance)
+    weighted = theory.NoisyQuadratic(problem.eigenvalues, *fields, weights=counts)
+    repeated = theory.NoisyQuadratic(np.repeat(problem.eigenvalues, counts), *(np.repeat(f, counts) for f in fields))
+    schedule = theory.half_then_decay(50)
+    few, many = (
+        theory.expected_loss(p, schedule, momentum=momentum, learning_rate=0.3, batch_size=7)
+        for p in (weighted, repeated)
+    )
+    np.testing.assert_allclose(few, many, rtol=1e-12)
+    np.testing.assert_allclose(weighted.initial_loss, repeated.initial_loss, rtol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(problem=testing.problems(), power=st.floats(-0.5, 1.5), momentum=st.sampled_from([0.0, 0.9]))
+def test_a_preconditioner_is_a_change_of_problem(problem, power, momentum):
+    """Against descent along P ĝ in the old variables, moments of (θ, u) step by step."""
+    steps, rate = 12, 0.1
+    lam = problem.eigenvalues
+    p = np.where(lam > 0, np.where(lam > 0, lam, 1.0) ** -power, 1.0)
+    rate = rate / (p * lam).max()
+    noise = problem.noise if problem.noise.ndim == 2 else np.diag(problem.noise)
+    factor = problem.noise_factor(5)
+    tt = problem.initial_second_moment.copy()
+    tu, uu = np.zeros_like(tt), np.zeros_like(tt)
+    for _ in range(steps):
+        uu = momentum**2 * uu + 2 * momentum * lam * tu + lam**2 * tt + factor * np.diag(noise)
+        tu = momentum * tu + lam * tt
+        tt, tu = tt - 2 * rate * p * tu + (rate * p) ** 2 * uu, tu - rate * p * uu
+    loss = theory.expected_loss(
+        problem.precondition(power), theory.constant(steps), learning_rate=rate, batch_size=5, momentum=momentum
+    )
+    np.testing.assert_allclose(loss, 0.5 * (lam * tt).sum(), rtol=1e-9, atol=1e-14 * problem.initial_loss)
+
+
+def test_full_preconditioning_makes_every_curvature_one():
+    problem = theory.LeastSquares([4.0, 0.5, 0.0], initial_mean=[1.0, 2.0, 3.0])
+    whitened = problem.precondition(1.0)
+    np.testing.assert_allclose(whitened.eigenvalues, [1.0, 1.0, 0.0])
+    assert whitened.initial_loss == pytest.approx(problem.initial_loss)
+    assert whitened.label_noise == problem.label_noise
+
+
+def test_a_measured_spectrum_keeps_its_weights():
+    problem = theory.measured_spectrum([2.0, 0.1], weights=[1.5, 98.5])
+    assert problem.initial_loss == pytest.approx(0.5 * (2.0 * 1.5 + 0.1 * 98.5))
+    np.testing.assert_array_equal(problem.noise, problem.eigenvalues)
+
+
+BAD = {
+    "zero weight": (lambda: theory.NoisyQuadratic([1.0], 1.0, weights=0.0), "weights: expected values > 0"),
+    "weights shape": (lambda: theory.NoisyQuadratic([1.0, 2.0], 1.0, weights=[1.0]), "weights: expected a scalar or"),
+    "weights and F": (
+        lambda: theory.NoisyQuadratic([1.0, 2.0], np.eye(2), weights=[1.0, 2.0]),
+        "weights of 1 beside a full covariance",
+    ),
+    "label noise": (lambda: theory.LeastSquares([1.0], label_noise=-1.0), "label_noise: expected values ≥ 0"),
+    "kurtosis": (lambda: theory.LeastSquares([1.0], kurtosis=0.5), "kurtosis: expected values ≥ 1"),
+    "power": (lambda: theory.power_law(3).precondition(np.inf), "power: expected a power that keeps"),
+    "condition number": (lambda: theory.two_scale(4, 0.5), "condition_number: expected values ≥ 1"),
+    "one mode, two scales": (lambda: theory.two_scale(1, 2.0), "dim: expected an integer ≥ 2"),
+    "ratio": (lambda: theory.marchenko_pastur(4, 0.0), "ratio: expected a positive ratio"),
+    "all flat": (lambda: theory.marchenko_pastur(1, 1e6), "dim, ratio: expected at least one curved mode"),
+    "negative node": (lambda: theory.measured_spectrum([-1.0, 1.0], [1, 1]), "eigenvalues: expected values ≥ 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_problems_are_refused(case):
+    call, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_weighted_problems_are_not_simulated():
+    simulators = pytest.importorskip("noisysgd.simulators")
+    with pytest.raises(ValueError, match="weights of 1"):
+        simulators.simulate(theory.measured_spectrum([1.0], [2.0]), theory.constant(3), **RUN, replicas=2)

@@ -1,0 +1,131 @@
+"""First passages of least squares: step by step at first, then as a sum of powers.
+
+All modes feel each other, so nothing is compressed here. Once what heavy ball forgets quickly is forgotten,
+S = Σ w x E θ² is Σ h z^τ + Σ f (1 − z^τ) + a constant, over the eigenvalues z of one update
+(``least_squares_moments``): powers with positive coefficients are convex, the others saturate, and the scan of plain
+SGD applies.
+"""
+
+import numpy as np
+
+from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.least_squares import LeastSquares
+from noisysgd.theory.least_squares_moments import FLAT, _Modes, _SlowModes, _Update
+from noisysgd.theory.parallel import map_slices
+from noisysgd.theory.passage import NEVER, PENDING, REACHED, TINY, Passages, Questions
+
+Found = tuple[int, float, float, float]
+"""Status, step, and losses before and at that step."""
+
+
+def search_coupled(problem: LeastSquares, asked: Questions, known: Passages, last: float) -> None:
+    """Find all pending passages up to the step `last`."""
+    curvatures, group = np.unique(problem.eigenvalues, return_inverse=True)  # modes of one curvature act as their mean
+    weights = np.bincount(group, problem.weights)
+    means = np.bincount(group, problem.weights / weights[group] * problem.initial_second_moment)
+    curved = curvatures > FLAT * curvatures[-1]
+    constant = float(0.5 * (weights * curvatures * means)[~curved].sum())
+    modes = _Modes(curvatures[curved], weights[curved], problem.label_noise, problem.kurtosis)
+
+    def work(part: slice) -> None:
+        for c in np.arange(asked.rates.size)[part]:
+            if known.status[c] != PENDING:
+                continue
+            rate, momentum = float(asked.rates[c]), float(asked.momenta[c])
+            momentum = momentum if momentum >= TINY else 0.0
+            update = _Update(modes, float(asked.factors[c]), momentum, rate * float(modes.eigenvalues[-1]))
+            level = 2.0 * rate * (float(asked.targets[c]) - constant)
+            status, step, *sums = _first(update, means[curved], level, last)
+            known.status[c] = PENDING if status == PENDING else status
+            known.steps[c] = np.inf if status == NEVER else step
+            known.losses[c] = np.array(sums) / (2.0 * rate) + constant
+
+    map_slices(work, asked.rates.size, cost=20_000 * curvatures.size // 50)
+
+
+def _first(update: _Update, means: FloatArray, level: float, last: float) -> Found:
+    """First step at which S is at most `level`."""
+    if level <= 0.0:
+        return NEVER, np.inf, np.inf, np.inf
+    state = np.stack([means, np.zeros_like(means), np.zeros_like(means)])
+    walk = min(last, 3.0 * update.fading + 30.0 * means.size + 20_000.0)
+    found = _walk(update, state, level, 0.0, walk)
+    if found[0] != PENDING or walk == last:
+        return found
+    powers = _Powers.of(update, state, found[3])
+    if not powers.regular:
+        return _walk(update, state, level, walk, last)
+    status, step, before, at = powers.first(level, last - walk)
+    return status, walk + step, before, at
+
+
+def _walk(update: _Update, state: FloatArray, level: float, first: float, last: float) -> Found:
+    from noisysgd.theory import passage_kernels as kernels
+
+    found = kernels.coupled_steps(
+        state,
+        update.x,
+        update.wx,
+        update.momentum,
+        update.noise,
+        update.excess,
+        update.kick,
+        level,
+        int(first),
+        int(last),
+    )
+    return found[0], float(found[1]), found[2], found[3]
+
+
+class _Powers:
+    """S(τ) = constant + Σ held z^τ + Σ forced (1 − z^τ)."""
+
+    def __init__(
+        self, constant: float, complements: FloatArray, logs: FloatArray, held: FloatArray, forced: FloatArray
+    ) -> None:
+        self.constant, self.complements, self.logs, self.held, self.forced = constant, complements, logs, held, forced
+
+    @classmethod
+    def of(cls, update: _Update, state: FloatArray, total: float) -> "_Powers":
+        slow: _SlowModes = update.slow
+        held = slow.project(state)
+        complements = np.where(slow.complements == 0.0, 1e-300, slow.complements)
+        forced = update.kick / slow.slopes / complements
+        # For SGD the modes hold all of S. Of heavy ball's fast ones the response to label noise is left, a constant.
+        rest = total - held.sum() if update.momentum > 0 else 0.0
+        return cls(rest, complements, np.maximum(slow.log_modulus, -2000.0), held, forced)
+
+    @property
+    def regular(self) -> bool:
+        """Whether growing modes only add to S."""
+        growing = self.complements < 0.0
+        return bool(np.all(self.held[growing] >= 0) and np.all(self.forced[growing] <= 0))
+
+    def first(self, level: float, last: float) -> Found:
+        """First τ in 1…last at which S ≤ level; even and odd ones apart if some eigenvalue is negative."""
+        z = 1.0 - self.complements
+        if np.all(z >= 0):
+            return self._scan(self.constant, self.logs, self.held, self.forced, level, last)
+        odd_constant = self.constant + (self.forced * self.complements).sum()
+        even = self._scan(self.constant, 2.0 * self.logs, self.held, self.forced, level, last // 2)
+        odd = self._scan(odd_constant, 2.0 * self.logs, z * self.held, z * self.forced, level, (last - 1) // 2)
+        options = [(even[0], 2.0 * even[1], np.inf, even[3]), (odd[0], 2.0 * odd[1] + 1.0, np.inf, odd[3])]
+        reached = [found for found in options if found[0] == REACHED]
+        if reached:
+            return min(reached, key=lambda found: found[1])
+        return (NEVER if even[0] == odd[0] == NEVER else PENDING), last, np.inf, np.inf
+
+    def _scan(
+        self, constant: float, logs: FloatArray, held: FloatArray, forced: FloatArray, level: float, last: float
+    ) -> Found:
+        """Negative coefficients of stable modes: −h z^τ = −h + h (1 − z^τ), and the other way round."""
+        from noisysgd.theory import passage_kernels as kernels
+
+        order = np.argsort(-logs, kind="stable")
+        logs, held, forced = logs[order], held[order], forced[order]
+        stable = logs < 0.0
+        back, forth = np.where(stable, np.minimum(held, 0.0), 0.0), np.where(stable, np.minimum(forced, 0.0), 0.0)
+        shift = constant + back.sum() + forth.sum()
+        weights, kicks = held - back - forth, forth - forced + back
+        status, step, before, at = kernels.sgd_scan(logs, weights, logs, kicks, 0.0, level - shift, last)
+        return status, step, before + shift, at + shift

@@ -1,0 +1,252 @@
+"""First passages of many configurations: which spectra to compress for them, and what to do where that is not enough.
+
+A configuration is scanned on a small ``SpectralRule`` as long as the rule's error is certainly small beside the target,
+then on larger ones, in the end on the spectrum itself. Each scan goes on where the last had to stop. What counts is
+certain: a loss that is closer to the target than the error may be is looked at again on the next rule.
+"""
+
+import threading
+import weakref
+from dataclasses import dataclass, field, fields
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from noisysgd.theory.checks import FloatArray, IntArray
+from noisysgd.theory.least_squares import LeastSquares
+from noisysgd.theory.moments import Pieces, Runs, add_losses
+from noisysgd.theory.parallel import map_slices
+from noisysgd.theory.problem import NoisyQuadratic
+from noisysgd.theory.quadratic import Quadratic
+from noisysgd.theory.spectral_quadrature import spectral_rule
+
+if TYPE_CHECKING:
+    from noisysgd.theory.passage_kernels import Rule
+
+LAST_STEP = 2.0**52
+"""Steps are floats, and one more than this is exact; later ones are never reached."""
+PENDING, REACHED, NEVER = 0, 1, 2
+SILENT = 1e-90
+"""Factor of the noise below which least squares has none, as in ``least_squares_moments``."""
+TINY = 1e-30
+"""Momentum below this is none, as in ``moments``."""
+OSCILLATIONS = (0.0, 256.0, 4096.0, 16384.0, 65536.0, np.inf)
+"""Radians that the rules resolve, one after another."""
+WORTHWHILE = 0.6
+"""Share of the spectrum that a rule may have left, or it is skipped."""
+TRUSTED = 1e-10
+"""Rounding, as a share of the target, in states advanced from step to step; closer calls are recomputed."""
+REFUSALS = 64
+"""Closer calls of one configuration that are recomputed before rounding decides."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Configurations as arrays of one length C: target, learning rate, factor of the noise, momentum."""
+
+    targets: FloatArray
+    rates: FloatArray
+    factors: FloatArray
+    momenta: FloatArray
+
+    def take(self, chosen: Any) -> Self:
+        """Some of them."""
+        return type(self)(*(getattr(self, entry.name)[chosen] for entry in fields(self)))
+
+
+@dataclass(frozen=True)
+class Passages:
+    """What is known about C configurations.
+
+    Attributes
+    ----------
+    status : (C,) array of int
+        PENDING, REACHED or NEVER.
+    steps : (C,) array
+        The passage; of a pending configuration, a step before which there is none.
+    losses : (C, 2) array
+        Just before the passage, ``inf`` if not known, and there.
+    """
+
+    status: IntArray
+    steps: FloatArray
+    losses: FloatArray
+
+    @classmethod
+    def unknown(cls, count: int) -> Self:
+        """Nothing yet."""
+        return cls(np.zeros(count, np.int64), np.zeros(count), np.full((count, 2), np.inf))
+
+    def of(self, part: slice) -> Self:
+        """A view of some."""
+        return type(self)(self.status[part], self.steps[part], self.losses[part])
+
+    def settle(self, chosen: Any, steps: Any) -> None:
+        """Some have passed there; infinite: never."""
+        self.status[chosen] = np.where(np.isinf(steps), NEVER, REACHED)
+        self.steps[chosen] = steps
+
+    def crossing(self, targets: FloatArray) -> FloatArray:
+        """When the losses meet the targets between two steps, by interpolating their logarithms."""
+        before, at = self.losses.T
+        known = (self.status == REACHED) & (before > targets) & (before < np.inf) & (at > 0) & (at < before)
+        late = np.zeros(self.steps.size)
+        late[known] = np.log(targets[known] / at[known]) / np.log(before[known] / at[known])
+        return np.where(self.status == REACHED, self.steps - late, np.inf)
+
+
+@singledispatch
+def search(problem: Quadratic, asked: Questions, known: Passages, last: float) -> None:
+    """Add to what is known all passages up to the step `last`; one method per problem."""
+    raise NotImplementedError(f"no first passages for a {type(problem).__name__}")
+
+
+def first_passages(problem: Quadratic, asked: Questions, last: float = LAST_STEP) -> Passages:
+    """First passages of all configurations up to the step `last`."""
+    known = Passages.unknown(asked.rates.size)
+    search(problem, asked, known, last)
+    known.settle(known.status == PENDING, np.inf)
+    return known
+
+
+def _settle_at_once(problem: Quadratic, asked: Questions, known: Passages) -> None:
+    """Configurations that start at their target or do not move."""
+    start = float(problem.initial_loss)
+    there = (known.status == PENDING) & (asked.targets >= start)
+    known.settle(there, 0.0)
+    known.losses[there] = start
+    known.settle((known.status == PENDING) & (asked.rates == 0), np.inf)
+
+
+@dataclass
+class _Spectrum:
+    """The masses of a noisy quadratic's modes, and rules for them, made when first asked for."""
+
+    eigenvalues: FloatArray
+    decay: FloatArray
+    noise: FloatArray
+    made: "dict[float, tuple[Rule, Rule] | None]" = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.Lock)
+
+    def rules(self, oscillations: float) -> "tuple[Rule, Rule] | None":
+        """Rules for decay and noise; None if they would not save enough."""
+        with self.lock:
+            if oscillations not in self.made:
+                found = [spectral_rule(self.eigenvalues, mass, oscillations) for mass in (self.decay, self.noise)]
+                size = sum(rule.nodes.size for rule in found)
+                full = sum(np.count_nonzero(mass) for mass in (self.decay, self.noise))
+                worth = oscillations == np.inf or size <= WORTHWHILE * full
+                decay, noise = ((rule.nodes, rule.weights, rule.amplification, rule.boundary) for rule in found)
+                self.made[oscillations] = (decay, noise) if worth else None
+            return self.made[oscillations]
+
+
+_SPECTRA: "weakref.WeakKeyDictionary[NoisyQuadratic, _Spectrum]" = weakref.WeakKeyDictionary()
+
+
+def _spectrum(problem: NoisyQuadratic) -> _Spectrum:
+    if problem not in _SPECTRA:
+        half = 0.5 * problem.weights * problem.eigenvalues
+        masses = half * problem.initial_second_moment, half * problem.noise_diagonal
+        _SPECTRA[problem] = _Spectrum(problem.eigenvalues, *masses)
+    return _SPECTRA[problem]
+
+
+@search.register
+def _(problem: NoisyQuadratic, asked: Questions, known: Passages, last: float) -> None:
+    _settle_at_once(problem, asked, known)
+    spectrum = _spectrum(problem)
+
+    def work(part: slice) -> None:
+        _scan(problem, spectrum, asked.take(part), known.of(part), last)
+
+    smallest = next(rules for rules in map(spectrum.rules, OSCILLATIONS) if rules is not None)
+    nodes = smallest[0][0].size + smallest[1][0].size
+    heavy = bool(np.any(asked.momenta >= TINY))
+    map_slices(work, asked.rates.size, cost=nodes * (100 if heavy else 1))
+
+
+def _scan(problem: NoisyQuadratic, spectrum: _Spectrum, asked: Questions, known: Passages, last: float) -> None:
+    """Scan on rule after rule, then decide closer calls of heavy ball one by one."""
+    for oscillations in OSCILLATIONS:
+        pending = _pending(known, last)
+        if pending.size == 0:
+            return
+        rules = spectrum.rules(oscillations)
+        if rules is not None:
+            _scan_rules(rules, asked, known, last, pending, TRUSTED)
+    for attempt in range(REFUSALS + 1):
+        pending = _pending(known, last)
+        for c in pending:
+            _recompute(problem, asked, known, int(c))
+        pending = _pending(known, last)
+        if pending.size == 0:
+            return
+        full = spectrum.rules(np.inf)
+        assert full is not None
+        _scan_rules(full, asked, known, last, pending, TRUSTED if attempt < REFUSALS else 0.0)
+
+
+def _pending(known: Passages, last: float) -> IntArray:
+    return np.flatnonzero((known.status == PENDING) & (known.steps <= last))
+
+
+def _scan_rules(
+    rules: "tuple[Rule, Rule]", asked: Questions, known: Passages, last: float, pending: IntArray, trusted: float
+) -> None:
+    """Scan pending configurations as far as these rules are certain about them."""
+    from noisysgd.theory import passage_kernels as kernels
+
+    some = asked.take(pending)
+    limits, errors = np.zeros(pending.size), np.zeros(pending.size)
+    kernels.horizons(*rules, some.rates, some.factors, some.momenta, some.targets, limits, errors)
+    np.minimum(limits, last, out=limits)
+    heavy = some.momenta >= TINY
+    errors[heavy] = np.maximum(errors[heavy], trusted * some.targets[heavy])
+    for kind, passages in ((~heavy, kernels.sgd_passages), (heavy, kernels.momentum_passages)):
+        chosen = pending[kind]
+        if chosen.size == 0:
+            continue
+        part, error = some.take(kind), errors[kind]
+        status, steps, losses = known.status[chosen], known.steps[chosen], np.full((chosen.size, 2), np.inf)
+        passages(
+            *rules, part.rates, part.factors, part.momenta, part.targets, limits[kind], error, status, steps, losses
+        )
+        called = status == REACHED
+        steps[(status == PENDING) & (steps >= last)] = last + 1.0
+        # A loss at the first step in question has no known predecessor here; an earlier scan may have left it.
+        losses[:, 0] = np.where(called & np.isinf(losses[:, 0]), known.losses[chosen, 0], losses[:, 0])
+        known.steps[chosen] = np.where(status == NEVER, np.inf, steps)
+        known.losses[chosen] = losses
+        certain = losses[:, 1] <= part.targets - error
+        known.status[chosen] = np.where(called & ~certain, PENDING, status)
+
+
+def _recompute(problem: NoisyQuadratic, asked: Questions, known: Passages, c: int) -> None:
+    """Decide a close call by the closed forms of ``moments``; if the loss is still too high, go on one step later."""
+    loss = np.zeros((1, 1))
+    step = int(known.steps[c])
+    runs = Runs(asked.rates[c : c + 1], asked.factors[c : c + 1], asked.momenta[c : c + 1], np.zeros(1))
+    add_losses(problem, runs, Pieces(np.array([step]), np.ones(1), np.zeros(1, np.int64)), loss)
+    if loss[0, 0] <= asked.targets[c]:
+        known.status[c], known.losses[c, 1] = REACHED, loss[0, 0]
+    else:
+        known.steps[c], known.losses[c] = step + 1.0, (loss[0, 0], np.inf)
+
+
+@search.register
+def _(problem: LeastSquares, asked: Questions, known: Passages, last: float) -> None:
+    from noisysgd.theory.least_squares_passage import search_coupled
+
+    _settle_at_once(problem, asked, known)
+    silent = asked.factors < SILENT
+    if silent.any():
+        start = (problem.initial_mean, problem.initial_variance)
+        noiseless = NoisyQuadratic(problem.eigenvalues, 0.0, *start, weights=problem.weights)
+        part = Passages(known.status[silent], known.steps[silent], known.losses[silent])
+        search(noiseless, asked.take(silent), part, last)
+        known.status[silent], known.steps[silent], known.losses[silent] = part.status, part.steps, part.losses
+    loud = Passages(known.status[~silent], known.steps[~silent], known.losses[~silent])
+    search_coupled(problem, asked.take(~silent), loud, last)
+    known.status[~silent], known.steps[~silent], known.losses[~silent] = loud.status, loud.steps, loud.losses
