@@ -350,6 +350,19 @@ def test_divergence_is_silent_infinite_and_for_good(steps, momentum):
     assert 1 < brief < np.inf  # a finite number of unstable steps has an exact, finite loss
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_a_diverging_loss_is_positive_at_every_step_up_to_infinity(momentum):
+    problem = theory.LeastSquares([1.0], label_noise=0.0)
+    rate = 1.2 * float(theory.critical_learning_rate(problem, 1000, momentum))
+    curve = theory.loss_curve(
+        problem, theory.constant(5000), learning_rate=rate, batch_size=1000, momentum=momentum, at=np.arange(5001)
+    )
+    assert curve.min() > 0
+    first = int(np.isinf(curve).argmax())
+    assert first > 0
+    assert np.isinf(curve[first:]).all()
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("steps", [3, 10**6])
 @pytest.mark.parametrize("unit", [1e-140, 1.0, 1e140])

@@ -46,7 +46,7 @@ from noisysgd.theory.stationary import (
     stationary_covariance,
     stationary_loss,
 )
-from noisysgd.theory.steps_to_target import minimum_steps, steps_examples_tradeoff, steps_to_target
+from noisysgd.theory.steps_to_target import fastest_on_grid, minimum_steps, steps_examples_tradeoff, steps_to_target
 from noisysgd.theory.svag import svag_coefficients, svag_loss
 from noisysgd.theory.sweep import check_sweep, load_sweep, powers_of_two, save_sweep, sweep_from_records
 from noisysgd.theory.temperature import effective_learning_rate, temperature
@@ -82,6 +82,7 @@ __all__ = [
     "effective_learning_rate",
     "expected_loss",
     "expected_parameters",
+    "fastest_on_grid",
     "fit_sharpness",
     "fluctuation_dissipation",
     "half_then_decay",

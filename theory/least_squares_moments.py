@@ -186,7 +186,7 @@ def _advance(
             state *= units
             losses[pieces] = 0.5 / rate * update.segment(state, lengths[pieces])
             state /= units
-        overflow = ~(losses[pieces] < np.inf)
+        overflow = ~np.isfinite(losses[pieces])  # of either sign, once E θd has overflowed
         if overflow.any():
             losses[pieces.start + int(overflow.argmax()) :] = np.inf
             break

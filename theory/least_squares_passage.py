@@ -33,12 +33,13 @@ def search_coupled(problem: LeastSquares, asked: Questions, known: Passages, las
                 continue
             rate, momentum = float(asked.rates[c]), float(asked.momenta[c])
             momentum = momentum if momentum >= TINY else 0.0
-            update = _Update(modes, float(asked.factors[c]), momentum, rate * float(modes.eigenvalues[-1]))
+            update = _Update(modes, float(asked.factors[c]), momentum, rate)
             level = 2.0 * rate * (float(asked.targets[c]) - constant)
             status, step, *sums = _first(update, means[curved], level, last)
             known.status[c] = PENDING if status == PENDING else status
             known.steps[c] = np.inf if status == NEVER else step
-            known.losses[c] = np.array(sums) / (2.0 * rate) + constant
+            with np.errstate(over="ignore"):  # ratios of losses that are still numbers may not be
+                known.losses[c] = np.array(sums) / (2.0 * rate) + constant
 
     map_slices(work, asked.rates.size, cost=20_000 * curvatures.size // 50)
 
@@ -68,7 +69,7 @@ def _walk(update: _Update, state: FloatArray, level: float, first: float, last: 
         update.wx,
         update.momentum,
         update.noise,
-        update.excess,
+        update.modes.kurtosis - 2.0,
         update.kick,
         level,
         int(first),

@@ -45,6 +45,22 @@ def minimise_on_log_scale(function: LogFunction, *, start: float, also: FloatArr
     return float(found[np.argmin(levels)])
 
 
+def waves(edge: float, momentum: float, steps: int) -> FloatArray | None:
+    """Learning rates, as logarithms, that lie close enough to see single modes and steps, where they can be told apart.
+
+    After n steps a mode has turned through a phase of about n√(ελ), so at most nπ at the critical learning rate; of
+    20/(1−m) steps and more no oscillation is left. Of a handful of steps, each may meet a resonance ελ = 1 of its own.
+    """
+    grids = []
+    if momentum > 0.0 and steps * (1.0 - momentum) < 20.0:
+        phases = min(steps, 10.0 / (1.0 - momentum))
+        count = int(min(max(8 * phases, 64), 4000))
+        grids.append(edge + 2.0 * np.log(np.linspace(0.0, 1.1, count + 1)[1:]))
+    if steps <= 40:
+        grids.append(edge + np.arange(-3.0, 4.0, NEEDLE))
+    return np.unique(np.concatenate(grids)) if grids else None
+
+
 def narrow(function: LogFunction, low: float, high: float, width: float = 1e-3) -> float:
     """Minimiser between `low` and `high` of a function with one minimum there, to half of `width`, by nested grids."""
     while True:

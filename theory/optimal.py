@@ -7,7 +7,7 @@ import numpy as np
 from noisysgd.theory import checks
 from noisysgd.theory.budget import Budget, UnlimitedBudget
 from noisysgd.theory.checks import FloatArray
-from noisysgd.theory.minimise import NEEDLE, minimise_on_log_scale
+from noisysgd.theory.minimise import minimise_on_log_scale, waves
 from noisysgd.theory.moments import expected_loss, loss_curve
 from noisysgd.theory.quadratic import Quadratic
 from noisysgd.theory.schedule import ScheduleFamily, constant, half_then_decay, of_length
@@ -138,25 +138,9 @@ def _best_rate(
         )
 
     edge = float(np.log(critical_learning_rate(problem, batch_size, momentum)))
-    best = minimise_on_log_scale(loss, start=edge, also=_waves(edge, momentum, steps))
+    best = minimise_on_log_scale(loss, start=edge, also=waves(edge, momentum, steps))
     lowest = float(loss(np.array([best]))[0])
     gain = 1.0 - lowest / float(problem.initial_loss)
     remedy = "Give larger batches or more steps, or a smaller covariance."
     checks.require(gain > 1e-9, "noise", "a problem that some learning rate improves", f"a gain of {gain:.1g}", remedy)
     return float(np.exp(best)), lowest
-
-
-def _waves(edge: float, momentum: float, steps: int) -> FloatArray | None:
-    """Learning rates, as logarithms, that lie close enough to see single modes and steps, where they can be told apart.
-
-    After n steps a mode has turned through a phase of about n√(ελ), so at most nπ at the critical learning rate; of
-    20/(1−m) steps and more no oscillation is left. Of a handful of steps, each may meet a resonance ελ = 1 of its own.
-    """
-    grids = []
-    if momentum > 0.0 and steps * (1.0 - momentum) < 20.0:
-        phases = min(steps, 10.0 / (1.0 - momentum))
-        count = int(min(max(8 * phases, 64), 4000))
-        grids.append(edge + 2.0 * np.log(np.linspace(0.0, 1.1, count + 1)[1:]))
-    if steps <= 40:
-        grids.append(edge + np.arange(-3.0, 4.0, NEEDLE))
-    return np.unique(np.concatenate(grids)) if grids else None

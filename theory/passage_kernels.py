@@ -284,7 +284,8 @@ def sgd_scan(
             return PENDING, last, before, math.inf
         rate = -fall / falling if falling > 0.0 else 0.0
         reach = first_meeting(falling, rate, rise + gain, room)
-        stride = math.ceil(reach) if reach < math.inf else 2.0 * stride
+        # The integer that ceil makes has no room for times at which next to nothing falls any more.
+        stride = math.ceil(min(reach, last - t)) if reach < math.inf else 2.0 * stride
         stride = min(max(stride, 1.0), last - t)
         ahead = sgd_losses(t + stride, log_decay, weights, log_noise, kicks)
         if stride > 1.0:
@@ -700,8 +701,10 @@ def coupled_steps(
             state[0, i], state[1, i], state[2, i] = new_tt, cross - new_dd, new_dd
             total += wx[i] * new_tt
             moved += abs(new_tt - tt) + abs(new_dd - dd)
+        if not abs(total) < math.inf:
+            return NEVER, step, before, math.inf
         if total <= level:
             return REACHED, step, before, total
-        if moved == 0.0 or not total < math.inf:
+        if moved == 0.0:
             return NEVER, step, before, total
     return PENDING, last, total, total

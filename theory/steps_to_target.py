@@ -5,14 +5,14 @@ quadratic, McCandlish et al. 2018 (arXiv 1812.06162) for the hyperbola. How the 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
 from noisysgd.theory.least_squares import LeastSquares
-from noisysgd.theory.minimise import minimise_on_log_scale
+from noisysgd.theory.minimise import minimise_on_log_scale, waves
 from noisysgd.theory.passage import LAST_STEP, PENDING, REACHED, Passages, Questions, first_passages, search
 from noisysgd.theory.problem import NoisyQuadratic
 from noisysgd.theory.quadratic import Quadratic
@@ -207,39 +207,56 @@ def steps_examples_tradeoff(
     return curve.squeeze("momentum") if inertia.ndim == 0 else curve
 
 
-@dataclass(frozen=True)
-class Fastest:
-    """The point of a grid that reaches a target first."""
+class Fastest(NamedTuple):
+    """The point of a grid that reaches a target first; ``inf`` steps if none does."""
 
     steps: float
     learning_rate: float
     momentum: float
 
 
-def fastest(
-    problem: Quadratic, target: float, *, learning_rates: FloatArray, batch_size: float, momenta: FloatArray
+def fastest_on_grid(
+    problem: Quadratic, target: float, *, learning_rates: Any, batch_size: float, momenta: Any = 0.0
 ) -> Fastest:
-    """The fewest steps over a grid of learning rates and momenta, what the sweep of Zhang et al. 2019 computes.
+    """The fewest steps to a target over a grid of learning rates and momenta: the sweep of Zhang et al. 2019.
 
     All configurations are scanned as far as 64 steps, then 512, and so on, until one has passed: none is scanned much
-    further than the fastest. Among equals the first of the grid, learning rates outermost, is named.
+    further than the fastest. Where only the best learning rate matters, :func:`minimum_steps` needs no grid.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic or LeastSquares
+    target : float
+        Expected excess training loss to reach, > 0.
+    learning_rates : (K,) array_like
+    batch_size : float
+    momenta : float or (M,) array_like
+
+    Returns
+    -------
+    Fastest
+        Named tuple (steps, learning_rate, momentum). Among equals the first of the grid, learning rates outermost.
+
+    Raises
+    ------
+    ValueError
+        For impossible targets, learning rates, batch sizes or momenta, and an empty grid.
 
     Examples
     --------
     >>> from noisysgd import theory
-    >>> rates, momenta = np.logspace(-2, 0.5, 10), np.array([0.0, 0.5, 0.9])
-    >>> fastest(theory.power_law(100), 0.1, learning_rates=rates, batch_size=1e4, momenta=momenta).momentum
+    >>> rates = np.logspace(-2, 0.5, 10)
+    >>> problem, momenta = theory.power_law(100), [0.0, 0.5, 0.9]
+    >>> fastest_on_grid(problem, 0.1, learning_rates=rates, batch_size=1e4, momenta=momenta).momentum
     0.9
     """
-    rates, inertia = np.meshgrid(learning_rates, momenta, indexing="ij")
-    count = rates.size
-    asked = Questions(
-        np.full(count, float(target)),
-        rates.ravel(),
-        np.full(count, float(problem.noise_factor(batch_size))),
-        inertia.ravel(),
-    )
-    known = Passages.unknown(count)
+    rates = checks.vector("learning_rates", checks.learning_rate(learning_rates, "learning_rates"))
+    inertia = checks.vector("momenta", checks.momentum(momenta, "momenta"))
+    goal = checks.scalar("target", target)
+    size = checks.scalar("batch_size", checks.real("batch_size", batch_size))
+    grid = [a.ravel() for a in _configurations(problem, goal, rates[:, None], size, inertia)]
+    asked = Questions(grid[0], grid[1], problem.noise_factor(grid[2]), grid[3])
+    known = Passages.unknown(grid[0].size)
     last = 64.0
     while True:
         search(problem, asked, known, last)
@@ -302,5 +319,8 @@ def _minimum(
 
     with np.errstate(invalid="ignore"):  # inf − inf between learning rates that never get there
         best = minimise_on_log_scale(time, start=edge)
+        finer = waves(edge, momentum, int(np.ceil(best_time)))
+        if finer is not None:
+            best = minimise_on_log_scale(time, start=edge, also=finer)
     steps = float(passages(np.array([best]), LAST_STEP)[0].steps[0])
     return (float(np.exp(best)), steps) if steps < np.inf else (np.nan, np.inf)

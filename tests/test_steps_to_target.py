@@ -1,0 +1,319 @@
+"""First passages: against looking at every step, and far beyond where every step can be looked at."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from noisysgd import theory
+from noisysgd.theory import passage, passage_kernels, testing
+from noisysgd.theory.kernels import power_coefficients
+from noisysgd.theory.spectral_quadrature import spectral_rule
+
+LONG = 2000
+TIE = 1e-9
+"""Losses this close to the target, relatively, may count as either side of it."""
+
+
+def first_passage_holds(steps, curve, target):
+    """Whether `steps` is the first passage of a curve that has the loss of every step, but for ties."""
+    if np.isinf(steps):
+        return bool((curve > target * (1 - TIE)).all())
+    return bool(curve[int(steps)] <= target * (1 + TIE) and (curve[: int(steps)] > target * (1 - TIE)).all())
+
+
+def bisected(curve, target):
+    """What a search finds that takes the loss for monotone."""
+    low, high = 0, curve.size - 1
+    if curve[high] > target:
+        return np.inf
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if curve[middle] <= target else (middle + 1, high)
+    return float(low)
+
+
+@st.composite
+def runs_and_targets(draw, problem):
+    """A setting of the optimizer that need not be stable, its losses, and a target that it crosses now and then."""
+    size, momentum = draw(testing.batch_sizes()), draw(testing.momenta(0.999))
+    rate = draw(testing.learning_rates(problem, high=1.2, batch_size=size, momentum=momentum))
+    run = {"learning_rate": rate, "batch_size": size, "momentum": momentum}
+    curve = theory.loss_curve(problem, theory.constant(LONG), at=np.arange(LONG + 1), **run)
+    seen = float(curve[draw(st.integers(1, LONG))])
+    share = draw(st.one_of(st.just(1.001), st.floats(0.01, 1.1)))
+    reference = seen if 0 < seen < problem.initial_loss else float(problem.initial_loss)
+    target = share * reference
+    assume(target > 1e-280)
+    return run, curve, target
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), problem=st.one_of(testing.problems(weights=True), testing.least_squares_problems(weights=True)))
+def test_no_step_before_the_first_passage_is_at_the_target(data, problem):
+    assume(problem.initial_loss > 1e-6)
+    run, curve, target = data.draw(runs_and_targets(problem))
+    steps = theory.steps_to_target(problem, target, max_steps=LONG, **run)
+    assert first_passage_holds(float(steps), curve, target)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    frequencies=st.lists(st.floats(0.05, 2.5), min_size=1, max_size=5),
+    momentum=st.floats(0.9, 0.9999),
+    share=st.floats(1e-6, 0.5),
+)
+def test_narrow_dips_of_an_oscillating_loss_are_not_leapt_over(frequencies, momentum, share):
+    """Modes that turn by these angles a step pass through zero together now and then."""
+    curvatures = 1 + momentum - 2 * np.sqrt(momentum) * np.cos(np.array(frequencies))
+    problem = theory.NoisyQuadratic(curvatures, 0.0, initial_variance=1 / curvatures)
+    run = {"learning_rate": 1.0, "batch_size": 1, "momentum": momentum}
+    curve = theory.loss_curve(problem, theory.constant(LONG), at=np.arange(LONG + 1), **run)
+    target = share * float(problem.initial_loss)
+    steps = theory.steps_to_target(problem, target, max_steps=LONG, **run)
+    assert first_passage_holds(float(steps), curve, target)
+
+
+def test_a_search_that_takes_the_loss_for_monotone_fails_that_check():
+    problem = theory.NoisyQuadratic([0.01, 0.3], 0.0, initial_variance=[100.0, 1.0])
+    run = {"learning_rate": 1.0, "batch_size": 1, "momentum": 0.99}
+    curve = theory.loss_curve(problem, theory.constant(LONG), at=np.arange(LONG + 1), **run)
+    wrong = [
+        target
+        for target in np.geomspace(1e-3, 0.3, 50)
+        if not first_passage_holds(bisected(curve, target), curve, target)
+    ]
+    assert len(wrong) > 10
+    right = theory.steps_to_target(problem, wrong, **run)
+    assert all(first_passage_holds(steps, curve, target) for steps, target in zip(right, wrong, strict=True))
+
+
+# Beyond what can be looked at step by step: the passage itself, and random steps before it.
+
+
+def passes_there(problem, steps, target, run, seed=0):
+    """Whether the loss is at the target after `steps` and above it one step, and at 200 random steps, before."""
+    steps = int(steps)
+    before = np.random.default_rng(seed).integers(0, steps, 200)
+    at = np.concatenate([[steps, steps - 1], before])
+    last, *earlier = theory.loss_curve(problem, theory.constant(steps), at=at, **run)
+    return bool(last <= target * (1 + TIE) and np.min(earlier) > target * (1 - TIE))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    exponent=st.floats(0.5, 2.0),
+    slow=st.floats(-7, -1),
+    share=st.floats(1.001, 30.0),
+    size=st.integers(1, 10_000),
+    momentum=testing.momenta(0.99),
+)
+def test_long_runs_pass_where_the_exact_loss_does(exponent, slow, share, size, momentum):
+    """Learning rates down to 10⁻⁷ of the critical one, so up to 10⁹ steps, on a spectrum that is compressed."""
+    problem = theory.power_law(400, exponent)
+    run = {"batch_size": size, "momentum": momentum}
+    run["learning_rate"] = 10**slow * float(theory.critical_learning_rate(problem, momentum=momentum))
+    target = share * float(theory.stationary_loss(problem, **run))
+    assume(1e-4 < target < 0.9 * problem.initial_loss)
+    steps = float(theory.steps_to_target(problem, target, **run))
+    assert passes_there(problem, steps, target, run)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    dim=st.integers(2, 40),
+    slow=st.floats(-6, -3),
+    share=st.floats(0.03, 0.5),
+    size=st.integers(1, 100),
+    momentum=st.sampled_from([0.0, 0.5, 0.9]),
+)
+def test_long_runs_of_least_squares_do_too(dim, slow, share, size, momentum):
+    """Exact labels, so that every target is reached, most of them beyond the steps that are taken one by one."""
+    problem = theory.LeastSquares(1 / np.arange(1.0, dim + 1), label_noise=0.0)
+    run = {"batch_size": size, "momentum": momentum}
+    run["learning_rate"] = 10**slow * float(theory.critical_learning_rate(problem, **run))
+    target = share * float(problem.initial_loss)
+    steps = float(theory.steps_to_target(problem, target, **run))
+    assert passes_there(problem, steps, target, run)
+
+
+def test_least_squares_that_alternate_pass_where_looking_says():
+    """Beyond ελ = 1 + … an eigenvalue of the update can be negative; ε just below critical, 60 000 steps."""
+    problem = theory.LeastSquares([1.0, 1e-5], label_noise=0.0, kurtosis=1.0, initial_variance=[1.0, 1e4])
+    run = {"learning_rate": 1.9, "batch_size": 50, "momentum": 0.0}
+    at = np.arange(60_001)
+    curve = theory.loss_curve(problem, theory.constant(60_000), at=at, **run)
+    for target in curve[[30_000, 45_000, 59_999]] * (1 + 1e-7):
+        assert first_passage_holds(float(theory.steps_to_target(problem, target, **run)), curve, target)
+
+
+def test_a_loss_that_noise_holds_up_never_arrives_and_says_so_at_once():
+    problem = theory.power_law(100)
+    run = {"learning_rate": 0.1, "batch_size": 1, "momentum": [0.0, 0.9]}
+    floor = theory.stationary_loss(problem, **run)
+    assert np.isinf(theory.steps_to_target(problem, 0.999 * floor, **run)).all()
+    assert np.isfinite(theory.steps_to_target(problem, 1.001 * floor, **run)).all()
+
+
+def test_the_start_and_standing_still():
+    problem = theory.NoisyQuadratic([1.0], 0.0)
+    assert theory.steps_to_target(problem, 0.5, learning_rate=0.0, batch_size=1) == 0
+    assert theory.steps_to_target(problem, 0.49, learning_rate=0.0, batch_size=1) == np.inf
+    assert theory.steps_to_target(problem, 0.49, learning_rate=2.5, batch_size=1) == np.inf
+    assert theory.steps_to_target(problem, 0.1, learning_rate=0.5, batch_size=1, max_steps=1) == np.inf
+    assert theory.steps_to_target(problem, 0.1, learning_rate=0.5, batch_size=1, max_steps=2) == 2
+
+
+# The reference table, and compressed spectra.
+
+SIZES, STEPS, RATES = zip(
+    (4, 1_515_845, 0.01292),
+    (64, 95_989, 0.2154),
+    (256, 25_778, 0.7743),
+    (4096, 7_870, 1.8957),
+    (65536, 7_079, 1.8957),
+    strict=True,
+)
+
+
+def test_the_reference_table_comes_out():
+    grid = np.logspace(-5, 0.5, 100)
+    problem = theory.power_law(10_000)
+    steps = theory.steps_to_target(problem, 0.01, learning_rate=grid, batch_size=np.array(SIZES)[:, None])
+    assert steps.min(axis=1).tolist() == list(STEPS)
+    np.testing.assert_allclose(grid[steps.argmin(axis=1)], RATES, rtol=5e-4)
+    found = [theory.fastest_on_grid(problem, 0.01, learning_rates=grid, batch_size=size) for size in SIZES]
+    assert [one.steps for one in found] == list(STEPS)
+    assert [one.learning_rate for one in found] == grid[steps.argmin(axis=1)].tolist()
+
+
+def test_a_grid_with_momenta_is_searched_as_one_configuration_after_another_is():
+    problem = theory.power_law(1000)
+    rates, momenta = np.logspace(-3, 0.7, 25), 1 - np.logspace(-3, 0, 7)
+    for size in (16, 4096):
+        steps = theory.steps_to_target(problem, 0.02, learning_rate=rates[:, None], batch_size=size, momentum=momenta)
+        best = theory.fastest_on_grid(problem, 0.02, learning_rates=rates, batch_size=size, momenta=momenta)
+        at = np.unravel_index(steps.argmin(), steps.shape)
+        assert best.steps == steps.min()
+        assert (best.learning_rate, best.momentum) == (rates[at[0]], momenta[at[1]])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9, 0.99])
+def test_compressing_the_spectrum_changes_no_passage(momentum, monkeypatch):
+    rates = np.logspace(-3, 0.3, 12)
+    run = {"learning_rate": rates, "batch_size": np.array([8, 512, np.inf])[:, None], "momentum": momentum}
+    compressed = theory.steps_to_target(theory.power_law(3000), 0.05, **run)
+    monkeypatch.setattr(passage, "OSCILLATIONS", (np.inf,))
+    np.testing.assert_array_equal(compressed, theory.steps_to_target(theory.power_law(3000), 0.05, **run))
+    assert np.isfinite(compressed).sum() > 12
+
+
+def decay_factor(x, momentum, steps):
+    """E θ² left of 1 after `steps` noiseless steps, for an array of x = ελ."""
+    if momentum == 0.0:
+        return (1 - x) ** (2 * steps)
+    coefficients = np.array([power_coefficients(float(value), momentum, steps) for value in x])
+    return (coefficients[:, 0] * (1 - x) - momentum * coefficients[:, 1]) ** 2
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    logs=st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).uniform(-9, 0, 400)),
+    share=st.floats(-4, -0.01),
+    momentum=st.sampled_from([0.0, 0.3, 0.9, 0.99]),
+    steps=st.integers(1, 3000),
+    oscillations=st.sampled_from([0.0, 256.0, 4096.0]),
+)
+def test_the_error_of_a_compressed_spectrum_is_within_its_computed_bound(logs, share, momentum, steps, oscillations):
+    eigenvalues = np.exp(logs)
+    masses = np.random.default_rng(1).uniform(0, 1, 400)
+    rule = spectral_rule(eigenvalues, masses, oscillations)
+    assume(not rule.exact)
+    rate = 10**share * 2 * (1 + momentum)
+    bounds = np.empty((4, *rule.amplification.shape))
+    if momentum == 0.0:
+        passage_kernels.sgd_bounds(rule.boundary, rate, bounds)
+    else:
+        passage_kernels.momentum_bounds(rule.boundary, rate, momentum, bounds)
+    bound, _ = passage_kernels.quadrature_error(float(steps), rule.amplification, bounds)
+    exact = masses @ decay_factor(rate * eigenvalues, momentum, steps)
+    found = rule.weights @ decay_factor(rate * rule.nodes, momentum, steps)
+    rounding = 1e-12 * masses.sum()
+    assert abs(found - exact) <= bound + rounding
+
+
+def test_the_bound_is_sharp_enough_to_catch_a_rule_that_is_off_by_a_millionth():
+    """Else the check above would say nothing."""
+    eigenvalues = 1 / np.arange(1.0, 3001)
+    rule = spectral_rule(eigenvalues, eigenvalues)
+    bounds = np.empty((4, *rule.amplification.shape))
+    passage_kernels.sgd_bounds(rule.boundary, 0.5, bounds)
+    for steps in (1, 30, 1000):
+        bound, _ = passage_kernels.quadrature_error(float(steps), rule.amplification, bounds)
+        exact = eigenvalues @ decay_factor(0.5 * eigenvalues, 0.0, steps)
+        mutant = 1.000001 * rule.weights @ decay_factor(0.5 * rule.nodes, 0.0, steps)
+        assert abs(mutant - exact) > 10 * bound
+        assert bound < 1e-9 * eigenvalues.sum()
+
+
+# The best learning rate for a target.
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    problem=testing.problems(full_noise=False, condition_number=50).filter(lambda p: p.initial_loss > 1e-2),
+    size=testing.batch_sizes(),
+    momentum=st.sampled_from([0.0, 0.5, 0.9]),
+    share=st.floats(0.02, 0.5),
+)
+def test_no_learning_rate_of_a_fine_grid_gets_there_sooner(problem, size, momentum, share):
+    target = share * float(problem.initial_loss)
+    best = theory.minimum_steps(problem, target, batch_size=size, momentum=momentum)
+    edge = float(theory.critical_learning_rate(problem, momentum=momentum))
+    grid = edge * np.geomspace(1e-4, 1.0, 2001)
+    others = theory.steps_to_target(problem, target, learning_rate=grid, batch_size=size, momentum=momentum)
+    wide = np.maximum(others[3:-3], np.minimum(others[6:], others[:-6]))  # no needles, of less than 1 %
+    assert best.steps <= wide.min()
+    if np.isfinite(best.steps):
+        run = {"learning_rate": best.learning_rate, "batch_size": size, "momentum": momentum}
+        assert theory.steps_to_target(problem, target, **run) == best.steps
+
+
+def test_the_tradeoff_is_what_it_says_and_near_a_hyperbola():
+    problem = theory.power_law(100, dataset_size=2**16)
+    sizes = 2.0 ** np.arange(0, 17, 2)
+    curve = theory.steps_examples_tradeoff(problem, 0.05, batch_sizes=sizes, momentum=[0.0, 0.9])
+    best = theory.minimum_steps(problem, 0.05, batch_size=sizes, momentum=np.array([0.0, 0.9])[:, None])
+    np.testing.assert_array_equal(curve.steps, best.steps)
+    np.testing.assert_array_equal(curve.examples, best.steps * sizes)
+    np.testing.assert_array_equal(curve.minimum_steps, best.steps[:, -1])  # the full batch
+    np.testing.assert_array_equal(curve.minimum_examples, curve.examples.min("batch_size"))
+    assert (np.diff(curve.steps.values) <= 0).all()
+    middle = curve.hyperbola.sel(momentum=0.0).values[1:-1]
+    assert ((middle > 0.05) & (middle < 20)).all()  # a constant learning rate follows McCandlish's curve that well
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": 0.0}, "target: expected positive, finite losses"),
+        ({"target": np.nan}, "target: expected numbers without NaN"),
+        ({"learning_rate": -1.0}, "learning_rate: expected values ≥ 0"),
+        ({"batch_size": 0}, "batch_size: expected values ≥ 1"),
+        ({"momentum": 1.0}, "momentum: expected 0 ≤ momentum < 1"),
+        ({"max_steps": -1}, "max_steps: expected an integer ≥ 0"),
+        ({"target": [0.1, 0.2], "batch_size": [1, 2, 3]}, "expected shapes that broadcast"),
+    ],
+)
+def test_bad_questions_are_refused(change, message):
+    question = {"target": 0.1, "learning_rate": 0.1, "batch_size": 1} | change
+    with pytest.raises(ValueError, match=message):
+        theory.steps_to_target(theory.power_law(3), **question)
+
+
+def test_grids_that_are_none_are_refused():
+    problem = theory.power_law(3)
+    with pytest.raises(ValueError, match="learning_rates: expected a number or a non-empty 1-D array"):
+        theory.fastest_on_grid(problem, 0.1, learning_rates=[], batch_size=1)
+    with pytest.raises(ValueError, match="batch_size: expected a single number"):
+        theory.fastest_on_grid(problem, 0.1, learning_rates=[0.1], batch_size=[1, 2])
