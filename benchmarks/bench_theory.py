@@ -40,7 +40,19 @@ FIRST_CALLS = {
     "covariance": "theory.covariance(p, theory.half_then_decay(99), learning_rate=0.1, batch_size=1, momentum=0.9)",
     "steps_to_target, SGD": "theory.steps_to_target(p, 0.5, learning_rate=0.1, batch_size=9)",
     "steps_to_target, momentum": "theory.steps_to_target(p, 0.5, learning_rate=0.1, batch_size=9, momentum=0.9)",
+    "steps_to_target, least squares": (
+        "theory.steps_to_target(theory.LeastSquares(p.eigenvalues, 0.0), 0.1, learning_rate=1e-5, batch_size=9, "
+        "momentum=0.5)"
+    ),
     "regimes": "theory.regimes(p, theory.StepBudget(99), batch_sizes=[1, 8])",
+    "optimal_initial_final": "theory.optimal_initial_final(p, theory.StepBudget(99), batch_size=8)",
+    "optimal_schedule": "theory.optimal_schedule(p, theory.StepBudget(99), batch_size=8)",
+    "fit_sharpness": "theory.fit_sharpness([1, 2, 4, 8, 16], [1, 2, 3, 4, 4])",
+    "diffusion_loss": "theory.diffusion_loss(p, theory.constant(9), learning_rate=0.1, batch_size=8)",
+    "plot_regimes": (
+        "from noisysgd.theory import plots\n"
+        "plots.plot_regimes(theory.regimes(p, theory.StepBudget(99), batch_sizes=[1, 8]))"
+    ),
 }
 
 
@@ -117,7 +129,7 @@ def main() -> None:
                 )
                 for _ in range(2)
             ]
-        print(f"  {name:30s} {runs[0]:5.2f}  {runs[1]:5.2f}")
+        print(f"  {name:31s} {runs[0]:5.2f}  {runs[1]:5.2f}")
 
 
 if __name__ == "__main__":

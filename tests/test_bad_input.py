@@ -99,7 +99,7 @@ CALLS = {
     "config budgets": (lambda: TrainConfig(learning_rate=1, batch_size=64, epochs=1, steps=1), "exactly one"),
     "config spelling": (lambda: TrainConfig.from_dict({"learningrate": 1}), "configuration: expected names among"),
     "sweep seeds": (lambda: a_sweep(keep=2), "keep: expected at most the 1 seeds"),
-    "not a problem": (lambda: theory.expected_loss(SCHEDULE, SCHEDULE, **GOOD), "problem: expected a NoisyQuadratic"),
+    "not a problem": (lambda: theory.expected_loss(SCHEDULE, SCHEDULE, **GOOD), "problem: expected a Quadratic"),
     "steps as schedule": (lambda: theory.expected_loss(PROBLEM, 100, **GOOD), "schedule: expected a Schedule, got 100"),
     "schedule as family": (
         lambda: theory.optimal_learning_rate(PROBLEM, BUDGET, batch_size=1, schedule=SCHEDULE),

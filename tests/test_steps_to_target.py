@@ -6,8 +6,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from noisysgd import theory
-from noisysgd.theory import passage, passage_kernels, testing
-from noisysgd.theory.kernels import power_coefficients
+from noisysgd.theory import passage, testing
+from noisysgd.theory.quadrature_bounds import momentum_growth, quadrature_error, sgd_growth
 from noisysgd.theory.spectral_quadrature import spectral_rule
 
 LONG = 2000
@@ -210,10 +210,17 @@ def test_compressing_the_spectrum_changes_no_passage(momentum, monkeypatch):
 
 def decay_factor(x, momentum, steps):
     """E θ² left of 1 after `steps` noiseless steps, for an array of x = ελ."""
-    if momentum == 0.0:
-        return (1 - x) ** (2 * steps)
-    coefficients = np.array([power_coefficients(float(value), momentum, steps) for value in x])
-    return (coefficients[:, 0] * (1 - x) - momentum * coefficients[:, 1]) ** 2
+    problem = theory.NoisyQuadratic(x, 0.0, initial_mean=1.0, initial_variance=0.0)
+    return theory.expected_parameters(problem, theory.constant(steps), learning_rate=1.0, momentum=momentum) ** 2
+
+
+def quadrature_bound(rule, rate, momentum, steps):
+    """On the error of Σ mass E θ²."""
+    rates = np.array([rate])
+    growth = sgd_growth(rule.boundary, rates)
+    if momentum > 0:
+        growth = momentum_growth(rule.boundary, rates, np.array([momentum]))
+    return quadrature_error(np.array([float(steps)]), rule, growth)[0][0]
 
 
 @settings(max_examples=150, deadline=None)
@@ -230,12 +237,7 @@ def test_the_error_of_a_compressed_spectrum_is_within_its_computed_bound(logs, s
     rule = spectral_rule(eigenvalues, masses, oscillations)
     assume(not rule.exact)
     rate = 10**share * 2 * (1 + momentum)
-    bounds = np.empty((4, *rule.amplification.shape))
-    if momentum == 0.0:
-        passage_kernels.sgd_bounds(rule.boundary, rate, bounds)
-    else:
-        passage_kernels.momentum_bounds(rule.boundary, rate, momentum, bounds)
-    bound, _ = passage_kernels.quadrature_error(float(steps), rule.amplification, bounds)
+    bound = quadrature_bound(rule, rate, momentum, steps)
     exact = masses @ decay_factor(rate * eigenvalues, momentum, steps)
     found = rule.weights @ decay_factor(rate * rule.nodes, momentum, steps)
     rounding = 1e-12 * masses.sum()
@@ -246,10 +248,8 @@ def test_the_bound_is_sharp_enough_to_catch_a_rule_that_is_off_by_a_millionth():
     """Else the check above would say nothing."""
     eigenvalues = 1 / np.arange(1.0, 3001)
     rule = spectral_rule(eigenvalues, eigenvalues)
-    bounds = np.empty((4, *rule.amplification.shape))
-    passage_kernels.sgd_bounds(rule.boundary, 0.5, bounds)
     for steps in (1, 30, 1000):
-        bound, _ = passage_kernels.quadrature_error(float(steps), rule.amplification, bounds)
+        bound = quadrature_bound(rule, 0.5, 0.0, steps)
         exact = eigenvalues @ decay_factor(0.5 * eigenvalues, 0.0, steps)
         mutant = 1.000001 * rule.weights @ decay_factor(0.5 * rule.nodes, 0.0, steps)
         assert abs(mutant - exact) > 10 * bound

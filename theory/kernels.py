@@ -13,27 +13,15 @@ which both closed forms of the noise would cancel.
 import math
 
 import numpy as np
-from numba import njit
 
 from noisysgd.theory.checks import FloatArray, IntArray
+from noisysgd.theory.compiling import entry, helper
 
 FEW = 40
 """Steps that are as quickly taken one by one as by doubling."""
 
-compiled = njit(cache=True, nogil=True, error_model="numpy")
 
-
-@compiled
-def geometric_sum(log_ratio: float, count: float) -> float:
-    """Σ_{n<count} ρⁿ from log ρ, exact in the limit ρ → 1."""
-    if log_ratio == 0.0:
-        return count
-    if log_ratio == -math.inf:
-        return 1.0
-    return math.expm1(count * log_ratio) / math.expm1(log_ratio)
-
-
-@compiled
+@helper
 def sgd_segment(theta2: float, x: float, kick: float, count: int) -> float:
     """E θ² after `count` steps of plain SGD; `kick` is ε²s, the variance that one step adds."""
     # log (1−x)^2n, written so that neither 1−x near 1 nor 1−x near −1 loses digits.
@@ -51,7 +39,7 @@ def sgd_segment(theta2: float, x: float, kick: float, count: int) -> float:
     return decayed + kick * (gone / shrinks if shrinks != 0.0 else float(count))
 
 
-@compiled
+@helper
 def discriminant_and_edge(x: float, m: float) -> tuple[float, float]:
     """(1+m−x)² − 4m = (x − (1−√m)²)(x − (1+√m)²), and the distance 2(1+m) − x from the edge of stability.
 
@@ -63,7 +51,7 @@ def discriminant_and_edge(x: float, m: float) -> tuple[float, float]:
     return (x - critical) * (critical - edge), edge
 
 
-@compiled
+@helper
 def real_roots(
     x: float, m: float, root: float, trace: float, edge: float, log_m: float
 ) -> tuple[float, float, float, float]:
@@ -81,20 +69,20 @@ def real_roots(
     return slow, apart, large, math.log1p(-apart) if apart < 0.5 else log_m - 2.0 * large
 
 
-@compiled
+@helper
 def power_coefficients(x: float, m: float, n: int) -> tuple[float, float]:
     """(p_n, p_{n−1}), n ≥ 1, for 0 < m < 1."""
     discriminant, edge = discriminant_and_edge(x, m)
     return coefficients(x, m, n, discriminant, edge, math.log(m), decay(m, n))
 
 
-@compiled
+@helper
 def decay(m: float, n: int) -> float:
     """m^((n−2)/2), by which oscillations have died out."""
     return math.exp(0.5 * (n - 2) * math.log(m))
 
 
-@compiled
+@helper
 def coefficients(
     x: float, m: float, n: int, discriminant: float, edge: float, log_m: float, decayed: float
 ) -> tuple[float, float]:
@@ -120,27 +108,18 @@ def coefficients(
     return sign * (1.0 - slow) * reach * (before + 1.0 + vanished), sign_before * reach * before
 
 
-@compiled
-def congruence(
-    a00: float, a01: float, a10: float, a11: float, tt: float, tu: float, uu: float
-) -> tuple[float, float, float]:
-    """A M Aᵀ for a symmetric 2×2 M = (tt, tu, uu)."""
-    left0 = a00 * tt + a01 * tu
-    left1 = a00 * tu + a01 * uu
-    right0 = a10 * tt + a11 * tu
-    right1 = a10 * tu + a11 * uu
-    return left0 * a00 + left1 * a01, left0 * a10 + left1 * a11, right0 * a10 + right1 * a11
-
-
-@compiled
+@helper
 def advance(
     tt: float, tu: float, uu: float, x: float, eps: float, m: float, p: float, q: float
 ) -> tuple[float, float, float]:
     """(E θ², E θu, E u²) after n noiseless heavy-ball steps, p = p_n and q = p_{n−1}; in the units of λ = x/eps."""
-    return congruence(p * (1.0 - x) - m * q, -p * eps * m, p * x / eps, p * m - m * q, tt, tu, uu)
+    a00, a01, a10, a11 = p * (1.0 - x) - m * q, -p * eps * m, p * x / eps, p * m - m * q
+    left0, left1 = a00 * tt + a01 * tu, a00 * tu + a01 * uu
+    right0, right1 = a10 * tt + a11 * tu, a10 * tu + a11 * uu
+    return left0 * a00 + left1 * a01, left0 * a10 + left1 * a11, right0 * a10 + right1 * a11
 
 
-@compiled
+@helper
 def noise_by_steps(x: float, m: float, count: int) -> tuple[float, float, float]:
     """Σ_{n<count} Aⁿ b bᵀ Aⁿᵀ, b = (−1, 1), term by term: the fastest way to a few."""
     theta, u = -1.0, 1.0
@@ -152,15 +131,18 @@ def noise_by_steps(x: float, m: float, count: int) -> tuple[float, float, float]
     return tt, tu, uu
 
 
-@compiled
-def noise_by_doubling(x: float, m: float, count: int) -> tuple[float, float, float]:
+@helper
+def noise_by_doubling(
+    x: float, m: float, count: int, discriminant: float, edge: float, log_m: float
+) -> tuple[float, float, float]:
     """Σ_{n<count} Aⁿ b bᵀ Aⁿᵀ, b = (−1, 1), from S_{2n} = S_n + Aⁿ S_n Aⁿᵀ: only positive terms are added."""
     tt, tu, uu = 1.0, -1.0, 1.0
     highest = 0
     while count >> (highest + 1):
         highest += 1
     for bit in range(highest - 1, -1, -1):
-        p, q = power_coefficients(x, m, count >> (bit + 1))
+        n = count >> (bit + 1)
+        p, q = coefficients(x, m, n, discriminant, edge, log_m, decay(m, n))
         more_tt, more_tu, more_uu = advance(tt, tu, uu, x, 1.0, m, p, q)
         tt, tu, uu = tt + more_tt, tu + more_tu, uu + more_uu
         if (count >> bit) & 1:
@@ -169,7 +151,7 @@ def noise_by_doubling(x: float, m: float, count: int) -> tuple[float, float, flo
     return tt, tu, uu
 
 
-@compiled
+@helper
 def noise_by_geometric_sums(
     x: float, m: float, count: int, discriminant: float, log_m: float
 ) -> tuple[float, float, float, bool]:
@@ -190,7 +172,7 @@ def noise_by_geometric_sums(
     return (plus_tt - minus_tt) / discriminant, -cross / discriminant, plus_uu / discriminant, sound
 
 
-@compiled
+@helper
 def noise_of_positive_roots(
     x: float, m: float, count: int, p: float, q: float, discriminant: float, edge: float, log_m: float
 ) -> tuple[float, float, float]:
@@ -208,10 +190,10 @@ def noise_of_positive_roots(
         tt, tu, uu, sound = noise_by_geometric_sums(x, m, count, discriminant, log_m)
         if sound:
             return tt, tu, uu
-    return noise_by_doubling(x, m, count)
+    return noise_by_doubling(x, m, count, discriminant, edge, log_m)
 
 
-@compiled
+@helper
 def noise_segment(
     x: float, m: float, count: int, p: float, q: float, discriminant: float, edge: float, log_m: float
 ) -> tuple[float, float, float]:
@@ -220,14 +202,17 @@ def noise_segment(
     Reflecting x about 1 + m flips the sign of every other p_n. So negative roots, where θ alternates, borrow the sums
     of their positive reflections, and nothing cancels.
     """
-    if 1.0 + m - x >= 0.0:
-        return noise_of_positive_roots(x, m, count, p, q, discriminant, edge, log_m)
-    odd = 1.0 if count % 2 == 1 else -1.0
-    tt, tu, uu = noise_of_positive_roots(edge, m, count, odd * p, -odd * q, discriminant, x, log_m)
-    return tt, -2.0 * tt - tu, 2.0 * (2.0 * tt - p * p) - uu
+    reflected = 1.0 + m - x < 0.0
+    if reflected:
+        odd = 1.0 if count % 2 == 1 else -1.0
+        x, edge, p, q = edge, x, odd * p, -odd * q
+    tt, tu, uu = noise_of_positive_roots(x, m, count, p, q, discriminant, edge, log_m)
+    if reflected:
+        tu, uu = -2.0 * tt - tu, 2.0 * (2.0 * tt - p * p) - uu
+    return tt, tu, uu
 
 
-@compiled
+@helper
 def momentum_segment(
     tt: float,
     tu: float,
@@ -259,7 +244,7 @@ def momentum_segment(
     return new_tt, new_tu, new_uu
 
 
-@compiled
+@helper
 def lose(losses: FloatArray, recorded: IntArray, piece: int) -> bool:
     """Make the records from `piece` on infinite, and say whether that is all of them."""
     every = True
@@ -271,7 +256,7 @@ def lose(losses: FloatArray, recorded: IntArray, piece: int) -> bool:
     return every
 
 
-@compiled
+@entry
 def sgd_table(
     eigenvalues: FloatArray,
     half_weights: FloatArray,
@@ -306,7 +291,7 @@ def sgd_table(
                     losses[c, recorded[j]] += half_weights[i] * tt
 
 
-@compiled
+@entry
 def momentum_table(
     eigenvalues: FloatArray,
     half_weights: FloatArray,

@@ -195,10 +195,31 @@ def _(problem: NoisyQuadratic, runs: Runs, pieces: Pieces, losses: FloatArray) -
         fields = ("learning_rate", "noise_factor", "momentum")
         fill(np.flatnonzero(~plain & ~averaged), 4, momentum_table, *fields)
     if averaged.any():
-        from noisysgd.theory.pair_kernels import averaged_loss_table
+        _add_averaged(problem, np.flatnonzero(averaged), runs, pieces, losses)
 
-        every = ("learning_rate", "noise_factor", "momentum", "averaging")
-        fill(np.flatnonzero(averaged), 100, averaged_loss_table, *every)
+
+def _add_averaged(
+    problem: NoisyQuadratic, chosen: checks.IntArray, runs: Runs, pieces: Pieces, losses: FloatArray
+) -> None:
+    """The same for the losses of moving averages."""
+    from noisysgd.theory.pair_kernels import variance_table
+
+    curved = problem.eigenvalues > 0
+    half = (0.5 * problem.weights * problem.eigenvalues)[curved]
+    eigenvalues, noise, start = (
+        array[curved] for array in (problem.eigenvalues, problem.noise_diagonal, problem.initial_second_moment)
+    )
+    cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
+
+    def work(rows: slice) -> None:
+        for c in chosen[rows]:
+            settings = (runs.learning_rate[c], runs.momentum[c], runs.averaging[c])
+            moments = np.zeros((half.size, losses.shape[1]))
+            arguments: list[Any] = [eigenvalues, runs.noise_factor[c] * noise, start, *settings, *cut_up, moments]
+            variance_table(*arguments)
+            losses[c] += half @ moments
+
+    map_slices(work, chosen.size, cost=100 * problem.dim * pieces.lengths.size)
 
 
 @add_losses.register

@@ -61,7 +61,7 @@ def optimal_initial_final(problem: Quadratic, budget: Budget, *, batch_size: Any
 
     >>> from noisysgd import theory
     >>> best = theory.optimal_initial_final(theory.power_law(20), theory.StepBudget(2000), batch_size=8)
-    >>> bool(best.initial > 20 * best.final)
+    >>> bool(best.initial > 10 * best.final)
     True
     """
     problem = sampled_from(problem, budget)

@@ -16,7 +16,8 @@ import math
 import numpy as np
 
 from noisysgd.theory.checks import FloatArray, IntArray
-from noisysgd.theory.kernels import compiled, power_coefficients
+from noisysgd.theory.compiling import entry, helper
+from noisysgd.theory.kernels import power_coefficients
 
 RUNGS = 64
 """More than the binary digits of any number of steps."""
@@ -25,7 +26,7 @@ NO_MOMENTUM = 1e-30
 """Beside 1, nothing: u is not followed below, since nothing depends on it."""
 
 
-@compiled
+@helper
 def block_power(lam: float, eps: float, m: float, n: int, shift: float) -> tuple[float, float, float, float]:
     """Aⁿ on (θ, u + shift·θ), row by row, n ≥ 1."""
     x = eps * lam
@@ -42,7 +43,7 @@ def block_power(lam: float, eps: float, m: float, n: int, shift: float) -> tuple
     return p * (edge - 1.0) - m * q, -eps * m * p, edge / eps * p, -m * (p + q)
 
 
-@compiled
+@helper
 def shift_of(lam: float, eps: float, m: float) -> float:
     """What times θ to add to u, so that powers of A do not cancel in that coordinate.
 
@@ -53,7 +54,7 @@ def shift_of(lam: float, eps: float, m: float) -> float:
     return 2.0 / eps if eps * lam > 1.0 + m and m >= NO_MOMENTUM else 0.0
 
 
-@compiled
+@helper
 def rung_of(count: int) -> int:
     """Number of binary digits of `count` less one: the highest rung of its ladder 1, …, count//2, count."""
     highest = 0
@@ -62,7 +63,7 @@ def rung_of(count: int) -> int:
     return highest
 
 
-@compiled
+@helper
 def climb(lam: float, eps: float, m: float, beta: float, count: int, powers: FloatArray, kicks: FloatArray) -> None:
     """Fill in Aⁿ and Aⁿ b of one mode for each n in the ladder of `count`: powers[rung] and kicks[rung].
 
@@ -96,7 +97,7 @@ def climb(lam: float, eps: float, m: float, beta: float, count: int, powers: Flo
         kicks[k, 2] = r_u * kick_u - eps * r_theta - eps * (1.0 - beta) * keep
 
 
-@compiled
+@helper
 def congruence(left: FloatArray, right: FloatArray, moment: FloatArray, half: FloatArray, result: FloatArray) -> None:
     """Add left · moment · rightᵀ into `result`, all 3×3."""
     for a in range(3):
@@ -107,7 +108,7 @@ def congruence(left: FloatArray, right: FloatArray, moment: FloatArray, half: Fl
             result[a, d] += half[a, 0] * right[d, 0] + half[a, 1] * right[d, 1] + half[a, 2] * right[d, 2]
 
 
-@compiled
+@helper
 def unit_noise(
     left_powers: FloatArray,
     left_kicks: FloatArray,
@@ -130,7 +131,7 @@ def unit_noise(
         congruence(left_powers[k], right_powers[k], inner, half, total)
 
 
-@compiled
+@helper
 def pair_segment(
     left_powers: FloatArray,
     left_kicks: FloatArray,
@@ -174,70 +175,7 @@ def pair_segment(
             moment[a, d] = work[0, a, d] if sound else np.inf
 
 
-@compiled
-def mode_curve(
-    lam: float,
-    s: float,
-    start: float,
-    rate: float,
-    m: float,
-    beta: float,
-    lengths: IntArray,
-    multipliers: FloatArray,
-    recorded: IntArray,
-    powers: FloatArray,
-    kicks: FloatArray,
-    work: FloatArray,
-    values: FloatArray,
-) -> None:
-    """E θ̄² of one mode, from E θ₀² = `start`, after each recorded piece of the schedule, into `values`."""
-    moment = work[3]
-    for a in range(3):
-        for d in range(3):
-            moment[a, d] = start if a != 1 and d != 1 else 0.0
-    entry = 2 if beta > 0.0 else 0
-    before = 0.0
-    for j in range(lengths.size):
-        eps = rate * multipliers[j]
-        climb(lam, eps, m, beta, lengths[j], powers, kicks)
-        now = shift_of(lam, eps, m)
-        pair_segment(powers, kicks, powers, kicks, now - before, now - before, s, lengths[j], moment, work)
-        before = now
-        if recorded[j] >= 0:
-            values[recorded[j]] = moment[entry, entry]
-
-
-@compiled
-def averaged_loss_table(
-    eigenvalues: FloatArray,
-    half_weights: FloatArray,
-    noise: FloatArray,
-    second_moment: FloatArray,
-    learning_rate: FloatArray,
-    noise_factor: FloatArray,
-    momentum: FloatArray,
-    averaging: FloatArray,
-    lengths: IntArray,
-    multipliers: FloatArray,
-    recorded: IntArray,
-    losses: FloatArray,
-) -> None:
-    """As the tables of :mod:`noisysgd.theory.kernels`, for the loss of θ̄: adds Σ ½wλ E θ̄² into `losses`."""
-    powers, kicks, work = np.empty((RUNGS, 3, 3)), np.empty((RUNGS + 1, 3)), np.empty((4, 3, 3))
-    values = np.zeros(losses.shape[1])
-    for c in range(learning_rate.size):
-        rate, m, beta = learning_rate[c], momentum[c], averaging[c]
-        for i in range(eigenvalues.size):
-            lam, s, start = eigenvalues[i], noise[i] * noise_factor[c], second_moment[i]
-            if lam == 0.0 or (start == 0.0 and s == 0.0):
-                continue
-            mode_curve(lam, s, start, rate, m, beta, lengths, multipliers, recorded, powers, kicks, work, values)
-            for j in range(lengths.size):
-                if recorded[j] >= 0:
-                    losses[c, recorded[j]] += half_weights[i] * values[recorded[j]]
-
-
-@compiled
+@entry
 def variance_table(
     eigenvalues: FloatArray,
     noise: FloatArray,
@@ -250,16 +188,28 @@ def variance_table(
     recorded: IntArray,
     variances: FloatArray,
 ) -> None:
-    """Var θ̄ of each mode into `variances`, (D, R); `noise` is the variance s of each mode's gradient."""
+    """Var θ̄ of each mode into `variances`, (D, R), or E θ̄² if `variance` is E θ₀²; `noise` is that of its gradient."""
     powers, kicks, work = np.empty((RUNGS, 3, 3)), np.empty((RUNGS + 1, 3)), np.empty((4, 3, 3))
-    cut_up = (lengths, multipliers, recorded)
+    moment, entry = work[3], 2 if beta > 0.0 else 0
     for i in range(eigenvalues.size):
-        if variance[i] > 0.0 or noise[i] > 0.0:
-            start = (eigenvalues[i], noise[i], variance[i], rate, m, beta)
-            mode_curve(*start, *cut_up, powers, kicks, work, variances[i])
+        if variance[i] == 0.0 and noise[i] == 0.0:
+            continue
+        for a in range(3):
+            for d in range(3):
+                moment[a, d] = variance[i] if a != 1 and d != 1 else 0.0
+        before = 0.0
+        for j in range(lengths.size):
+            eps = rate * multipliers[j]
+            climb(eigenvalues[i], eps, m, beta, lengths[j], powers, kicks)
+            now = shift_of(eigenvalues[i], eps, m)
+            change = now - before
+            pair_segment(powers, kicks, powers, kicks, change, change, noise[i], lengths[j], moment, work)
+            before = now
+            if recorded[j] >= 0:
+                variances[i, recorded[j]] = moment[entry, entry]
 
 
-@compiled
+@entry
 def covariance_rows(
     eigenvalues: FloatArray,
     noise: FloatArray,
@@ -299,7 +249,7 @@ def covariance_rows(
                     covariances[record, i, j] = covariances[record, j, i] = moment[entry, entry]
 
 
-@compiled
+@entry
 def mean_table(
     eigenvalues: FloatArray,
     start: FloatArray,
@@ -333,7 +283,7 @@ def mean_table(
                 means[recorded[j], i] = average if beta > 0.0 else theta
 
 
-@compiled
+@helper
 def kronecker(left: FloatArray, right: FloatArray, result: FloatArray) -> None:
     """The 4×4 product of two (θ, u) blocks."""
     for a in range(4):
@@ -341,7 +291,7 @@ def kronecker(left: FloatArray, right: FloatArray, result: FloatArray) -> None:
             result[a, b] = left[a // 2, b // 2] * right[a % 2, b % 2]
 
 
-@compiled
+@helper
 def product(left: FloatArray, right: FloatArray, result: FloatArray) -> None:
     """Write left · right into `result`, all 4×4."""
     for a in range(4):
@@ -352,7 +302,7 @@ def product(left: FloatArray, right: FloatArray, result: FloatArray) -> None:
             result[a, c] = total
 
 
-@compiled
+@helper
 def noise_gain(
     left_powers: FloatArray,
     left_kicks: FloatArray,
@@ -394,7 +344,7 @@ def noise_gain(
         kronecker(left_powers[k + 1], right_powers[k + 1], power)
 
 
-@compiled
+@entry
 def least_squares_rows(
     eigenvalues: FloatArray,
     mean: FloatArray,

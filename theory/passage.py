@@ -9,7 +9,7 @@ import threading
 import weakref
 from dataclasses import dataclass, field, fields
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,10 +19,8 @@ from noisysgd.theory.moments import Pieces, Runs, add_losses
 from noisysgd.theory.parallel import map_slices
 from noisysgd.theory.problem import NoisyQuadratic
 from noisysgd.theory.quadratic import Quadratic
-from noisysgd.theory.spectral_quadrature import spectral_rule
-
-if TYPE_CHECKING:
-    from noisysgd.theory.passage_kernels import Rule
+from noisysgd.theory.quadrature_bounds import horizons
+from noisysgd.theory.spectral_quadrature import SpectralRule, spectral_rule
 
 LAST_STEP = 2.0**52
 """Steps are floats, and one more than this is exact; later ones are never reached."""
@@ -78,6 +76,10 @@ class Passages:
         """Nothing yet."""
         return cls(np.zeros(count, np.int64), np.zeros(count), np.full((count, 2), np.inf))
 
+    def at(self, chosen: IntArray) -> Self:
+        """A copy of some."""
+        return type(self)(self.status[chosen], self.steps[chosen], self.losses[chosen])
+
     def of(self, part: slice) -> Self:
         """A view of some."""
         return type(self)(self.status[part], self.steps[part], self.losses[part])
@@ -126,10 +128,10 @@ class _Spectrum:
     eigenvalues: FloatArray
     decay: FloatArray
     noise: FloatArray
-    made: "dict[float, tuple[Rule, Rule] | None]" = field(default_factory=dict)
+    made: dict[float, tuple[SpectralRule, SpectralRule] | None] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock)
 
-    def rules(self, oscillations: float) -> "tuple[Rule, Rule] | None":
+    def rules(self, oscillations: float) -> tuple[SpectralRule, SpectralRule] | None:
         """Rules for decay and noise; None if they would not save enough."""
         with self.lock:
             if oscillations not in self.made:
@@ -137,8 +139,7 @@ class _Spectrum:
                 size = sum(rule.nodes.size for rule in found)
                 full = sum(np.count_nonzero(mass) for mass in (self.decay, self.noise))
                 worth = oscillations == np.inf or size <= WORTHWHILE * full
-                decay, noise = ((rule.nodes, rule.weights, rule.amplification, rule.boundary) for rule in found)
-                self.made[oscillations] = (decay, noise) if worth else None
+                self.made[oscillations] = (found[0], found[1]) if worth else None
             return self.made[oscillations]
 
 
@@ -162,7 +163,7 @@ def _(problem: NoisyQuadratic, asked: Questions, known: Passages, last: float) -
         _scan(problem, spectrum, asked.take(part), known.of(part), last)
 
     smallest = next(rules for rules in map(spectrum.rules, OSCILLATIONS) if rules is not None)
-    nodes = smallest[0][0].size + smallest[1][0].size
+    nodes = sum(rule.nodes.size for rule in smallest)
     heavy = bool(np.any(asked.momenta >= TINY))
     map_slices(work, asked.rates.size, cost=nodes * (100 if heavy else 1))
 
@@ -193,33 +194,43 @@ def _pending(known: Passages, last: float) -> IntArray:
 
 
 def _scan_rules(
-    rules: "tuple[Rule, Rule]", asked: Questions, known: Passages, last: float, pending: IntArray, trusted: float
+    rules: tuple[SpectralRule, SpectralRule],
+    asked: Questions,
+    known: Passages,
+    last: float,
+    pending: IntArray,
+    trusted: float,
 ) -> None:
     """Scan pending configurations as far as these rules are certain about them."""
-    from noisysgd.theory import passage_kernels as kernels
-
-    some = asked.take(pending)
-    limits, errors = np.zeros(pending.size), np.zeros(pending.size)
-    kernels.horizons(*rules, some.rates, some.factors, some.momenta, some.targets, limits, errors)
-    np.minimum(limits, last, out=limits)
-    heavy = some.momenta >= TINY
-    errors[heavy] = np.maximum(errors[heavy], trusted * some.targets[heavy])
-    for kind, passages in ((~heavy, kernels.sgd_passages), (heavy, kernels.momentum_passages)):
-        chosen = pending[kind]
+    for heavy in (False, True):
+        chosen = pending[(asked.momenta[pending] >= TINY) == heavy]
         if chosen.size == 0:
             continue
-        part, error = some.take(kind), errors[kind]
-        status, steps, losses = known.status[chosen], known.steps[chosen], np.full((chosen.size, 2), np.inf)
-        passages(
-            *rules, part.rates, part.factors, part.momenta, part.targets, limits[kind], error, status, steps, losses
-        )
+        part, known_part = asked.take(chosen), known.at(chosen)
+        limits, errors = horizons(*rules, part.rates, part.factors, part.momenta if heavy else None, part.targets, last)
+        if heavy:
+            errors = np.maximum(errors, trusted * part.targets)
+        status, steps, losses = known_part.status, known_part.steps, np.full((chosen.size, 2), np.inf)
+        if heavy:
+            from noisysgd.theory.momentum_passage import momentum_passages
+
+            momentum_passages(
+                *rules, part.rates, part.factors, part.momenta, part.targets, limits, errors, status, steps, losses
+            )
+        else:
+            from noisysgd.theory.passage_kernels import sgd_passages
+
+            decay, noise = rules
+            arguments: tuple[Any, ...] = (decay.nodes, decay.weights, noise.nodes, noise.weights)
+            arguments += (part.rates, part.factors, part.targets, limits, errors, status, steps, losses)
+            sgd_passages(*arguments)
         called = status == REACHED
         steps[(status == PENDING) & (steps >= last)] = last + 1.0
         # A loss at the first step in question has no known predecessor here; an earlier scan may have left it.
-        losses[:, 0] = np.where(called & np.isinf(losses[:, 0]), known.losses[chosen, 0], losses[:, 0])
+        losses[:, 0] = np.where(called & np.isinf(losses[:, 0]), known_part.losses[:, 0], losses[:, 0])
         known.steps[chosen] = np.where(status == NEVER, np.inf, steps)
         known.losses[chosen] = losses
-        certain = losses[:, 1] <= part.targets - error
+        certain = losses[:, 1] <= part.targets - errors
         known.status[chosen] = np.where(called & ~certain, PENDING, status)
 
 

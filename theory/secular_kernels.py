@@ -21,13 +21,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from noisysgd.theory.checks import FloatArray
-from noisysgd.theory.kernels import compiled
-
-# Sums may be taken in any order, which lets them use vector instructions.
-summing = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+from noisysgd.theory.compiling import entry, reordered_entry, reordered_helper
 
 
 class Coupled(NamedTuple):
@@ -47,7 +43,7 @@ class Coupled(NamedTuple):
     strength: FloatArray  # γ w x²
 
 
-@summing
+@reordered_entry
 def sgd_steps(
     p: FloatArray, x: FloatArray, wx: FloatArray, decay: FloatArray, noise: float, kick: float, count: int
 ) -> float:
@@ -66,7 +62,7 @@ def sgd_steps(
     return total
 
 
-@summing
+@reordered_entry
 def momentum_steps(
     p: FloatArray,
     c: FloatArray,
@@ -99,7 +95,7 @@ def momentum_steps(
     return total
 
 
-@summing
+@reordered_helper
 def sums(q: Coupled, base: float, tau: float) -> tuple[float, float, float, float]:
     """1 − f at η = base + τ in two parts, that of the poles left of η and of those right of it, each with its slope."""
     eta, m = base + tau, q.momentum
@@ -121,7 +117,7 @@ def sums(q: Coupled, base: float, tau: float) -> tuple[float, float, float, floa
     return psi * left, left_slope, psi * right, right_slope
 
 
-@compiled
+@entry
 def roots(q: Coupled, limit: float, count: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The `count` smallest roots as bases and distances τ from them, and −f′ there.
 
@@ -184,7 +180,7 @@ def roots(q: Coupled, limit: float, count: int) -> tuple[FloatArray, FloatArray,
     return bases, taus, slopes
 
 
-@summing
+@reordered_entry
 def project(
     q: Coupled, bases: FloatArray, taus: FloatArray, slopes: FloatArray, p: FloatArray, c: FloatArray, r: FloatArray
 ) -> FloatArray:
@@ -210,7 +206,7 @@ def project(
     return shares
 
 
-@summing
+@reordered_entry
 def combine(
     q: Coupled, bases: FloatArray, taus: FloatArray, shares: FloatArray, p: FloatArray, c: FloatArray, r: FloatArray
 ) -> None:
