@@ -8,11 +8,30 @@ Numba's cache sees only the date of the file an entry is in: after editing a hel
 entry.
 """
 
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
 from numba import njit
 
-entry = njit(cache=True, nogil=True, error_model="numpy")
-helper = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-reordered_entry = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-reordered_helper = njit(
-    nogil=True, error_model="numpy", fastmath={"reassoc", "contract"}, no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Decorator(Protocol):
+    """What leaves a function as it is, to type checkers."""
+
+    def __call__(self, function: Function, /) -> Function:
+        """The function, compiled when it is first called."""
+
+
+def _compiler(**options: Any) -> Decorator:
+    compiler: Decorator = njit(nogil=True, error_model="numpy", **options)
+    return compiler
+
+
+WITHIN = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+REORDERED = {"reassoc", "contract"}
+
+entry = _compiler(cache=True)
+helper = _compiler(**WITHIN)
+reordered_entry = _compiler(cache=True, fastmath=REORDERED)
+reordered_helper = _compiler(fastmath=REORDERED, **WITHIN)
