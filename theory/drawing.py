@@ -68,6 +68,13 @@ def log_scale(ax: "Axes", which: str, base: float = 10.0) -> None:
     low, high = sorted(axis.get_view_interval())
     if not 0.0 < low < high < np.inf:
         getattr(ax, f"set_{which}lim")(1.0, base, auto=None)
+    elif base == 10.0 and high < 100.0 * low:
+        # Within two decades, powers of ten are too few to read from, and 3 × 10¹, 4 × 10¹, … run into each other.
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def batch_size_axis(ax: "Axes", sizes: Any) -> None:
