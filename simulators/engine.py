@@ -24,6 +24,7 @@ def simulate(
     batch_size: Any,
     momentum: Any = 0.0,
     dynamics: str = "sgd",
+    substeps: int = 16,
     noise: str = "gaussian",
     replicas: int = 1024,
     record: Any = None,
@@ -54,7 +55,14 @@ def simulate(
         ε ≥ 0; 1 ≤ B ≤ N, ``inf`` for no noise; 0 ≤ m < 1. They broadcast. Scalars make no axis; if one of them is 1-D,
         its axis is named after it; the dimensions of an ``xarray.DataArray`` are kept, and 1-D arrays beside it are
         named after themselves; otherwise plain arrays broadcast by position to ``axis_0``, ``axis_1``, ….
-    dynamics : {"sgd"}
+    dynamics : {"sgd", "sde", "jump"}
+        "sgd": the updates above. "jump": the same law, but one exact Gaussian transition from record to record, so that
+        cost goes with records and not with steps; u is followed too. "sde": the diffusion of eq. 3 itself,
+        dθ = −Λθ dt + √(T F) dW with T = γε/(1−m), γ = ``problem.noise_factor(batch_size)``, of which one update is the
+        time ε/(1−m).
+    substeps : int
+        Time steps of "sde" for each update. Euler–Maruyama: weak order 1 in ε/substeps, stable where
+        ε/(1−m) < 2·substeps/λ_max; its moments are those of SVAG with that factor (:func:`noisysgd.theory.svag_loss`).
     noise : {"gaussian"}
     replicas : int
         Independent runs of each configuration, ≥ 2.
@@ -87,6 +95,10 @@ def simulate(
 
     Notes
     -----
+    A jump costs O(D) per record and replica, or O(D²) for a full F, after O(log steps) matrix products and, for a full
+    F, one eigen-decomposition of order D (2D with momentum) per record; rounding grows like steps · 2⁻⁵³. It draws
+    other random numbers than the updates do: the two agree in law.
+
     The result is a function of the arguments that describe the experiment: `threads`, and which configurations run
     beside one another, never change a bit. Configurations share random numbers (see `noisysgd.simulators.stream`), so
     their errors are positively correlated. A full (D, D) covariance F is decomposed by LAPACK; its results agree in
@@ -109,7 +121,11 @@ def simulate(
     True
     """
     _describes_a_run(problem, schedule)
-    _only("dynamics", dynamics, "sgd", "This version simulates the update rule of SGD and heavy ball.")
+    checks.one_of("dynamics", dynamics, ("sgd", "sde", "jump"))
+    fine = checks.integer("substeps", substeps, 1, remedy="Pass how many time steps of the SDE make one update.")
+    remedy = "Use fewer substeps: the random stream ends there."
+    steps = fine * schedule.steps if dynamics == "sde" else schedule.steps
+    checks.require(steps <= stream.STEPS, "substeps", f"at most {stream.STEPS} time steps", steps, remedy)
     _only("noise", noise, "gaussian", "This version draws Gaussian gradient noise.")
     _only("backend", backend, "cpu", "This version simulates on the CPU only.")
     _only("dtype", dtype, "float64", "This version computes in double precision only.")
@@ -122,11 +138,16 @@ def simulate(
     seed = int(stream.index("seed", seed, stream.SEEDS))
     workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
 
-    configurations = [
-        Configuration(float(rate), float(momentum), float(factor))
-        for rate, momentum, factor in zip(rates.flat, momenta.flat, problem.noise_factor(sizes).flat, strict=True)
-    ]
-    shared = tiles.ensemble(problem, schedule, record, seed)
+    factors = np.broadcast_to(problem.noise_factor(sizes), rates.shape)
+    points = list(zip(rates.flat, momenta.flat, factors.flat, strict=True))
+    if dynamics == "sde":
+        # A step of time h = ε/((1−m)·substeps) adds the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
+        configurations = [Configuration(float(ε / (1 - m) / fine), 0.0, float(fine * γ)) for ε, m, γ in points]
+        finer = Schedule(fine * schedule.lengths, schedule.multipliers)
+        shared = tiles.ensemble(problem, finer, fine * record, seed)
+    else:
+        configurations = [Configuration(float(ε), float(m), float(γ)) for ε, m, γ in points]
+        shared = tiles.ensemble(problem, schedule, record, seed, exact_jumps=dynamics == "jump")
     mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress)
 
     dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size)
@@ -137,6 +158,7 @@ def simulate(
     return _describe(dataset).assign_attrs(
         source="simulator",
         dynamics=dynamics,
+        **({"substeps": fine} if dynamics == "sde" else {}),
         noise=noise,
         replicas=len(runs),
         replica_offset=runs[0],

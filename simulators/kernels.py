@@ -22,6 +22,7 @@ _inlined = _options | {"forceinline": True}
 _compiled = _options | {"cache": True}
 
 _GRADIENT_NOISE = np.uint64(Purpose.GRADIENT_NOISE)
+_JUMP = np.uint64(Purpose.JUMP)
 
 
 @njit(**_inlined)
@@ -131,6 +132,83 @@ def _combine(noise: FloatArray, root: FloatArray, i: int, z: FloatArray) -> None
     for j in range(root.shape[1]):
         for lane in range(noise.shape[1]):
             noise[0, lane] += root[i, j] * z[j, lane]
+
+
+@njit(**_compiled)
+def jump_diagonal(
+    losses: FloatArray,
+    theta: FloatArray,
+    velocity: FloatArray,
+    curvature: FloatArray,
+    power: FloatArray,
+    root: FloatArray,
+    noisy: bool,
+    seed: np.uint64,
+    replica: np.uint64,
+    step: np.uint64,
+) -> None:
+    """Make one exact transition (`jump.Transition`) of modes that share no noise, and set ``losses[0]``.
+
+    A mode with momentum takes the two normals of a block, two modes without share one.
+    """
+    dim, lanes = theta.shape
+    z = np.zeros((2, lanes))
+    for i in range(dim):
+        if velocity.shape[0] == 0:
+            if noisy and i % 2 == 0:
+                draw_pair(z, 0, seed, _JUMP, replica, step, np.uint64(i // 2))
+            for lane in range(lanes):
+                theta[i, lane] = power[i, 0, 0] * theta[i, lane] + root[i, 0, 0] * z[i % 2, lane]
+        else:
+            if noisy:
+                draw_pair(z, 0, seed, _JUMP, replica, step, np.uint64(i))
+            for lane in range(lanes):
+                place, speed = theta[i, lane], velocity[i, lane]
+                theta[i, lane] = (power[i, 0, 0] * place + power[i, 0, 1] * speed) + root[i, 0, 0] * z[0, lane]
+                velocity[i, lane] = (power[i, 1, 0] * place + power[i, 1, 1] * speed) + (
+                    root[i, 1, 0] * z[0, lane] + root[i, 1, 1] * z[1, lane]
+                )
+        _add_loss(losses, 0, theta, i, curvature[i])
+
+
+@njit(**_compiled)
+def jump_full(
+    losses: FloatArray,
+    theta: FloatArray,
+    velocity: FloatArray,
+    curvature: FloatArray,
+    power: FloatArray,
+    root: FloatArray,
+    noisy: bool,
+    seed: np.uint64,
+    replica: np.uint64,
+    step: np.uint64,
+) -> None:
+    """As `jump_diagonal`, with the noise of all modes ``root @ z``."""
+    dim, lanes = theta.shape
+    size = root.shape[0]
+    z = np.zeros((size + size % 2, lanes))
+    noise = np.zeros((1, lanes))
+    if noisy:
+        fill_normals(z, seed, _JUMP, replica, step)
+    for i in range(dim):
+        if velocity.shape[0] == 0:
+            if noisy:
+                _combine(noise, root, i, z)
+            for lane in range(lanes):
+                theta[i, lane] = power[i, 0, 0] * theta[i, lane] + noise[0, lane]
+        else:
+            if noisy:
+                _combine(noise, root, 2 * i, z)
+            for lane in range(lanes):
+                place, speed = theta[i, lane], velocity[i, lane]
+                theta[i, lane] = (power[i, 0, 0] * place + power[i, 0, 1] * speed) + noise[0, lane]
+                velocity[i, lane] = power[i, 1, 0] * place + power[i, 1, 1] * speed
+            if noisy:
+                _combine(noise, root, 2 * i + 1, z)
+            for lane in range(lanes):
+                velocity[i, lane] += noise[0, lane]
+        _add_loss(losses, 0, theta, i, curvature[i])
 
 
 @njit(**_compiled)

@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     INITIAL_STATE = 0
     GRADIENT_NOISE = 1
     MINIBATCH = 2
+    JUMP = 3
 
 
 def random_bits(seed: int, purpose: int, *, replica: Any, step: Any, block: Any) -> BitsArray:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from noisysgd.simulators import kernels, philox
+from noisysgd.simulators.jump import Transition, between, transition
 from noisysgd.simulators.stream import Purpose
 from noisysgd.theory.checks import FloatArray, IntArray
 from noisysgd.theory.problem import NoisyQuadratic
@@ -44,6 +45,7 @@ class Ensemble:
     schedule: Schedule
     record: IntArray
     seed: np.uint64
+    exact_jumps: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Configuration:
     noise_factor: float
 
 
-def ensemble(problem: NoisyQuadratic, schedule: Schedule, record: IntArray, seed: int) -> Ensemble:
+def ensemble(
+    problem: NoisyQuadratic, schedule: Schedule, record: IntArray, seed: int, *, exact_jumps: bool = False
+) -> Ensemble:
     """Prepare a problem: a square root of F, (D,) or (D, D), and plain copies of everything else."""
     return Ensemble(
         curvature=np.array(problem.eigenvalues),
@@ -65,6 +69,7 @@ def ensemble(problem: NoisyQuadratic, schedule: Schedule, record: IntArray, seed
         schedule=schedule,
         record=record,
         seed=np.uint64(seed),
+        exact_jumps=exact_jumps,
     )
 
 
@@ -83,9 +88,17 @@ def square_root(covariance: FloatArray) -> FloatArray:
 
 
 def tile_losses(
-    shared: Ensemble, configuration: Configuration, replica: int, lanes: int, stop: threading.Event | None = None
+    shared: Ensemble,
+    configuration: Configuration,
+    replica: int,
+    lanes: int,
+    stop: threading.Event | None = None,
+    laws: "Laws | None" = None,
 ) -> Iterator[FloatArray]:
-    """Losses of replicas replica…replica + lanes − 1, a block of (records, lanes) per window; inf where diverged."""
+    """Losses of replicas replica…replica + lanes − 1, a block of (records, lanes) per window; inf where diverged.
+
+    Exact jumps have laws, which the tiles of a configuration share.
+    """
     dim = shared.curvature.size
     rows = dim + dim % 2
     theta = np.empty((rows, lanes))
@@ -96,6 +109,66 @@ def tile_losses(
     velocity = np.zeros((dim if configuration.momentum > 0 else 0, lanes))
     if shared.record[0] == 0:
         yield _initial_losses(shared, theta)
+    if shared.exact_jumps:
+        yield from _jumps(shared, laws or Laws(shared, configuration), theta, velocity, replica, stop)
+    else:
+        yield from _steps(shared, configuration, theta, velocity, replica, stop)
+
+
+class Laws:
+    """Exact transitions of one configuration between its records, made when the first tile asks for them."""
+
+    def __init__(self, shared: Ensemble, configuration: Configuration) -> None:
+        self._shared, self._configuration = shared, configuration
+        self._known: dict[tuple[bytes, bytes], Transition] = {}
+        self._lock = threading.Lock()
+
+    def between(self, start: int, stop: int) -> Transition:
+        """The law of the steps from `start` to `stop`."""
+        shared, configuration = self._shared, self._configuration
+        multipliers, lengths = between(shared.schedule, start, stop)
+        key = (multipliers.tobytes(), lengths.tobytes())
+        with self._lock:
+            if key not in self._known:
+                root = shared.noise_root
+                covariance = (root**2 if root.ndim == 1 else root @ root.T) * configuration.noise_factor
+                with np.errstate(over="ignore"):
+                    rates = configuration.learning_rate * multipliers
+                self._known[key] = transition(shared.curvature, covariance, rates, lengths, configuration.momentum)
+            return self._known[key]
+
+
+def _jumps(
+    shared: Ensemble, laws: Laws, theta: FloatArray, velocity: FloatArray, replica: int, stop: threading.Event | None
+) -> Iterator[FloatArray]:
+    """From record to record by exact transitions."""
+    jump = kernels.jump_full if shared.noise_root.ndim == 2 else kernels.jump_diagonal
+    ends = shared.record[shared.record > 0]
+    before = 0
+    for k, end in enumerate(ends.tolist()):
+        if stop is not None and stop.is_set():
+            raise Cancelled
+        law = laws.between(before, end)
+        if not law.finite:
+            yield np.full((ends.size - k, theta.shape[1]), np.inf)
+            return
+        losses = np.zeros((1, theta.shape[1]))
+        place = (shared.seed, np.uint64(replica), np.uint64(end - 1))
+        jump(losses, theta, velocity, shared.curvature, law.power, law.root, law.noisy, *place)
+        yield losses
+        before = end
+
+
+def _steps(
+    shared: Ensemble,
+    configuration: Configuration,
+    theta: FloatArray,
+    velocity: FloatArray,
+    replica: int,
+    stop: threading.Event | None,
+) -> Iterator[FloatArray]:
+    """Update after update."""
+    dim, lanes = theta.shape
     full = shared.noise_root.ndim == 2
     advance = kernels.advance_full if full else kernels.advance_diagonal
     noise_root = shared.noise_root * np.sqrt(configuration.noise_factor)
@@ -148,12 +221,12 @@ def record_slots(record: IntArray, steps: IntArray) -> IntArray:
 
 
 def tile_moments(
-    shared: Ensemble, configuration: Configuration, replica: int, lanes: int, stop: threading.Event
+    shared: Ensemble, configuration: Configuration, replica: int, lanes: int, stop: threading.Event, laws: Laws
 ) -> Moments:
     """Mean loss and its sum of squared deviations over one tile, at every record."""
     mean, spread = np.empty(shared.record.size), np.empty(shared.record.size)
     done = 0
-    for losses in tile_losses(shared, configuration, replica, lanes, stop):
+    for losses in tile_losses(shared, configuration, replica, lanes, stop, laws):
         part = slice(done, done + len(losses))
         kernels.moments(losses, mean[part], spread[part])
         done += len(losses)
@@ -183,11 +256,13 @@ def simulate_all(
     spreads = np.empty_like(means)
     tiles = [replicas[first : first + LANES] for first in range(0, len(replicas), LANES)]
     stop = threading.Event()
-    jobs = (
-        (lambda configuration=configuration, tile=tile: tile_moments(shared, configuration, tile[0], len(tile), stop))
-        for configuration in configurations
-        for tile in tiles
-    )
+
+    def job(configuration: Configuration, tile: range, laws: Laws) -> Callable[[], Moments]:
+        return lambda: tile_moments(shared, configuration, tile[0], len(tile), stop, laws)
+
+    # Laws go with the last job of their configuration: a full covariance has large ones.
+    every = ((configuration, Laws(shared, configuration)) for configuration in configurations)
+    jobs = (job(configuration, tile, laws) for configuration, laws in every for tile in tiles)
     with ThreadPoolExecutor(threads, thread_name_prefix="noisysgd") as executor:
         try:
             for done, part in enumerate(in_order(executor, jobs, ahead=4 * threads)):

@@ -5,6 +5,7 @@ state has a known variance. A correct simulator fails one of them when a standar
 value: 2·10⁻⁹ each, below 10⁻⁶ for all the checks of this file together. Each has a mutant that must fail it.
 """
 
+import itertools
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import pytest
 import xarray as xr
 
 from noisysgd import simulators, theory
-from noisysgd.simulators import Purpose, kernels, tiles
+from noisysgd.simulators import Purpose, jump, kernels, tiles
 from noisysgd.simulators.tiles import Configuration
 
 LIMIT = 6.0
@@ -182,10 +183,16 @@ def exact_loss(
 
 
 def score(
-    simulated: theory.NoisyQuadratic, claimed: theory.NoisyQuadratic, steps: int, replicas: int, **settings: float
+    simulated: theory.NoisyQuadratic,
+    claimed: theory.NoisyQuadratic,
+    steps: int,
+    replicas: int,
+    dynamics: str = "sgd",
+    **settings: float,
 ) -> float:
     """Deviation of the mean loss of one problem from the exact one of another, in exact standard errors."""
-    result = simulators.simulate(simulated, theory.constant(steps), replicas=replicas, seed=17, **settings)
+    run = {"replicas": replicas, "seed": 17, "dynamics": dynamics}
+    result = simulators.simulate(simulated, theory.constant(steps), **run, **settings)
     mean, variance = exact_loss(claimed, steps, **settings)
     return (result.loss.item() - mean) / math.sqrt(variance / replicas)
 
@@ -398,7 +405,7 @@ def test_records_end_with_the_schedule(record: object, steps: list[int]) -> None
         {"seed": -1},
         {"seed": 2**64},
         {"threads": 0},
-        {"dynamics": "sde"},
+        {"dynamics": "minibatch"},
         {"noise": "student_t"},
         {"backend": "cuda"},
         {"dtype": "float32"},
@@ -492,3 +499,165 @@ def test_only_a_few_jobs_wait_at_a_time() -> None:
         assert next(results) == 0
         assert len(started) == 8
         assert list(results) == list(range(1, 100))
+
+
+# Exact jumps, and the diffusion
+
+
+def joint_law(
+    problem: theory.NoisyQuadratic,
+    schedule: theory.Schedule,
+    *,
+    learning_rate: float,
+    batch_size: float,
+    momentum: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Power of the step matrix of (θ, u), and the covariance that noise builds up from rest, step by step."""
+    dim = problem.dim
+    noise = (np.diag(problem.noise) if problem.noise.ndim == 1 else problem.noise) * problem.noise_factor(batch_size)
+    curvature, identity = np.diag(problem.eigenvalues), np.eye(dim)
+    power, covariance = np.eye(2 * dim), np.zeros((2 * dim, 2 * dim))
+    for t in range(schedule.steps):
+        rate = learning_rate * schedule.at(t)
+        step = np.block([[identity - rate * curvature, -rate * momentum * identity], [curvature, momentum * identity]])
+        kick = np.vstack([-rate * identity, identity])
+        power, covariance = step @ power, step @ covariance @ step.T + kick @ noise @ kick.T
+    return power, covariance
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_a_transition_has_the_law_of_its_steps(full: bool, momentum: float) -> None:
+    problem = noise_dominated(5, full=full)
+    schedule = theory.piecewise([7, 1, 12], [1.0, 0.0, 0.25])
+    settings = {"learning_rate": 0.4, "batch_size": 3, "momentum": momentum}
+    power, covariance = joint_law(problem, schedule, **settings)
+    noise = problem.noise * problem.noise_factor(3)
+    law = jump.transition(problem.eigenvalues, noise, 0.4 * schedule.multipliers, schedule.lengths, momentum)
+    size = 2 if momentum else 1
+    for a in range(size):
+        for b in range(size):
+            block = slice(5 * a, 5 * a + 5), slice(5 * b, 5 * b + 5)
+            np.testing.assert_allclose(np.diag(power[block]), law.power[:, a, b], rtol=1e-13, atol=1e-15)
+            if full:
+                found = (law.root @ law.root.T)[a::size, b::size]
+            else:
+                found = np.diag((law.root @ law.root.transpose(0, 2, 1))[:, a, b])
+            np.testing.assert_allclose(covariance[block], found, rtol=1e-10, atol=1e-13)
+
+
+def numpy_jumps(problem: theory.NoisyQuadratic, laws: list[jump.Transition], ends: list[int], replicas: range) -> list:
+    """Losses after every transition, from the definition."""
+    dim, size = problem.dim, laws[0].power.shape[1]
+    z = simulators.normals(0, Purpose.INITIAL_STATE, replicas=replicas, step=0, coordinates=range(dim))
+    state = np.zeros((dim, size, len(replicas)))
+    state[:, 0] = problem.initial_mean[:, None] + np.sqrt(problem.initial_variance)[:, None] * z
+    losses = []
+    for law, end in zip(laws, ends, strict=True):
+        z = simulators.normals(0, Purpose.JUMP, replicas=replicas, step=end - 1, coordinates=range(dim * size))
+        if law.root.ndim == 2:
+            noise = sum(law.root[:, j, None] * z[j] for j in range(dim * size)).reshape(dim, size, -1)
+        else:
+            z = z.reshape(dim, size, -1)
+            noise = law.root[:, :, 0, None] * z[:, None, 0]
+            if size == 2:
+                noise[:, 1] += law.root[:, 1, 1, None] * z[:, 1]
+        moved = law.power[:, :, 0, None] * state[:, None, 0]
+        if size == 2:
+            moved = moved + law.power[:, :, 1, None] * state[:, None, 1]
+        state = moved + noise
+        losses.append(sum(0.5 * problem.eigenvalues[:, None] * state[:, 0] ** 2))
+    return losses
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.7])
+def test_jumps_are_those_of_the_definition_bit_for_bit(full: bool, momentum: float) -> None:
+    problem, schedule = noise_dominated(5, full=full, mean=0.3), theory.half_then_decay(40)
+    record = [3, 17, 40]
+    shared = tiles.ensemble(problem, schedule, np.array(record), 0, exact_jumps=True)
+    configuration = Configuration(0.3, momentum, 0.25)
+    laws = tiles.Laws(shared, configuration)
+    edges = [0, *record]
+    each = [laws.between(a, b) for a, b in itertools.pairwise(edges)]
+    compiled = np.concatenate(list(tiles.tile_losses(shared, configuration, 3, 130, laws=laws)))
+    np.testing.assert_array_equal(compiled, numpy_jumps(problem, each, record, range(3, 133)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_mean_loss_after_a_jump_is_exact(case: str) -> None:
+    full, settings = CASES[case]
+    dim, replicas = (32, 2**18) if full else (64, 2**17)
+    problem = noise_dominated(dim, full=full, noise=4.0)
+    mutant = noise_dominated(dim, full=full, noise=4.04)
+    assert abs(score(problem, problem, 12, replicas, dynamics="jump", **settings)) < LIMIT
+    assert score(mutant, problem, 12, replicas, dynamics="jump", **settings) > LIMIT
+
+
+def test_jumps_between_many_records_follow_the_theory() -> None:
+    """Velocity is carried from record to record, and across drops of the learning rate."""
+    problem = theory.NoisyQuadratic([1.5, 1.0, 0.2, 0.0], [1.0, 3.0, 0.5, 0.1], initial_mean=[1.0, -2.0, 3.0, 0.0])
+    schedule = theory.half_then_decay(60)
+    settings = {"learning_rate": [[0.1], [0.9]], "batch_size": 4, "momentum": [0.0, 0.9]}
+    record = [0, 1, 5, 30, 33, 60]
+    result = simulators.simulate(problem, schedule, **settings, replicas=2**16, record=record, dynamics="jump")
+    exact = theory.loss_curve(problem, schedule, **settings, at=record)
+    assert np.abs((result.loss - exact) / result.loss_stderr).max() < LIMIT
+
+
+def test_jumps_cost_nothing_by_the_step_and_diverge_in_silence() -> None:
+    problem = noise_dominated(8)
+    result = simulators.simulate(
+        problem, theory.constant(10**9), learning_rate=[0.1, 5.0], batch_size=8, momentum=0.5, dynamics="jump", record=4
+    )
+    floor = float(theory.stationary_loss(problem, learning_rate=0.1, batch_size=8, momentum=0.5))
+    assert np.abs((result.loss[0] - floor) / result.loss_stderr[0]).max() < LIMIT
+    assert np.isposinf(result.loss[1]).all()
+
+
+@pytest.mark.parametrize("dynamics", ["jump", "sde"])
+def test_neither_threads_nor_companions_nor_cuts_change_other_dynamics(dynamics: str) -> None:
+    problem, schedule = noise_dominated(9), theory.half_then_decay(40)
+    arguments = {"batch_size": 4, "record": [10], "dynamics": dynamics, "momentum": 0.5}
+    rates = [0.1, 0.3]
+    one, two = (
+        simulators.simulate(problem, schedule, learning_rate=rates, replicas=700, threads=n, **arguments)
+        for n in (1, 2)
+    )
+    xr.testing.assert_identical(one, two)
+    alone = simulators.simulate(problem, schedule, learning_rate=0.3, replicas=700, **arguments)
+    np.testing.assert_array_equal(alone.loss, one.loss[1])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_sde_has_the_moments_of_svag_and_tends_to_the_diffusion(momentum: float) -> None:
+    """SVAG with factor l is SGD with ε/l and lF: in exact standard errors; and l → ∞ is the diffusion."""
+    problem, schedule = noise_dominated(64, noise=4.0), theory.constant(12)
+    settings = {"learning_rate": 0.6 * (1 - momentum), "batch_size": 8}
+    replicas, fine = 2**17, 4
+    result = simulators.simulate(
+        problem, schedule, **settings, momentum=momentum, replicas=replicas, dynamics="sde", substeps=fine, seed=17
+    )
+    # With ε/(1−m) = 0.6 in both cases: momentum is in the temperature alone.
+    finer = theory.NoisyQuadratic(problem.eigenvalues, fine * problem.noise, 0.0, 0.5)
+    mean, variance = exact_loss(finer, 12 * fine, learning_rate=0.6 / fine, batch_size=8, momentum=0.0)
+    assert mean == pytest.approx(float(theory.svag_loss(problem, schedule, l=fine, learning_rate=0.6, batch_size=8)))
+    assert abs(result.loss.item() - mean) / math.sqrt(variance / replicas) < LIMIT
+    # The diffusion differs from that by more than the error bar, and from the finest by less.
+    limit = float(theory.diffusion_loss(problem, schedule, **settings, momentum=momentum))
+    assert abs(limit - mean) > LIMIT * math.sqrt(variance / replicas)
+    close = simulators.simulate(
+        problem, schedule, **settings, momentum=momentum, replicas=2**13, dynamics="sde", substeps=256
+    )
+    assert abs(close.loss.item() - limit) < LIMIT * close.loss_stderr.item()
+
+
+def test_bad_dynamics_are_refused() -> None:
+    problem, schedule = noise_dominated(2), theory.constant(3)
+    settings = {"learning_rate": 0.1, "batch_size": 1}
+    with pytest.raises(ValueError, match="dynamics: expected one of 'sgd', 'sde', 'jump', got 'langevin'"):
+        simulators.simulate(problem, schedule, **settings, dynamics="langevin")
+    with pytest.raises(ValueError, match="substeps: expected an integer ≥ 1"):
+        simulators.simulate(problem, schedule, **settings, dynamics="sde", substeps=0)
+    with pytest.raises(ValueError, match="substeps: expected at most"):
+        simulators.simulate(problem, schedule, **settings, dynamics="sde", substeps=2**48)
