@@ -5,12 +5,14 @@ numbers they use.
 """
 
 from noisysgd.simulators.engine import simulate
-from noisysgd.simulators.stream import STREAM_VERSION, Purpose, normals, random_bits, random_words
+from noisysgd.simulators.stream import STREAM_VERSION, NoiseLaw, Purpose, noise, normals, random_bits, random_words
 from noisysgd.simulators.sweep import simulate_sweep
 
 __all__ = [
     "STREAM_VERSION",
+    "NoiseLaw",
     "Purpose",
+    "noise",
     "normals",
     "random_bits",
     "random_words",

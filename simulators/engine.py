@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 
 from noisysgd.simulators import axes, stream, tiles
+from noisysgd.simulators.stream import NoiseLaw
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
 from noisysgd.theory.checks import IntArray
@@ -26,6 +27,7 @@ def simulate(
     dynamics: str = "sgd",
     substeps: int = 16,
     noise: str = "gaussian",
+    degrees_of_freedom: float = 3.0,
     replicas: int = 1024,
     record: Any = None,
     seed: int = 0,
@@ -37,8 +39,8 @@ def simulate(
 ) -> xr.Dataset:
     r"""Mean loss of an ensemble of simulated runs, at chosen steps.
 
-    Every replica starts at θ₀ ~ N(initial_mean, initial_variance) and follows heavy ball with Gaussian gradient noise
-    (Smith, Elsen & De 2020, eq. 2), in the eigenbasis of the curvature:
+    Every replica starts at θ₀ ~ N(initial_mean, initial_variance) and follows heavy ball with gradient noise, Gaussian
+    unless told otherwise (Smith, Elsen & De 2020, eq. 2), in the eigenbasis of the curvature:
 
         g = λθ + ξ,  cov ξ = F · ``problem.noise_factor(batch_size)``;  u ← m u + g;  θ ← θ − ε · multiplier · u.
 
@@ -63,7 +65,12 @@ def simulate(
     substeps : int
         Time steps of "sde" for each update. Euler–Maruyama: weak order 1 in ε/substeps, stable where
         ε/(1−m) < 2·substeps/λ_max; its moments are those of SVAG with that factor (:func:`noisysgd.theory.svag_loss`).
-    noise : {"gaussian"}
+    noise : {"gaussian", "student_t", "uniform"}
+        Law of the independent numbers z in ξ = √γ · F^½ z. All have variance 1, so that the expected loss is the same,
+        but for Student's t with ν ≤ 2, which has none: there F is a scale, the mean loss does not exist, and linear
+        scaling fails. Jumps are Gaussian; the SDE is driven by the law step by step.
+    degrees_of_freedom : float
+        ν ≥ 0.5 of Student's t.
     replicas : int
         Independent runs of each configuration, ≥ 2.
     record : int or array of int, optional
@@ -126,7 +133,9 @@ def simulate(
     remedy = "Use fewer substeps: the random stream ends there."
     steps = fine * schedule.steps if dynamics == "sde" else schedule.steps
     checks.require(steps <= stream.STEPS, "substeps", f"at most {stream.STEPS} time steps", steps, remedy)
-    _only("noise", noise, "gaussian", "This version draws Gaussian gradient noise.")
+    law = NoiseLaw(noise, degrees_of_freedom)
+    jumpy = dynamics != "jump" or noise == "gaussian"
+    checks.require(jumpy, "noise", "'gaussian' for jumps", noise, "Only Gaussian noise has exact transitions here.")
     _only("backend", backend, "cpu", "This version simulates on the CPU only.")
     _only("dtype", dtype, "float64", "This version computes in double precision only.")
     runs = _replicas(replicas, replica_offset)
@@ -144,10 +153,10 @@ def simulate(
         # A step of time h = ε/((1−m)·substeps) adds the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
         configurations = [Configuration(float(ε / (1 - m) / fine), 0.0, float(fine * γ)) for ε, m, γ in points]
         finer = Schedule(fine * schedule.lengths, schedule.multipliers)
-        shared = tiles.ensemble(problem, finer, fine * record, seed)
+        shared = tiles.ensemble(problem, finer, fine * record, seed, law=law)
     else:
         configurations = [Configuration(float(ε), float(m), float(γ)) for ε, m, γ in points]
-        shared = tiles.ensemble(problem, schedule, record, seed, exact_jumps=dynamics == "jump")
+        shared = tiles.ensemble(problem, schedule, record, seed, exact_jumps=dynamics == "jump", law=law)
     mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress)
 
     dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size)
@@ -160,6 +169,7 @@ def simulate(
         dynamics=dynamics,
         **({"substeps": fine} if dynamics == "sde" else {}),
         noise=noise,
+        **({"degrees_of_freedom": law.degrees_of_freedom} if noise == "student_t" else {}),
         replicas=len(runs),
         replica_offset=runs[0],
         seed=seed,

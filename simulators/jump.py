@@ -55,7 +55,7 @@ def transition(
     Two steps of SGD at ελ = ½: (1−½)² and a variance of (¼ + ¼·¼)·F.
 
     >>> law = transition(np.array([1.0]), np.array([4.0]), np.array([0.5]), np.array([2]), 0.0)
-    >>> law.power.item(), law.root.item() ** 2
+    >>> law.power.item(), round(law.root.item() ** 2, 12)
     (0.25, 1.25)
     """
     size = 2 if momentum > 0 else 1

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from noisysgd.simulators.philox import draw_pair, fill_normals
+from noisysgd.simulators.philox import draw_other, draw_pair, fill_normals
 from noisysgd.simulators.stream import Purpose
 from noisysgd.theory.checks import FloatArray, IntArray
 
@@ -23,6 +23,7 @@ _compiled = _options | {"cache": True}
 
 _GRADIENT_NOISE = np.uint64(Purpose.GRADIENT_NOISE)
 _JUMP = np.uint64(Purpose.JUMP)
+_OTHER_NOISE = np.uint64(Purpose.OTHER_NOISE)
 
 
 @njit(**_inlined)
@@ -73,8 +74,9 @@ def advance_diagonal(
     seed: np.uint64,
     replica: np.uint64,
     step: np.uint64,
+    tails: float,
 ) -> None:
-    """Advance by ``rates.size`` updates with independent noise of standard deviations `deviation` (D,).
+    """Advance by ``rates.size`` updates with independent noise of scales `deviation` (D,) and law `tails` (`NoiseLaw`).
 
     After update t the lanes' losses are added to ``losses[slots[t]]``, unless the slot is negative. `step` and
     `replica` are those of the first update and lane.
@@ -87,9 +89,11 @@ def advance_diagonal(
         for i in coordinates:
             noisy = noisy or deviation[i] != 0.0
         for t in range(rates.size):
-            if noisy:
+            if noisy and tails == 0.0:
                 draw_pair(z, 0, seed, _GRADIENT_NOISE, replica, step + np.uint64(t), np.uint64(block))
             for i in coordinates:
+                if noisy and tails != 0.0:
+                    draw_other(z, i, seed, _OTHER_NOISE, replica, step + np.uint64(t), tails)
                 _step(theta, velocity, i, z, i - 2 * block, deviation[i], curvature[i], momentum, rates[t])
                 if slots[t] >= 0:
                     _add_loss(losses, slots[t], theta, i, curvature[i])
@@ -108,6 +112,7 @@ def advance_full(
     seed: np.uint64,
     replica: np.uint64,
     step: np.uint64,
+    tails: float,
 ) -> None:
     """As `advance_diagonal`, with noise ``root @ z``: `root` (D, D) is a square root of its covariance."""
     dim, lanes = theta.shape
@@ -115,8 +120,11 @@ def advance_full(
     noise = np.zeros((1, lanes))
     noisy = np.any(root != 0.0)
     for t in range(rates.size):
-        if noisy:
+        if noisy and tails == 0.0:
             fill_normals(z, seed, _GRADIENT_NOISE, replica, step + np.uint64(t))
+        elif noisy:
+            for i in range(dim):
+                draw_other(z, i, seed, _OTHER_NOISE, replica, step + np.uint64(t), tails)
         for i in range(dim):
             if noisy:
                 _combine(noise, root, i, z)

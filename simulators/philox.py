@@ -147,6 +147,47 @@ def normal_pair(x0: np.uint64, x1: np.uint64, x2: np.uint64, x3: np.uint64) -> t
 
 
 @njit(**_inlined)
+def exp_minus_one(y: float) -> np.float64:
+    """eʸ − 1 for 0 ≤ y ≤ 700.
+
+    y = k log 2 + r with |r| ≤ ½ log 2; Taylor terms of eʳ − 1 beyond r¹³ are below 2⁻⁵⁷, and 2ᵏ(eʳ − 1) + (2ᵏ − 1) is
+    accurate relative to itself, also for small y.
+    """
+    rounded = y * (1.0 / math.log(2.0)) + 2.0**52
+    k = rounded - 2.0**52
+    r = (y - k * _LOG2_HIGH) - k * _LOG2_LOW
+    q = 1 / 479001600 + r * (1 / 6227020800)
+    q = 1 / 3628800 + r * (1 / 39916800 + r * q)
+    q = 1 / 40320 + r * (1 / 362880 + r * q)
+    q = 1 / 720 + r * (1 / 5040 + r * q)
+    q = 1 / 24 + r * (1 / 120 + r * q)
+    q = 1 / 2 + r * (1 / 6 + r * q)
+    power = _float(((_bits(rounded) & _MANTISSA) + np.uint64(1023)) << _MANTISSA_BITS)
+    result: np.float64 = power * (r + r * r * q) + (power - 1.0)
+    return result
+
+
+@njit(**_inlined)
+def other_noise(x0: np.uint64, x1: np.uint64, x2: np.uint64, x3: np.uint64, tails: float) -> np.float64:
+    """Student's t of `tails` > 0 degrees of freedom (Bailey 1994), or uniform on ±√3 for `tails` < 0."""
+    u = (_float(((x0 | (x1 << _WORD)) >> np.uint64(12)) | _TWO_52) - (2.0**52 - 0.5)) * 2.0**-52
+    if tails < 0.0:
+        return np.float64((2.0 * u - 1.0) * math.sqrt(3.0))
+    _, cosine = sin_cos(x2 | (x3 << _WORD))
+    return np.float64(math.sqrt(tails * exp_minus_one(log(u) * (-2.0 / tails))) * cosine)
+
+
+@njit(**_inlined)
+def draw_other(
+    z: FloatArray, row: int, seed: np.uint64, purpose: np.uint64, replica: np.uint64, step: np.uint64, tails: float
+) -> None:
+    """Fill ``z[row % rows]`` with the noise of coordinate `row`, from `replica` on."""
+    for lane in range(z.shape[1]):
+        x0, x1, x2, x3 = words(seed, purpose, replica + np.uint64(lane), step, np.uint64(row))
+        z[row % z.shape[0], lane] = other_noise(x0, x1, x2, x3, tails)
+
+
+@njit(**_inlined)
 def draw_pair(
     z: FloatArray, row: int, seed: np.uint64, purpose: np.uint64, replica: np.uint64, step: np.uint64, block: np.uint64
 ) -> None:
@@ -193,3 +234,20 @@ def normals_at(
             x0, x1, x2, x3 = words(seed, purpose, replicas[j], step, coordinates[i] >> _ONE)
             even, odd = normal_pair(x0, x1, x2, x3)
             z[i, j] = even if coordinates[i] & _ONE == np.uint64(0) else odd
+
+
+@njit(**_compiled)
+def others_at(
+    z: FloatArray,
+    seed: np.uint64,
+    purpose: np.uint64,
+    replicas: UintArray,
+    step: np.uint64,
+    coordinates: UintArray,
+    tails: float,
+) -> None:
+    """Fill `z` (coordinates, replicas) with noise that is not Gaussian."""
+    for i in range(coordinates.size):
+        for j in range(replicas.size):
+            x0, x1, x2, x3 = words(seed, purpose, replicas[j], step, coordinates[i])
+            z[i, j] = other_noise(x0, x1, x2, x3, tails)

@@ -15,11 +15,14 @@ c3     replica                                   replica < 2³²
 One Philox4x32-10 call makes the four 32-bit words of a block: two 64-bit words (low half first), or by Box–Muller the
 two normals of coordinates 2·block (the cosine) and 2·block + 1 (the sine).
 
+Gradient noise that is not Gaussian takes one block, at block = coordinate, and one number from it (`NoiseLaw`).
+
 The learning rate, batch size and momentum are deliberately not part of the counter. All configurations share their
 random numbers, so that adding companions to a call never changes a result; estimates at different learning rates are
 therefore positively correlated, and their differences more precise than their standard errors suggest.
 """
 
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -43,6 +46,45 @@ class Purpose(IntEnum):
     GRADIENT_NOISE = 1
     MINIBATCH = 2
     JUMP = 3
+    OTHER_NOISE = 4
+
+
+@dataclass(frozen=True)
+class NoiseLaw:
+    """The law of one coordinate of gradient noise, scaled to variance 1 where it has a variance.
+
+    Parameters
+    ----------
+    name : {"gaussian", "student_t", "uniform"}
+    degrees_of_freedom : float
+        ν ≥ 0.5 of Student's t. Beyond 2 it is divided by √(ν/(ν−2)); at 2 and below its variance is infinite, and it is
+        left as it is.
+
+    Examples
+    --------
+    >>> NoiseLaw("student_t", 4.0).scale
+    0.7071067811865476
+    """
+
+    name: str = "gaussian"
+    degrees_of_freedom: float = 3.0
+
+    def __post_init__(self) -> None:
+        checks.one_of("noise", self.name, ("gaussian", "student_t", "uniform"))
+        remedy = "3 has a variance but no fourth moment; 2 and below have no variance."
+        value = checks.at_least("degrees_of_freedom", self.degrees_of_freedom, 0.5, remedy=remedy)
+        object.__setattr__(self, "degrees_of_freedom", checks.scalar("degrees_of_freedom", value))
+
+    @property
+    def tails(self) -> float:
+        """What kernels are told: 0 for Gaussian, ν for Student's t, −1 for uniform."""
+        return {"gaussian": 0.0, "student_t": self.degrees_of_freedom, "uniform": -1.0}[self.name]
+
+    @property
+    def scale(self) -> float:
+        """What the kernels' numbers have to be multiplied with."""
+        heavy = self.name == "student_t" and self.degrees_of_freedom > 2
+        return float(np.sqrt(1.0 - 2.0 / self.degrees_of_freedom)) if heavy else 1.0
 
 
 def random_bits(seed: int, purpose: int, *, replica: Any, step: Any, block: Any) -> BitsArray:
@@ -145,6 +187,42 @@ def normals(seed: int, purpose: int, *, replicas: Any, step: int, coordinates: A
     z = np.empty((rows.size, lanes.size))
     philox.normals_at(z, key, use, lanes, index("step", step, STEPS), rows)
     return z
+
+
+def noise(seed: int, law: NoiseLaw, *, replicas: Any, step: int, coordinates: Any) -> FloatArray:
+    """Draw the gradient noise that a simulation uses at one step, of variance 1 where the law has one.
+
+    Parameters
+    ----------
+    seed, step, replicas, coordinates
+        As of :func:`normals`.
+    law : NoiseLaw
+
+    Returns
+    -------
+    (D, R) array
+        Independent draws. Student's t by Bailey's polar method, |t| below √(ν (2^(106/ν) − 1)).
+
+    Raises
+    ------
+    ValueError
+        As :func:`normals`.
+
+    Examples
+    --------
+    >>> table = noise(1, NoiseLaw("uniform"), replicas=range(4), step=0, coordinates=range(3))
+    >>> bool((abs(table) <= 3**0.5).all())
+    True
+    """
+    if law.name == "gaussian":
+        return normals(seed, Purpose.GRADIENT_NOISE, replicas=replicas, step=step, coordinates=coordinates)
+    key, place = index("seed", seed, SEEDS), index("step", step, STEPS)
+    lanes, rows = _indices("replicas", replicas, REPLICAS), _indices("coordinates", coordinates, COORDINATES // 2)
+    for name, array in (("replicas", lanes), ("coordinates", rows)):
+        checks.require(array.ndim == 1, name, "a one-dimensional array", array.shape, "Pass range(n) for the first n.")
+    z = np.empty((rows.size, lanes.size))
+    philox.others_at(z, key, np.uint64(Purpose.OTHER_NOISE), lanes, place, rows, law.tails)
+    return law.scale * z
 
 
 def index(name: str, value: Any, limit: int) -> np.uint64:

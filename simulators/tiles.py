@@ -14,7 +14,7 @@ import numpy as np
 
 from noisysgd.simulators import kernels, philox
 from noisysgd.simulators.jump import Transition, between, transition
-from noisysgd.simulators.stream import Purpose
+from noisysgd.simulators.stream import NoiseLaw, Purpose
 from noisysgd.theory.checks import FloatArray, IntArray
 from noisysgd.theory.problem import NoisyQuadratic
 from noisysgd.theory.schedule import Schedule
@@ -25,6 +25,8 @@ LANES = 128
 WINDOW_STEPS = 1024
 WINDOW_WORK = 2**25
 """A window is what a kernel does in one call: a tenth of a second, after which it can be cancelled."""
+
+GAUSSIAN = NoiseLaw()
 
 Moments = tuple[FloatArray, FloatArray]
 """Mean and sum of squared deviations, each of shape (records,)."""
@@ -46,6 +48,7 @@ class Ensemble:
     record: IntArray
     seed: np.uint64
     exact_jumps: bool = False
+    law: NoiseLaw = GAUSSIAN
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,13 @@ class Configuration:
 
 
 def ensemble(
-    problem: NoisyQuadratic, schedule: Schedule, record: IntArray, seed: int, *, exact_jumps: bool = False
+    problem: NoisyQuadratic,
+    schedule: Schedule,
+    record: IntArray,
+    seed: int,
+    *,
+    exact_jumps: bool = False,
+    law: NoiseLaw = GAUSSIAN,
 ) -> Ensemble:
     """Prepare a problem: a square root of F, (D,) or (D, D), and plain copies of everything else."""
     return Ensemble(
@@ -70,6 +79,7 @@ def ensemble(
         record=record,
         seed=np.uint64(seed),
         exact_jumps=exact_jumps,
+        law=law,
     )
 
 
@@ -171,7 +181,7 @@ def _steps(
     dim, lanes = theta.shape
     full = shared.noise_root.ndim == 2
     advance = kernels.advance_full if full else kernels.advance_diagonal
-    noise_root = shared.noise_root * np.sqrt(configuration.noise_factor)
+    noise_root = shared.noise_root * (shared.law.scale * np.sqrt(configuration.noise_factor))
     total = shared.schedule.steps
     work = dim * lanes * (dim if full else 1)
     window = min(max(WINDOW_WORK // work, 1), WINDOW_STEPS)
@@ -198,6 +208,7 @@ def _steps(
             shared.seed,
             np.uint64(replica),
             np.uint64(step),
+            shared.law.tails,
         )
         yield losses
 

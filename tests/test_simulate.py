@@ -406,7 +406,7 @@ def test_records_end_with_the_schedule(record: object, steps: list[int]) -> None
         {"seed": 2**64},
         {"threads": 0},
         {"dynamics": "minibatch"},
-        {"noise": "student_t"},
+        {"noise": "cauchy"},
         {"backend": "cuda"},
         {"dtype": "float32"},
         {"problem": "quadratic"},
