@@ -10,10 +10,12 @@ import numpy as np
 
 from noisysgd.theory.checks import FloatArray
 from noisysgd.theory.least_squares import LeastSquares
-from noisysgd.theory.least_squares_moments import FLAT, _Modes, _SlowModes, _Update
+from noisysgd.theory.least_squares_moments import FLAT, UNEXPLAINED, _Modes, _SlowModes, _Update
 from noisysgd.theory.parallel import map_slices
 from noisysgd.theory.passage import NEVER, PENDING, REACHED, TINY, Passages, Questions
 
+FALL = 1e-6
+"""Share of S down to which it is followed before it is looked at afresh."""
 Found = tuple[int, float, float, float]
 """Status, step, and losses before and at that step."""
 
@@ -35,7 +37,8 @@ def search_coupled(problem: LeastSquares, asked: Questions, known: Passages, las
             momentum = momentum if momentum >= TINY else 0.0
             update = _Update(modes, float(asked.factors[c]), momentum, rate)
             level = 2.0 * rate * (float(asked.targets[c]) - constant)
-            status, step, *sums = _first(update, means[curved], level, last)
+            with np.errstate(all="ignore"):  # eigenvalues of zero, powers without end
+                status, step, *sums = _first(update, means[curved], level, last)
             known.status[c] = PENDING if status == PENDING else status
             known.steps[c] = np.inf if status == NEVER else step
             with np.errstate(over="ignore"):  # ratios of losses that are still numbers may not be
@@ -54,10 +57,22 @@ def _first(update: _Update, means: FloatArray, level: float, last: float) -> Fou
     if found[0] != PENDING or walk == last:
         return found
     powers = _Powers.of(update, state, found[3])
+    while update.momentum > 0.0 and update.kick == 0.0 and abs(powers.total - found[3]) > UNEXPLAINED * found[3]:
+        # Where slow modes are hardly there, fast ones are all of S, until it is nothing.
+        before, walk = walk, min(last, walk + update.fading)
+        found = _walk(update, state, level, before, walk)
+        if found[0] != PENDING or walk == last:
+            return found
+        powers = _Powers.of(update, state, found[3])
     if not powers.regular:
         return _walk(update, state, level, walk, last)
-    status, step, before, at = powers.first(level, last - walk)
-    return status, walk + step, before, at
+    while True:
+        # Shares of either sign are told apart by adding and subtracting constants, in which far smaller sums drown.
+        near = max(level, FALL * powers.total)
+        status, step, before, at = powers.first(near, last - walk)
+        if status != REACHED or at <= level:
+            return status, walk + step, before, at
+        powers, walk = powers.after(step), walk + step
 
 
 def _walk(update: _Update, state: FloatArray, level: float, first: float, last: float) -> Found:
@@ -92,8 +107,9 @@ class _Powers:
         held = slow.project(state)
         complements = np.where(slow.complements == 0.0, 1e-300, slow.complements)
         forced = update.kick / slow.slopes / complements
-        # For SGD the modes hold all of S. Of heavy ball's fast ones the response to label noise is left, a constant.
-        rest = total - held.sum() if update.momentum > 0 else 0.0
+        # For SGD the modes hold all of S. Of heavy ball's fast ones the response to label noise is left, a constant;
+        # without any, what seems left is rounding, which would be all there is in the end.
+        rest = total - held.sum() if update.momentum > 0 and update.kick > 0 else 0.0
         return cls(rest, complements, np.maximum(slow.log_modulus, -2000.0), held, forced)
 
     @property
@@ -101,6 +117,18 @@ class _Powers:
         """Whether growing modes only add to S."""
         growing = self.complements < 0.0
         return bool(np.all(self.held[growing] >= 0) and np.all(self.forced[growing] <= 0))
+
+    @property
+    def total(self) -> float:
+        """S(0)."""
+        return float(self.constant + self.held.sum())
+
+    def after(self, steps: float) -> "_Powers":
+        """The same, counted from some steps later."""
+        odd = (self.complements > 1.0) & (steps % 2 == 1)
+        left = np.where(odd, -1.0, 1.0) * np.exp(steps * self.logs)
+        constant = self.constant + float((self.forced * (1.0 - left)).sum())
+        return _Powers(constant, self.complements, self.logs, self.held * left, self.forced * left)
 
     def first(self, level: float, last: float) -> Found:
         """First τ in 1…last at which S ≤ level; even and odd ones apart if some eigenvalue is negative."""

@@ -165,7 +165,7 @@ def _(problem: NoisyQuadratic, asked: Questions, known: Passages, last: float) -
     smallest = next(rules for rules in map(spectrum.rules, OSCILLATIONS) if rules is not None)
     nodes = sum(rule.nodes.size for rule in smallest)
     heavy = bool(np.any(asked.momenta >= TINY))
-    map_slices(work, asked.rates.size, cost=nodes * (100 if heavy else 1))
+    map_slices(work, asked.rates.size, cost=nodes * (30 if heavy else 1))
 
 
 def _scan(problem: NoisyQuadratic, spectrum: _Spectrum, asked: Questions, known: Passages, last: float) -> None:
