@@ -1,4 +1,9 @@
-"""First passages of heavy ball: how configurations are laid out for ``momentum_passage_kernels``."""
+"""First passages of heavy ball: how configurations are laid out for ``momentum_passage_kernels``.
+
+A mode with x = ελ beyond 1 + m alternates: (−1)^t θ_t is a mode with x reflected to 2(1+m) − x that starts at d = −2
+instead of 0, and losses know only squares. So what is close to the edge of stability is as slow, and as accurate in
+powers of its step matrix, as what is close to flat.
+"""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -27,7 +32,9 @@ class Modes:
     Attributes
     ----------
     x, mass : (C, n) array
-        ελ, and what the mode adds to the loss per E θ².
+        ελ, reflected where it is beyond 1 + m, and what the mode adds to the loss per E θ².
+    start : (C, n) array
+        d at the start.
     bend : (C, n + 1) array
         bend[i] m^t bounds the second derivative of the loss of the oscillating modes from i on.
     begin : (C, RUNGS + 1) array of int
@@ -37,6 +44,7 @@ class Modes:
     """
 
     x: FloatArray
+    start: FloatArray
     mass: FloatArray
     bend: FloatArray
     begin: IntArray
@@ -51,7 +59,7 @@ class Noise:
     Attributes
     ----------
     x, kicks : (C, n) array
-        ελ, and what a unit of variance adds to the loss.
+        ελ, reflected where it is beyond 1 + m, and what a unit of variance adds to the loss.
     forms : (C, 3, n) array
         Quadratic forms in (θ, d) of a quiet mode: what is left of its stationary noise.
     quiet : (C,) array of int
@@ -87,7 +95,7 @@ def momentum_passages(
     from noisysgd.theory.momentum_passage_kernels import momentum_scan
 
     size = decay.nodes.size
-    ladder, state = np.empty((RUNGS, 4, size + noise.nodes.size)), np.empty((4, size + noise.nodes.size))
+    ladder, state = np.empty((RUNGS, 5, size + noise.nodes.size)), np.empty((4, size + noise.nodes.size))
     log_m = np.log(momenta)
     scanned = np.flatnonzero(limits >= steps)
     for chosen in np.array_split(scanned, 1 + scanned.size * ladder.shape[2] // AT_ONCE):
@@ -98,10 +106,10 @@ def momentum_passages(
         for row, c in enumerate(chosen):
             step = ladder[0]
             step[2, :size], step[2, size:], step[3] = modes.x[row], kicks.x[row], momenta[c]
-            np.subtract(1.0, step[2], out=step[0])
+            step[0], step[4] = 1.0 - step[2], -step[2]
             step[1] = -momenta[c]
-            state[0], state[1] = 1.0, 0.0
-            arguments: list[Any] = [ladder, state, *_row(modes, row)[1:], *_row(kicks, row)[1:]]
+            state[0], state[1, :size], state[1, size:] = 1.0, modes.start[row], 0.0
+            arguments: list[Any] = [ladder, state, *_row(modes, row)[2:], *_row(kicks, row)[1:]]
             arguments += [log_m[c], steps[c], targets[c] + errors[c], limits[c]]
             status[c], steps[c], losses[c, 0], losses[c, 1] = momentum_scan(*arguments)
 
@@ -130,7 +138,9 @@ def lay_out_modes(rule: SpectralRule, rates: FloatArray, momenta: FloatArray) ->
     bend = np.zeros((rates.size, rule.nodes.size + 1))
     bend[:, :-1] = np.cumsum(curve[:, ::-1], axis=1)[:, ::-1]
     unstable = rule.nodes.size - np.count_nonzero(edge < 0.0, axis=1)
-    return Modes(x, mass, bend, np.cumsum(counts, axis=1), np.count_nonzero(tame, axis=1), unstable)
+    beyond = x > 1.0 + m
+    x, start = np.where(beyond, edge, x), np.where(beyond, -2.0, 0.0)
+    return Modes(x, start, mass, bend, np.cumsum(counts, axis=1), np.count_nonzero(tame, axis=1), unstable)
 
 
 def lay_out_noise(rule: SpectralRule, rates: FloatArray, factors: FloatArray, momenta: FloatArray) -> Noise:
@@ -146,7 +156,8 @@ def lay_out_noise(rule: SpectralRule, rates: FloatArray, factors: FloatArray, mo
     edge = 2.0 * m - (x - 2.0)
     loud = edge < CLOSE_TO_THE_EDGE
     share = np.where(loud, 0.0, kicks / ((1.0 - m) * np.where(loud, 1.0, edge) * x))
-    forms = np.stack([(1.0 + m) * share, 2.0 * m * share, 2.0 * m * m * share / x], axis=1)
+    x = np.where(x > 1.0 + m, edge, x)
+    forms = np.stack([(1.0 + m) * share, 2.0 * m * share, 2.0 * m * m * share / np.where(loud, 1.0, x)], axis=1)
     quiet = (
         np.where(kicks[:, -1:] > 0.0, ~loud, True).sum(axis=1) if rule.nodes.size else np.zeros(rates.size, np.int64)
     )

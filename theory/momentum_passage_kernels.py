@@ -6,8 +6,9 @@ q² = C² m^t cos²(ωt + φ) has second derivative at most C² m^t (log²m + 2�
 least its smaller end value less s²/8 times that. Modes too fast for either count as zero, and are not even advanced
 until they are needed. Noise counts with its last known value, since it only grows.
 
-Columns of `ladder` (rungs, 4, n) and `state` (4, n) are modes: those that decay, then quiet and loud ones of the noise.
-A rung holds the 2×2 matrices of 2^rung steps of (θ, d), d = εu; a state holds (θ, d) now and after a stride.
+Columns of `ladder` (rungs, 5, n) and `state` (4, n) are modes: those that decay, then quiet and loud ones of the noise.
+A rung holds the 2×2 matrices A of 2^rung steps of (θ, d), d = εu, and A₀₀ − 1 apart: of a slow mode it has digits that
+A₀₀ has not, and after t steps losing them would cost t · 2⁻⁵³. A state holds (θ, d) now and after a stride.
 """
 
 import math
@@ -28,11 +29,14 @@ def climb(ladder: FloatArray, built: Count, rung: Count) -> Count:
     while built < rung:
         low, high = ladder[built], ladder[built + 1]
         for i in range(low.shape[1]):
-            a, b, c, d = low[0, i], low[1, i], low[2, i], low[3, i]
-            high[0, i] = a * a + b * c
+            a, b, c, d, more = low[0, i], low[1, i], low[2, i], low[3, i], low[4, i]
+            twice = (2.0 + more) * more + b * c
+            slow = abs(more) < 0.25
+            high[0, i] = 1.0 + twice if slow else a * a + b * c
             high[1, i] = (a + d) * b
             high[2, i] = (a + d) * c
             high[3, i] = b * c + d * d
+            high[4, i] = twice if slow else high[0, i] - 1.0
         built += 1
     return built
 
@@ -42,7 +46,8 @@ def carry(step: FloatArray, state: FloatArray, into: Count, start: Count, stop: 
     """(θ, d) after a stride, for modes start…stop−1, into rows 0 and 1 of `state` or into 2 and 3."""
     for i in range(np.uint64(start), np.uint64(stop)):  # an index that cannot be negative leaves vectors possible
         theta, delta = state[0, i], state[1, i]
-        state[into, i] = step[0, i] * theta + step[1, i] * delta
+        stretch, push = step[4, i] * theta, step[1, i] * delta
+        state[into, i] = theta + (stretch + push) if abs(step[4, i]) < 0.5 else step[0, i] * theta + push
         state[into + 1, i] = step[2, i] * theta + step[3, i] * delta
 
 
