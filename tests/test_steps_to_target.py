@@ -148,6 +148,19 @@ def test_least_squares_that_alternate_pass_where_looking_says():
         assert first_passage_holds(float(theory.steps_to_target(problem, target, **run)), curve, target)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_least_squares_at_the_edge_of_stability_never_get_there(momentum):
+    """To the last bit of the critical learning rate, where an eigenvalue may come out as exactly one."""
+    for curvature in np.geomspace(0.01, 10, 40):
+        for size in (1, 2, 4, 64):
+            problem = theory.LeastSquares([curvature, curvature / 2], label_noise=1.0)
+            edge = float(theory.critical_learning_rate(problem, size, momentum))
+            for rate in (edge, np.nextafter(edge, 0), np.nextafter(edge, np.inf)):
+                target = 0.01 * float(problem.initial_loss)
+                run = {"learning_rate": rate, "batch_size": size, "momentum": momentum}
+                assert theory.steps_to_target(problem, target, **run) == np.inf
+
+
 def test_a_loss_that_noise_holds_up_never_arrives_and_says_so_at_once():
     problem = theory.power_law(100)
     run = {"learning_rate": 0.1, "batch_size": 1, "momentum": [0.0, 0.9]}

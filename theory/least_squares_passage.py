@@ -100,6 +100,8 @@ class _Powers:
         self, constant: float, complements: FloatArray, logs: FloatArray, held: FloatArray, forced: FloatArray
     ) -> None:
         self.constant, self.complements, self.logs, self.held, self.forced = constant, complements, logs, held, forced
+        # At the edge of stability, z = 1, nothing saturates: f (1 − z^τ) is drift · τ.
+        self.drift = np.where(logs == 0.0, forced * complements, 0.0)
 
     @classmethod
     def of(cls, update: _Update, state: FloatArray, total: float) -> "_Powers":
@@ -127,17 +129,18 @@ class _Powers:
         """The same, counted from some steps later."""
         odd = (self.complements > 1.0) & (steps % 2 == 1)
         left = np.where(odd, -1.0, 1.0) * np.exp(steps * self.logs)
-        constant = self.constant + float((self.forced * (1.0 - left)).sum())
+        constant = self.constant + float((self.forced * (1.0 - left) + self.drift * steps).sum())
         return _Powers(constant, self.complements, self.logs, self.held * left, self.forced * left)
 
     def first(self, level: float, last: float) -> Found:
         """First τ in 1…last at which S ≤ level; even and odd ones apart if some eigenvalue is negative."""
         z = 1.0 - self.complements
         if np.all(z >= 0):
-            return self._scan(self.constant, self.logs, self.held, self.forced, level, last)
+            return self._scan(self.constant, self.logs, self.held, self.forced, self.drift, level, last)
         odd_constant = self.constant + (self.forced * self.complements).sum()
-        even = self._scan(self.constant, 2.0 * self.logs, self.held, self.forced, level, last // 2)
-        odd = self._scan(odd_constant, 2.0 * self.logs, z * self.held, z * self.forced, level, (last - 1) // 2)
+        logs, drift = 2.0 * self.logs, 2.0 * self.drift
+        even = self._scan(self.constant, logs, self.held, self.forced, drift, level, last // 2)
+        odd = self._scan(odd_constant, logs, z * self.held, z * self.forced, drift, level, (last - 1) // 2)
         options = [(even[0], 2.0 * even[1], np.inf, even[3]), (odd[0], 2.0 * odd[1] + 1.0, np.inf, odd[3])]
         reached = [found for found in options if found[0] == REACHED]
         if reached:
@@ -145,7 +148,14 @@ class _Powers:
         return (NEVER if even[0] == odd[0] == NEVER else PENDING), last, np.inf, np.inf
 
     def _scan(
-        self, constant: float, logs: FloatArray, held: FloatArray, forced: FloatArray, level: float, last: float
+        self,
+        constant: float,
+        logs: FloatArray,
+        held: FloatArray,
+        forced: FloatArray,
+        drift: FloatArray,
+        level: float,
+        last: float,
     ) -> Found:
         """Negative coefficients of stable modes: −h z^τ = −h + h (1 − z^τ), and the other way round."""
         from noisysgd.theory import passage_kernels as kernels
@@ -155,6 +165,7 @@ class _Powers:
         stable = logs < 0.0
         back, forth = np.where(stable, np.minimum(held, 0.0), 0.0), np.where(stable, np.minimum(forced, 0.0), 0.0)
         shift = constant + back.sum() + forth.sum()
-        weights, kicks = held - back - forth, forth - forced + back
+        weights = held - back - forth
+        kicks = np.where(logs == 0.0, drift[order], forth - forced + back)
         status, step, before, at = kernels.sgd_scan(logs, weights, logs, kicks, 0.0, level - shift, last)
         return status, step, before + shift, at + shift
