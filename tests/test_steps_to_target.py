@@ -169,6 +169,14 @@ def test_a_loss_that_noise_holds_up_never_arrives_and_says_so_at_once():
     assert np.isfinite(theory.steps_to_target(problem, 1.001 * floor, **run)).all()
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_modes_too_slow_for_a_single_step_to_show_pass_all_the_same(momentum):
+    """ε_eff = 10⁻¹⁶: t = ln(1/0.9)/(2·10⁻¹⁶), to a relative 10⁻¹², since losses have but sixteen digits."""
+    problem = theory.NoisyQuadratic([1.0], 0.0)
+    steps = theory.steps_to_target(problem, 0.45, learning_rate=1e-16 * (1 - momentum), batch_size=1, momentum=momentum)
+    assert steps == pytest.approx(np.log(1 / 0.9) / 2e-16, rel=1e-9)
+
+
 def test_the_start_and_standing_still():
     problem = theory.NoisyQuadratic([1.0], 0.0)
     assert theory.steps_to_target(problem, 0.5, learning_rate=0.0, batch_size=1) == 0
