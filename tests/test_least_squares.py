@@ -304,7 +304,7 @@ def test_stationary_moments_exist_below_the_edge_where_sgd_keeps_them(data, prob
     if rate < edge and momentum == 0:
         there = replace(problem, initial_mean=0.0, initial_variance=moments)
         after = second_moments(there, rate, factor, momentum, np.array([1]), np.array([1.0]))
-        np.testing.assert_allclose(after, moments, rtol=1e-9, atol=1e-90)  # below SILENT, noise is nothing
+        np.testing.assert_allclose(after, moments, rtol=1e-9, atol=1e-80)  # below SILENT, noise is nothing
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.95])
