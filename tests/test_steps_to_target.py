@@ -11,6 +11,7 @@ from noisysgd.theory.quadrature_bounds import momentum_growth, quadrature_error,
 from noisysgd.theory.spectral_quadrature import spectral_rule
 
 LONG = 2000
+PLATEAU = {"curvature": 0.9996730823257651, "rate": 2.000654049168703, "target": 0.4998365406630535}
 TIE = 1e-9
 """Losses this close to the target, relatively, may count as either side of it."""
 
@@ -175,6 +176,16 @@ def test_modes_too_slow_for_a_single_step_to_show_pass_all_the_same(momentum):
     problem = theory.NoisyQuadratic([1.0], 0.0)
     steps = theory.steps_to_target(problem, 0.45, learning_rate=1e-16 * (1 - momentum), batch_size=1, momentum=momentum)
     assert steps == pytest.approx(np.log(1 / 0.9) / 2e-16, rel=1e-9)
+
+
+def test_a_target_on_a_plateau_that_rounding_holds_up_is_an_error_and_no_endless_loop():
+    """Noiseless, ε at the edge for the steepest mode: its loss falls by less than a digit per step."""
+    curvatures = np.concatenate([[PLATEAU["curvature"]], np.linspace(0.91, 0.99, 19)])
+    run = {"learning_rate": PLATEAU["rate"], "batch_size": 1, "momentum": 1e-20}
+    problem = theory.NoisyQuadratic(curvatures, 0.0)
+    with pytest.raises(RuntimeError, match="max_steps"):
+        theory.steps_to_target(problem, PLATEAU["target"], **run)
+    assert theory.steps_to_target(problem, PLATEAU["target"], max_steps=30, **run) == np.inf
 
 
 def test_the_start_and_standing_still():

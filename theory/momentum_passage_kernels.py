@@ -19,6 +19,8 @@ from noisysgd.theory.checks import FloatArray, IntArray
 from noisysgd.theory.compiling import entry, helper, reordered_helper
 from noisysgd.theory.passage import NEVER, PENDING, REACHED
 
+STRIDES = 500_000
+"""Strides after which a scan hands back how far it is."""
 Count = int | np.int64
 """Counts are made 64 bits wide: a literal or a narrower one would compile what it is handed to once more."""
 
@@ -160,7 +162,7 @@ def momentum_scan(
     level: float,
     last: float,
 ) -> tuple[int, float, float, float]:
-    """Status, step, and losses just before and at that step, as ``sgd_scan``.
+    """Status, step, and losses just before and at that step, as ``sgd_scan``; pending, too, after STRIDES.
 
     The arguments are those that ``momentum_passage`` lays out; `ladder[0]` holds one step and `state` the start.
     """
@@ -187,7 +189,7 @@ def momentum_scan(
 
     now, k, successes, patience = first, np.int64(0), 0, 1
     before, check, look = math.inf, True, noisy and first > 0.0
-    while True:
+    for _ in range(STRIDES):
         if look:
             built = advance(ladder, built, state, size, columns, now - noise_at)
             built = climb(ladder, built, np.int64(math.frexp(now)[1]) - 1)
@@ -235,3 +237,4 @@ def momentum_scan(
         if cleared and successes >= patience and k < levels and begin[k + 1] < size:
             k += 1
             successes, patience = 0, max(patience // 2, 1)
+    return PENDING, now, math.inf, math.inf

@@ -187,6 +187,14 @@ def _scan(problem: NoisyQuadratic, spectrum: _Spectrum, asked: Questions, known:
         full = spectrum.rules(np.inf)
         assert full is not None
         _scan_rules(full, asked, known, last, pending, TRUSTED if attempt < REFUSALS else 0.0)
+    undecided = _pending(known, last)
+    if undecided.size:
+        c = int(undecided[0])
+        got = f"target {asked.targets[c]!r} at learning rate {asked.rates[c]!r}, momentum {asked.momenta[c]!r}"
+        remedy = "Pass max_steps, or a target a little higher."
+        raise RuntimeError(
+            f"target: expected one that rounding can tell from a plateau of the loss, got {got}. {remedy}"
+        )
 
 
 def _pending(known: Passages, last: float) -> IntArray:

@@ -65,6 +65,9 @@ def steps_to_target(
     ------
     ValueError
         For impossible targets, learning rates, batch sizes or momenta, and shapes that do not broadcast.
+    RuntimeError
+        With momentum, if some thirty million strides do not decide: where the target lies on a plateau that moves by
+        less than rounding from step to step.
 
     Examples
     --------
