@@ -245,6 +245,16 @@ def test_flat_modes_and_still_schedules_lose_nothing():
         np.testing.assert_allclose(still, 0.5, rtol=1e-14)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("rate", [1e200, 1e308])
+def test_absurd_learning_rates_settle_at_the_stationary_loss(rate, order):
+    """½ Σ wλ·εF/(2λ(1 + [order 2] ελ/2)), finite as long as it is a number; without warnings, which are errors here."""
+    problem = theory.power_law(10)
+    loss = theory.diffusion_loss(problem, theory.constant(100), learning_rate=rate, batch_size=1, order=order)
+    stretch = 1 + 0.5 * rate * problem.eigenvalues if order == 2 else 1.0
+    assert loss == pytest.approx(0.25 * rate * (problem.noise_diagonal / stretch).sum(), rel=1e-12)
+
+
 def test_noise_that_grows_with_the_loss_can_make_a_diffusion_diverge():
     """Beyond T tr H = 2 at κ = 2; a number as long as it is one, then infinite, never NaN."""
     problem = theory.LeastSquares([1.0, 0.5, 0.0], weights=[1, 2, 1], kurtosis=2.0)
@@ -280,6 +290,12 @@ def test_svag_weights_keep_the_gradient_and_amplify_its_noise(l):  # noqa: E741 
     assert float(one**2 + two**2) == pytest.approx(l, rel=1e-12)
 
 
+def test_svag_weights_of_any_number():
+    one, two = svag_coefficients([1.0, 1e308])
+    assert (one[0], two[0]) == (1.0, 0.0)
+    assert one[1] == -two[1] == pytest.approx(np.sqrt(0.5) * 1e154, rel=1e-15)
+
+
 def test_svag_is_sgd_at_one_and_the_sde_at_infinity():
     problem = theory.NoisyQuadratic([1.0, 0.3], [[1.0, 0.5], [0.5, 2.0]], dataset_size=50)
     schedule = theory.half_then_decay(40)
@@ -312,6 +328,9 @@ PROBLEM, RUN = theory.NoisyQuadratic([1.0, 0.5], 1.0, dataset_size=100), theory.
 GOOD = {"learning_rate": 0.1, "batch_size": 4}
 CALLS = {
     "order": (lambda: diffusion_loss(PROBLEM, RUN, order=3, **GOOD), "order: expected 1 or 2, got 3"),
+    "true order": (lambda: diffusion_loss(PROBLEM, RUN, order=True, **GOOD), "order: expected 1 or 2, got True"),
+    "two orders": (lambda: diffusion_loss(PROBLEM, RUN, order=np.array([1, 2]), **GOOD), "order: expected 1 or 2"),
+    "too many steps": (lambda: svag_loss(PROBLEM, RUN, l=2**62, **GOOD), "l: expected fewer than 2⁶³ steps"),
     "second order with momentum": (
         lambda: diffusion_loss(PROBLEM, RUN, order=2, momentum=[0.0, 0.9], **GOOD),
         "momentum: expected no momentum at order 2",

@@ -16,8 +16,9 @@ from noisysgd.theory import testing
 def loop_over_steps(problem, schedule, learning_rate, batch_size, momentum):
     """Losses after 0, 1, … steps from the covariance of (θ, u), one step at a time, in long double.
 
-    Also the scale of each: the loss itself, or that of the kick that the velocity is about to give. Where an
-    oscillating mode passes through zero its loss is a small difference, known to no more digits than that.
+    Also the scale of each: that of every mode is its loss and that of the kick that its velocity is about to give, or
+    what is left of an earlier scale after decaying at the mode's own rate. Where a mode passes through zero its loss is
+    a small difference of contributions of that size, known to no more digits than that.
     """
     dim = problem.dim
     curvature = np.diag(problem.eigenvalues).astype(np.longdouble)
@@ -28,7 +29,8 @@ def loop_over_steps(problem, schedule, learning_rate, batch_size, momentum):
     mean = problem.initial_mean.astype(np.longdouble)
     moment[:dim, :dim] = np.outer(mean, mean) + np.diag(problem.initial_variance)
     losses = [np.trace(curvature @ moment[:dim, :dim]) / 2]
-    scales = [losses[0]]
+    own = problem.eigenvalues * np.diag(moment[:dim, :dim]) / 2
+    scales = [own.sum()]
     for step in range(schedule.steps):
         rate = np.longdouble(learning_rate) * schedule.at(step)
         velocity = np.hstack([curvature, momentum * identity])  # u after the step, from (θ, u)
@@ -37,9 +39,18 @@ def loop_over_steps(problem, schedule, learning_rate, batch_size, momentum):
         kick = np.vstack([-rate * identity, identity])
         moment = update @ moment @ update.T + kick @ noise @ kick.T
         losses.append(np.trace(curvature @ moment[:dim, :dim]) / 2)
-        kinetic = rate**2 * np.trace(curvature @ moment[dim:, dim:]) / 2
-        scales.append(losses[-1] + kinetic if rate > 0 else scales[-1])
+        both = np.diag(moment[:dim, :dim]) + rate**2 * np.diag(moment[dim:, dim:])
+        own = np.maximum(decay_rates(problem.eigenvalues, rate, momentum) ** 2 * own, problem.eigenvalues * both / 2)
+        scales.append(own.sum())
     return np.array(losses, dtype=np.float64), np.array(scales, dtype=np.float64)
+
+
+def decay_rates(eigenvalues, rate, momentum):
+    """Spectral radius of each mode's step in (θ, u)."""
+    steps = np.empty((eigenvalues.size, 2, 2))
+    steps[:, 0, 0], steps[:, 0, 1] = 1 - rate * eigenvalues, -rate * momentum
+    steps[:, 1, 0], steps[:, 1, 1] = eigenvalues, momentum
+    return np.abs(np.linalg.eigvals(steps)).max(axis=1)
 
 
 @settings(max_examples=200, deadline=None)
@@ -203,3 +214,18 @@ def test_a_first_call_warns_of_nothing():
     code = "from noisysgd import theory as t\n"
     code += "t.expected_loss(t.power_law(3), t.constant(2), learning_rate=[0.1], batch_size=4)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
+
+
+def test_losses_that_underflow_are_not_negative():
+    run = {"learning_rate": 3.79688221617179, "batch_size": 64, "momentum": 0.9}
+    curve = theory.loss_curve(theory.NoisyQuadratic([1.0], 0.0), theory.constant(7078), at=np.arange(7079), **run)
+    assert (curve >= 0).all()
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.99, 0.999])
+def test_records_do_not_cost_digits_at_the_edge_of_stability(momentum):
+    problem, at = theory.NoisyQuadratic([1.0], 1.0), [1000, 1500, 3000]
+    run = {"learning_rate": 2 * (1 + momentum), "batch_size": 64, "momentum": momentum}
+    curve = theory.loss_curve(problem, theory.constant(3000), at=at, **run)
+    ends = [float(theory.expected_loss(problem, theory.constant(n), **run)) for n in at]
+    np.testing.assert_allclose(curve, ends, rtol=1e-13)

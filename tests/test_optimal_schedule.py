@@ -121,6 +121,20 @@ def test_target_out_of_reach_has_no_optimum():
         theory.optimal_learning_rate(problem, theory.UnlimitedBudget(0.1), batch_size=1, schedule=theory.constant)
 
 
+def test_a_problem_at_its_minimum_is_best_left_alone():
+    problem, budget = theory.NoisyQuadratic([1.0], 1.0, 0.0, 0.0), theory.StepBudget(10)
+    assert theory.optimal_learning_rate(problem, budget, batch_size=1) == 0
+    assert theory.optimal_initial_final(problem, budget, batch_size=1) == (0, 0, 0)
+    assert not theory.optimal_schedule(problem, budget, batch_size=1, segments=2).multipliers.any()
+
+
+def test_noise_that_nothing_can_be_gained_against_is_refused():
+    problem, budget = theory.NoisyQuadratic([1.0], 1e12), theory.StepBudget(10)
+    for best in (theory.optimal_learning_rate, theory.optimal_initial_final, theory.optimal_schedule):
+        with pytest.raises(ValueError, match="noise: expected a problem that some learning rate improves"):
+            best(problem, budget, batch_size=1)
+
+
 def test_bad_requests_for_schedules_are_refused():
     problem, budget = theory.power_law(3), theory.StepBudget(4)
     with pytest.raises(ValueError, match="at most one per step"):

@@ -133,7 +133,8 @@ def diffusion_curve(
         batch_size=checks.batch_size(batch_size, problem.dataset_size),
         momentum=checks.momentum(momentum),
     )
-    checks.require(order in (1, 2), "order", "1 or 2", order, "Weak orders beyond 2 need other noise.")
+    known = isinstance(order, int | np.integer) and not isinstance(order, bool) and order in (1, 2)
+    checks.require(known, "order", "1 or 2", order, "Weak orders beyond 2 need other noise.")
     known = order == 1 or not inertia.any()
     checks.require(known, "momentum", "no momentum at order 2", momentum, "Use order=1, or momentum=0.")
     steps = recorded_steps(at, schedule)
@@ -147,7 +148,9 @@ def diffusion_curve(
         flows = {k: _flow(problem, float(k * scale), float(factor), order) for k in np.unique(pieces.multipliers)}
         moments = problem.initial_second_moment[curved]
         for length, k, column in zip(pieces.lengths, pieces.multipliers, pieces.recorded, strict=True):
-            moments = flows[k](moments, float(k * scale * length))
+            with np.errstate(over="ignore"):
+                time = float(k * scale * length)
+            moments = flows[k](moments, time)
             if column >= 0:
                 row[column] = (height * moments).sum()
     return losses[:, inverse].reshape(rate.shape + steps.shape)
@@ -226,8 +229,11 @@ def _flow(problem: Problem, rate: float, noise_factor: float, order: int) -> Flo
         noise = temperature * problem.noise_diagonal[_curved(problem)]
 
     def flow(moments: FloatArray, time: float) -> FloatArray:
-        with np.errstate(over="ignore"):
-            return moments * np.exp(-decay * time) + noise * time * _mean_exponential(-decay * time)
+        with np.errstate(over="ignore", invalid="ignore"):
+            elapsed = decay * time
+            # Far from the start noise has settled, however large a time or a decay may be.
+            built_up = np.where(elapsed < 1.0, time * _mean_exponential(-elapsed), -np.expm1(-elapsed) / decay)
+            return moments * np.exp(-elapsed) + noise * built_up
 
     return flow
 

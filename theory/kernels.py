@@ -307,24 +307,33 @@ def momentum_table(
 ) -> None:
     """The same for heavy ball, 0 < m < 1; its own function so that neither waits for the other to compile."""
     decayed = np.empty(lengths.size)
+    # Records do not interrupt a segment: each is reached from its start, since at the edge of stability moments carried
+    # from record to record lose digits.
+    counts = lengths.copy()
+    for j in range(1, lengths.size):
+        if multipliers[j] == multipliers[j - 1]:
+            counts[j] += counts[j - 1]
     for c in range(learning_rate.size):
         m = momentum[c]
         log_m = math.log(m)
         for j in range(lengths.size):
-            decayed[j] = decay(m, lengths[j])
+            decayed[j] = decay(m, counts[j])
         lost = False
         for i in range(eigenvalues.size):
             if lost:
                 break
             lam, s = eigenvalues[i], noise[i] * noise_factor[c]
             tt, tu, uu = second_moment[i], 0.0, 0.0
+            tt0, tu0, uu0 = tt, tu, uu
             if lam == 0.0 or (tt == 0.0 and s == 0.0):
                 continue
             for j in range(lengths.size):
                 eps = learning_rate[c] * multipliers[j]
-                tt, tu, uu = momentum_segment(tt, tu, uu, lam, s, eps, m, lengths[j], log_m, decayed[j])
+                if counts[j] == lengths[j]:
+                    tt0, tu0, uu0 = tt, tu, uu
+                tt, tu, uu = momentum_segment(tt0, tu0, uu0, lam, s, eps, m, counts[j], log_m, decayed[j])
                 if not tt < np.inf:
                     lost = lose(losses[c], recorded, j)
                     break
                 if recorded[j] >= 0:
-                    losses[c, recorded[j]] += half_weights[i] * tt
+                    losses[c, recorded[j]] += half_weights[i] * max(tt, 0.0)  # a square may cancel to −10⁻³²⁰

@@ -21,6 +21,10 @@ CLOSE_TO_THE_EDGE = 1e-3
 """Distance 2(1+m) − ελ from the edge of stability below which stationary noise is too large to subtract from."""
 ROUNDING = 1e-15
 """Of the stationary noise, from which what is left of it is subtracted."""
+STILL, SLOW = 1e-300, 1e-140
+"""ελ of modes that do not move in any number of steps, and of those whose velocity counts for nothing beside θ."""
+LARGEST = 1e6
+"""Squared amplitude at which that of an oscillation close to critical damping counts."""
 AT_ONCE = 100_000
 """Modes times configurations that are laid out at a time."""
 
@@ -35,6 +39,8 @@ class Modes:
         ελ, reflected where it is beyond 1 + m, and what the mode adds to the loss per E θ².
     start : (C, n) array
         d at the start.
+    swing : (C,) array
+        swing · m^t bounds the loss of all oscillating modes.
     bend : (C, n + 1) array
         bend[i] m^t bounds the second derivative of the loss of the oscillating modes from i on.
     begin : (C, RUNGS + 1) array of int
@@ -46,6 +52,7 @@ class Modes:
     x: FloatArray
     start: FloatArray
     mass: FloatArray
+    swing: FloatArray
     bend: FloatArray
     begin: IntArray
     waves: IntArray
@@ -99,8 +106,9 @@ def momentum_passages(
     log_m = np.log(momenta)
     scanned = np.flatnonzero(limits >= steps)
     for chosen in np.array_split(scanned, 1 + scanned.size * ladder.shape[2] // AT_ONCE):
-        modes = lay_out_modes(decay, rates[chosen], momenta[chosen])
-        kicks = lay_out_noise(noise, rates[chosen], factors[chosen], momenta[chosen])
+        with np.errstate(over="ignore", invalid="ignore"):  # a learning rate of 1e200 diverges at once
+            modes = lay_out_modes(decay, rates[chosen], momenta[chosen])
+            kicks = lay_out_noise(noise, rates[chosen], factors[chosen], momenta[chosen])
         rounding = np.where(errors[chosen] > 0.0, ROUNDING * kicks.total, 0.0)
         errors[chosen] = np.maximum(errors[chosen], rounding)
         for row, c in enumerate(chosen):
@@ -111,7 +119,8 @@ def momentum_passages(
             state[0], state[1, :size], state[1, size:] = 1.0, modes.start[row], 0.0
             arguments: list[Any] = [ladder, state, *_row(modes, row)[2:], *_row(kicks, row)[1:]]
             arguments += [log_m[c], steps[c], targets[c] + errors[c], limits[c]]
-            status[c], steps[c], losses[c, 0], losses[c, 1] = momentum_scan(*arguments)
+            status[c], steps[c], losses[c, 0], losses[c, 1], drift = momentum_scan(*arguments)
+            errors[c] += drift
 
 
 def lay_out_modes(rule: SpectralRule, rates: FloatArray, momenta: FloatArray) -> Modes:
@@ -134,13 +143,14 @@ def lay_out_modes(rule: SpectralRule, rates: FloatArray, momenta: FloatArray) ->
     np.add.at(counts, (np.arange(rates.size)[:, None], bears + 1), 1)
     squared_amplitude = np.where(wave, 1.0 + (1.0 - m - x) ** 2 / opposite, np.inf)
     tame = np.logical_and.accumulate(squared_amplitude <= 4.0, axis=1)
+    swing = np.where(wave, mass * np.minimum(squared_amplitude, LARGEST), 0.0).sum(axis=1)
     curve = np.where(tame, mass * (np.log(m) ** 2 + 2.0 * omega**2), 0.0) * np.minimum(squared_amplitude, 4.0)
     bend = np.zeros((rates.size, rule.nodes.size + 1))
     bend[:, :-1] = np.cumsum(curve[:, ::-1], axis=1)[:, ::-1]
     unstable = rule.nodes.size - np.count_nonzero(edge < 0.0, axis=1)
     beyond = x > 1.0 + m
     x, start = np.where(beyond, edge, x), np.where(beyond, -2.0, 0.0)
-    return Modes(x, start, mass, bend, np.cumsum(counts, axis=1), np.count_nonzero(tame, axis=1), unstable)
+    return Modes(x, start, mass, swing, bend, np.cumsum(counts, axis=1), np.count_nonzero(tame, axis=1), unstable)
 
 
 def lay_out_noise(rule: SpectralRule, rates: FloatArray, factors: FloatArray, momenta: FloatArray) -> Noise:
@@ -155,9 +165,11 @@ def lay_out_noise(rule: SpectralRule, rates: FloatArray, factors: FloatArray, mo
     kicks = (rates**2 * factors)[:, None] * rule.weights[::-1]
     edge = 2.0 * m - (x - 2.0)
     loud = edge < CLOSE_TO_THE_EDGE
-    share = np.where(loud, 0.0, kicks / ((1.0 - m) * np.where(loud, 1.0, edge) * x))
+    still = x < STILL
+    share = np.where(loud | still, 0.0, kicks / ((1.0 - m) * np.where(loud, 1.0, edge) * np.where(still, 1.0, x)))
     x = np.where(x > 1.0 + m, edge, x)
-    forms = np.stack([(1.0 + m) * share, 2.0 * m * share, 2.0 * m * m * share / np.where(loud, 1.0, x)], axis=1)
+    last = np.divide(2.0 * m * m * share, x, where=x > SLOW, out=np.zeros_like(x))
+    forms = np.stack([(1.0 + m) * share, 2.0 * m * share, last], axis=1)
     quiet = (
         np.where(kicks[:, -1:] > 0.0, ~loud, True).sum(axis=1) if rule.nodes.size else np.zeros(rates.size, np.int64)
     )

@@ -21,6 +21,8 @@ from noisysgd.theory.passage import NEVER, PENDING, REACHED
 
 STRIDES = 500_000
 """Strides after which a scan hands back how far it is."""
+DRIFT = 2.0**-51
+"""Rounding per step in the state of an oscillating mode, as a share of its amplitude."""
 Count = int | np.int64
 """Counts are made 64 bits wide: a literal or a narrower one would compile what it is handed to once more."""
 
@@ -144,11 +146,19 @@ def noise_after(
     return loss + loud_noise(ladder, first, kicks, quiet, count) if quiet < kicks.size else loss
 
 
+@helper
+def drift(level: float, amplitude: float, count: float) -> float:
+    """By how much rounding may move a loss at `level` of oscillations whose loss would be `amplitude` at full swing."""
+    share = DRIFT * count
+    return (2.0 * math.sqrt(level * amplitude) + share * amplitude) * share
+
+
 @entry
 def momentum_scan(
     ladder: FloatArray,
     state: FloatArray,
     mass: FloatArray,
+    swing: float,
     bend: FloatArray,
     begin: IntArray,
     waves: Count,
@@ -161,10 +171,11 @@ def momentum_scan(
     first: float,
     level: float,
     last: float,
-) -> tuple[int, float, float, float]:
-    """Status, step, and losses just before and at that step, as ``sgd_scan``; pending, too, after STRIDES.
+) -> tuple[int, float, float, float, float]:
+    """Status, step, losses just before and at that step, as ``sgd_scan``, and the drift; pending, too, after STRIDES.
 
-    The arguments are those that ``momentum_passage`` lays out; `ladder[0]` holds one step and `state` the start.
+    The :func:`drift` is how much rounding may move the loss there: a loss that much above the level is a passage too.
+    Arguments are those that ``momentum_passage`` lays out; `ladder[0]` holds one step and `state` the start.
     """
     size, levels, columns = mass.size, ladder.shape[0] - 1, ladder.shape[2]
     at = np.zeros(levels + 1)  # the step up to which each group of modes has been advanced
@@ -185,7 +196,7 @@ def momentum_scan(
                 break
             rung += 1
         if last < first:
-            return NEVER, first, math.inf, math.inf
+            return NEVER, first, math.inf, math.inf, 0.0
 
     now, k, successes, patience = first, np.int64(0), 0, 1
     before, check, look = math.inf, True, noisy and first > 0.0
@@ -205,21 +216,23 @@ def momentum_scan(
         start, stride = begin[k], 2.0**k
         middle = max(start, waves) if k > 0 else size
         carry(ladder[k], state, np.int64(2), start, size)
+        decayed = math.exp(log_m * now)
+        high = level + drift(level, swing * decayed, now + stride)
         here, there, grown, least = sums(mass, state, start, middle, unstable)
         if check:  # at k = 0, where `here` is all of the loss but noise
-            if here + noise <= level:
-                return REACHED, now, before, here + noise
+            if here + noise <= high:
+                return REACHED, now, before, here + noise, high - level
             check = False
         if now >= last:
-            return beyond, last, math.inf, math.inf
-        if not grown + noise <= level:
-            return NEVER, now, math.inf, math.inf
+            return beyond, last, math.inf, math.inf, 0.0
+        if not grown + noise <= high:
+            return NEVER, now, math.inf, math.inf, 0.0
         lower = there
         if k > 0:
-            sag = 0.125 * stride * stride * bend[start] * math.exp(log_m * now)
+            sag = 0.125 * stride * stride * bend[start] * decayed
             lower = max(min(here, there) - sag, 0.0) + least + grown
-        cleared = lower + noise > level
-        if not cleared and noisy and noise_at < now and (k == 0 or lower + noise_top > level):
+        cleared = lower + noise > high
+        if not cleared and noisy and noise_at < now and (k == 0 or lower + noise_top > high):
             look = True
             continue
         if not cleared and k > 0:
@@ -237,4 +250,4 @@ def momentum_scan(
         if cleared and successes >= patience and k < levels and begin[k + 1] < size:
             k += 1
             successes, patience = 0, max(patience // 2, 1)
-    return PENDING, now, math.inf, math.inf
+    return PENDING, now, math.inf, math.inf, 0.0

@@ -128,7 +128,7 @@ def sampled_from(problem: AnyQuadratic, budget: Budget) -> AnyQuadratic:
 def _best_rate(
     problem: Quadratic, family: ScheduleFamily, batch_size: float, momentum: float, steps: int
 ) -> tuple[float, float]:
-    if not np.any(problem.eigenvalues * problem.initial_second_moment > 0):
+    if starts_at_minimum(problem):
         return 0.0, 0.0
     schedule = of_length(family, steps)
 
@@ -140,7 +140,17 @@ def _best_rate(
     edge = float(np.log(critical_learning_rate(problem, batch_size, momentum)))
     best = minimise_on_log_scale(loss, start=edge, also=waves(edge, momentum, steps))
     lowest = float(loss(np.array([best]))[0])
+    require_gain(problem, lowest)
+    return float(np.exp(best)), lowest
+
+
+def starts_at_minimum(problem: Quadratic) -> bool:
+    """Whether no learning rate can lower the loss, since there is none."""
+    return not np.any(problem.eigenvalues * problem.initial_second_moment > 0)
+
+
+def require_gain(problem: Quadratic, lowest: float) -> None:
+    """Raise if the lowest loss found is the initial one but for rounding."""
     gain = 1.0 - lowest / float(problem.initial_loss)
     remedy = "Give larger batches or more steps, or a smaller covariance."
     checks.require(gain > 1e-9, "noise", "a problem that some learning rate improves", f"a gain of {gain:.1g}", remedy)
-    return float(np.exp(best)), lowest

@@ -8,7 +8,7 @@ from noisysgd.theory import checks
 from noisysgd.theory.budget import Budget
 from noisysgd.theory.checks import FloatArray
 from noisysgd.theory.moments import Pieces, Runs, add_losses, expected_loss
-from noisysgd.theory.optimal import optimal_learning_rate, sampled_from
+from noisysgd.theory.optimal import optimal_learning_rate, require_gain, sampled_from, starts_at_minimum
 from noisysgd.theory.quadratic import Quadratic
 from noisysgd.theory.schedule import Schedule, constant, initial_to_final, piecewise
 from noisysgd.theory.stability import critical_learning_rate
@@ -36,7 +36,8 @@ def optimal_initial_final(problem: Quadratic, budget: Budget, *, batch_size: Any
     The schedule is the paper's shape between the two, :func:`~noisysgd.theory.initial_to_final`: constant for half of
     the steps, then ten equal drops (section 7.1, Figure 3). Found from a scan over ratios (2⁻⁴ to 2²⁴) and initial
     rates, whose four lowest points Nelder and Mead's method then takes to a relative precision of 1e-3. A ratio
-    that makes no difference, as without noise, is not determined; one that does not help stays the scan's lowest.
+    that makes no difference, as without noise, is not determined; one that does not help stays the scan's lowest. A
+    problem that starts at its minimum is best left alone: the rates are 0.
 
     Parameters
     ----------
@@ -53,7 +54,8 @@ def optimal_initial_final(problem: Quadratic, budget: Budget, *, batch_size: Any
     Raises
     ------
     ValueError
-        For impossible batch sizes or momenta, or if problem and budget disagree about the size of the data set.
+        For impossible batch sizes or momenta, if problem and budget disagree about the size of the data set, or if
+        noise is so strong that no learning rate lowers the loss by more than rounding.
 
     Examples
     --------
@@ -94,7 +96,8 @@ def optimal_schedule(
     Raises
     ------
     ValueError
-        For impossible batch sizes or momenta, or more segments than steps.
+        For impossible batch sizes or momenta, more segments than steps, and hopeless noise as above. A problem that
+        starts at its minimum gets a schedule of zeros.
 
     Examples
     --------
@@ -116,6 +119,8 @@ def optimal_schedule(
     from scipy.optimize import minimize
 
     lengths = np.diff(steps * np.arange(segments + 1) // segments)
+    if starts_at_minimum(problem):
+        return piecewise(lengths, np.zeros(segments))
     edge = float(np.log(critical_learning_rate(problem, size, inertia)))
 
     recorded = np.where(np.arange(segments) == segments - 1, 0, -1)
@@ -161,6 +166,8 @@ def _staircases(
 def _best_pair(problem: Quadratic, size: float, inertia: float, steps: int) -> tuple[float, float, float]:
     from scipy.optimize import minimize
 
+    if starts_at_minimum(problem):
+        return 0.0, 0.0, 0.0
     edge = float(critical_learning_rate(problem, size, inertia))
 
     def losses(initial: FloatArray, ratio: float) -> FloatArray:
@@ -188,4 +195,6 @@ def _best_pair(problem: Quadratic, size: float, inertia: float, steps: int) -> t
         found = minimize(log_loss, start, method="Nelder-Mead", options=options)
         if found.fun < lowest:
             best, lowest = found.x, found.fun
-    return float(np.exp(best[0])), float(np.exp(best[0] - best[1])), float(losses(np.exp(best[:1]), np.exp(best[1]))[0])
+    loss = float(losses(np.exp(best[:1]), np.exp(best[1]))[0])
+    require_gain(problem, loss)
+    return float(np.exp(best[0])), float(np.exp(best[0] - best[1])), loss

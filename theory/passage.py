@@ -6,6 +6,7 @@ certain: a loss that is closer to the target than the error may be is looked at 
 """
 
 import threading
+import warnings
 import weakref
 from dataclasses import dataclass, field, fields
 from functools import singledispatch
@@ -36,7 +37,7 @@ WORTHWHILE = 0.6
 TRUSTED = 1e-10
 """Rounding, as a share of the target, in states advanced from step to step; closer calls are recomputed."""
 REFUSALS = 64
-"""Closer calls of one configuration that are recomputed before rounding decides."""
+"""Closer calls of one configuration that are recomputed one by one before a bisection decides."""
 
 
 @dataclass(frozen=True)
@@ -177,24 +178,18 @@ def _scan(problem: NoisyQuadratic, spectrum: _Spectrum, asked: Questions, known:
         rules = spectrum.rules(oscillations)
         if rules is not None:
             _scan_rules(rules, asked, known, last, pending, TRUSTED)
-    for attempt in range(REFUSALS + 1):
+    full = spectrum.rules(np.inf)
+    assert full is not None
+    for _ in range(REFUSALS):
         pending = _pending(known, last)
         for c in pending:
             _recompute(problem, asked, known, int(c))
         pending = _pending(known, last)
         if pending.size == 0:
             return
-        full = spectrum.rules(np.inf)
-        assert full is not None
-        _scan_rules(full, asked, known, last, pending, TRUSTED if attempt < REFUSALS else 0.0)
-    undecided = _pending(known, last)
-    if undecided.size:
-        c = int(undecided[0])
-        got = f"target {asked.targets[c]!r} at learning rate {asked.rates[c]!r}, momentum {asked.momenta[c]!r}"
-        remedy = "Pass max_steps, or a target a little higher."
-        raise RuntimeError(
-            f"target: expected one that rounding can tell from a plateau of the loss, got {got}. {remedy}"
-        )
+        _scan_rules(full, asked, known, last, pending, TRUSTED)
+    for c in _pending(known, last):
+        _bisect(problem, full, asked, known, int(c), last)
 
 
 def _pending(known: Passages, last: float) -> IntArray:
@@ -242,16 +237,63 @@ def _scan_rules(
         known.status[chosen] = np.where(called & ~certain, PENDING, status)
 
 
-def _recompute(problem: NoisyQuadratic, asked: Questions, known: Passages, c: int) -> None:
-    """Decide a close call by the closed forms of ``moments``; if the loss is still too high, go on one step later."""
+def _loss(problem: NoisyQuadratic, asked: Questions, c: int, step: float) -> float:
+    """The loss of one configuration after so many steps, by the closed forms of ``moments``."""
     loss = np.zeros((1, 1))
-    step = int(known.steps[c])
     runs = Runs(asked.rates[c : c + 1], asked.factors[c : c + 1], asked.momenta[c : c + 1], np.zeros(1))
-    add_losses(problem, runs, Pieces(np.array([step]), np.ones(1), np.zeros(1, np.int64)), loss)
-    if loss[0, 0] <= asked.targets[c]:
-        known.status[c], known.losses[c, 1] = REACHED, loss[0, 0]
+    add_losses(problem, runs, Pieces(np.array([int(step)]), np.ones(1), np.zeros(1, np.int64)), loss)
+    return float(loss[0, 0])
+
+
+def _recompute(problem: NoisyQuadratic, asked: Questions, known: Passages, c: int) -> None:
+    """Decide a close call by the closed form; if the loss is still too high, go on one step later."""
+    loss = _loss(problem, asked, c, known.steps[c])
+    if loss <= asked.targets[c]:
+        known.status[c], known.losses[c, 1] = REACHED, loss
     else:
-        known.steps[c], known.losses[c] = step + 1.0, (loss[0, 0], np.inf)
+        known.steps[c], known.losses[c] = known.steps[c] + 1.0, (loss, np.inf)
+
+
+def _bisect(
+    problem: NoisyQuadratic,
+    rules: tuple[SpectralRule, SpectralRule],
+    asked: Questions,
+    known: Passages,
+    c: int,
+    last: float,
+) -> None:
+    """Where a loss stays within rounding of its target for long, the crossing that bisection by closed forms finds.
+
+    It is sought up to the first step that is certainly below the target. Before that, or ever, there may be other
+    crossings, but none that rounding could tell from a loss that only comes near.
+    """
+    below, end, first = asked.take([c]), Passages.unknown(1), known.steps[c]
+    below.targets[0] *= 1.0 - 2.0 * TRUSTED
+    end.steps[0] = first
+    for _ in range(REFUSALS):
+        _scan_rules(rules, below, end, last, np.zeros(1, np.int64), TRUSTED)
+        found = end.losses[0, 1] < np.inf
+        if found or end.status[0] == NEVER or end.steps[0] > last:
+            break
+    else:
+        got = f"learning rate {asked.rates[c]!r}, momentum {asked.momenta[c]!r}, target {asked.targets[c]!r}"
+        warnings.warn(
+            f"{got}: the loss stays so close to the target that its passage may not be the first", stacklevel=2
+        )
+    latest = end.steps[0] if found else last
+    looked_at = first + 2.0 ** np.arange(1.0 + np.log2(LAST_STEP)) - 1.0
+    looked_at = np.append(looked_at[looked_at < latest], latest)
+    reached = (k for k in range(looked_at.size) if _loss(problem, asked, c, looked_at[k]) <= asked.targets[c])
+    high_at = next(reached, None)
+    if high_at is None:
+        known.settle([c], np.inf)
+        return
+    low, high = (looked_at[high_at - 1] if high_at else first - 1.0), looked_at[high_at]
+    while high - low > 1.0:
+        middle = np.floor(0.5 * (low + high))
+        low, high = (low, middle) if _loss(problem, asked, c, middle) <= asked.targets[c] else (middle, high)
+    known.settle([c], high)
+    known.losses[c] = _loss(problem, asked, c, low) if low >= 0.0 else np.inf, _loss(problem, asked, c, high)
 
 
 @search.register

@@ -39,7 +39,8 @@ def steps_to_target(
     The *first* passage, also of a loss that falls, rises again and oscillates: no step before t is at or below the
     target, as bounds on the loss between the steps that are evaluated prove. Compressed spectra are used with an error
     bound, and where that leaves a doubt, the full one. So t is exact but for rounding: it may be off where the loss
-    comes within 1e-12 of the target, relatively, or, after millions of weakly damped oscillations, within 1e-10.
+    comes within 1e-12 of the target, relatively, and with momentum, where it stays within 1e-10 for a hundred steps and
+    more, or t steps have turned an oscillation by so many radians that t · 10⁻¹⁶ of one matters.
 
     Parameters
     ----------
@@ -65,9 +66,6 @@ def steps_to_target(
     ------
     ValueError
         For impossible targets, learning rates, batch sizes or momenta, and shapes that do not broadcast.
-    RuntimeError
-        With momentum, if some thirty million strides do not decide: where the target lies on a plateau that moves by
-        less than rounding from step to step.
 
     Examples
     --------
@@ -182,7 +180,8 @@ def steps_examples_tradeoff(
     """
     import xarray as xr
 
-    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, getattr(problem, "dataset_size", None)))
+    checks.instance("problem", problem, Quadratic, remedy="Make one with theory.power_law or theory.LeastSquares.")
+    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size))
     inertia = checks.momentum(momentum)
     goal = checks.scalar("target", target)
     largest = np.inf if problem.dataset_size is None else float(problem.dataset_size)

@@ -43,7 +43,7 @@ def svag_coefficients(l: Any) -> tuple[FloatArray, FloatArray]:  # noqa: E741 - 
     (array([1., 2.]), array([ 0., -1.]))
     """
     factor = checks.at_least("l", l, 1.0, remedy="l = 1 is SGD, larger l come closer to the SDE.")
-    root = np.sqrt(2.0 * factor - 1.0)
+    root = 2.0 * np.sqrt(0.5 * factor - 0.25)  # 2l might overflow
     return np.asarray((1.0 + root) / 2.0), np.asarray((1.0 - root) / 2.0)
 
 
@@ -91,6 +91,8 @@ def svag_loss(
     checks.instance("problem", problem, NoisyQuadratic, remedy="SVAG amplifies noise that does not depend on θ here.")
     checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.constant(steps) or half_then_decay.")
     count = checks.integer("l", l, 1, remedy="l = 1 is SGD.")
+    steps = count * schedule.steps
+    checks.require(steps < 2**63, "l", "fewer than 2⁶³ steps of SVAG", float(steps), "Take a smaller l.")
     return expected_loss(
         replace(problem, noise=count * problem.noise),
         Schedule(count * schedule.lengths, schedule.multipliers),
