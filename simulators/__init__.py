@@ -4,12 +4,16 @@
 numbers they use.
 """
 
+from noisysgd.simulators.diagonal_network import DiagonalNetwork, sparse_regression
 from noisysgd.simulators.engine import simulate
+from noisysgd.simulators.finite_least_squares import FiniteLeastSquares
 from noisysgd.simulators.stream import STREAM_VERSION, NoiseLaw, Purpose, noise, normals, random_bits, random_words
 from noisysgd.simulators.sweep import simulate_sweep
 
 __all__ = [
     "STREAM_VERSION",
+    "DiagonalNetwork",
+    "FiniteLeastSquares",
     "NoiseLaw",
     "Purpose",
     "noise",
@@ -18,4 +22,5 @@ __all__ = [
     "random_words",
     "simulate",
     "simulate_sweep",
+    "sparse_regression",
 ]

@@ -1,4 +1,4 @@
-"""Ensembles of trajectories of SGD on a noisy quadratic."""
+"""Ensembles of trajectories of SGD."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +7,13 @@ import numpy as np
 import xarray as xr
 
 from noisysgd.simulators import axes, stream, tiles
+from noisysgd.simulators.batches import SAMPLINGS
+from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel
 from noisysgd.simulators.stream import NoiseLaw
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
-from noisysgd.theory.checks import IntArray
+from noisysgd.theory.checks import FloatArray, IntArray
+from noisysgd.theory.least_squares import LeastSquares
 from noisysgd.theory.parallel import usable_cores
 from noisysgd.theory.problem import NoisyQuadratic
 from noisysgd.theory.schedule import Schedule
@@ -18,7 +21,7 @@ from noisysgd.theory.temperature import effective_learning_rate, temperature
 
 
 def simulate(
-    problem: NoisyQuadratic,
+    problem: NoisyQuadratic | ExampleModel,
     schedule: Schedule,
     *,
     learning_rate: Any,
@@ -28,6 +31,7 @@ def simulate(
     substeps: int = 16,
     noise: str = "gaussian",
     degrees_of_freedom: float = 3.0,
+    sampling: str = "without_replacement",
     replicas: int = 1024,
     record: Any = None,
     seed: int = 0,
@@ -45,23 +49,27 @@ def simulate(
         g = λθ + ξ,  cov ξ = F · ``problem.noise_factor(batch_size)``;  u ← m u + g;  θ ← θ − ε · multiplier · u.
 
     u starts at 0 and is carried across changes of the learning rate. Without momentum this is SGD, which is also the
-    Euler–Maruyama scheme of eq. 3 with time step ε.
+    Euler–Maruyama scheme of eq. 3 with time step ε. Models made of examples follow the same updates with gradients of
+    their own.
 
     Parameters
     ----------
-    problem : NoisyQuadratic
-        Curvature, gradient noise and initial state of D modes.
+    problem : NoisyQuadratic, FiniteLeastSquares or DiagonalNetwork
+        Curvature, gradient noise and initial state of D modes; or a model and the examples that minibatches are drawn
+        from.
     schedule : Schedule
         Multipliers of the learning rate, step by step.
     learning_rate, batch_size, momentum : float or array
         ε ≥ 0; 1 ≤ B ≤ N, ``inf`` for no noise; 0 ≤ m < 1. They broadcast. Scalars make no axis; if one of them is 1-D,
         its axis is named after it; the dimensions of an ``xarray.DataArray`` are kept, and 1-D arrays beside it are
         named after themselves; otherwise plain arrays broadcast by position to ``axis_0``, ``axis_1``, ….
-    dynamics : {"sgd", "sde", "jump"}
+    dynamics : {"sgd", "sde", "jump", "minibatch"}
         "sgd": the updates above. "jump": the same law, but one exact Gaussian transition from record to record, so that
         cost goes with records and not with steps; u is followed too. "sde": the diffusion of eq. 3 itself,
         dθ = −Λθ dt + √(T F) dW with T = γε/(1−m), γ = ``problem.noise_factor(batch_size)``, of which one update is the
-        time ε/(1−m).
+        time ε/(1−m). "minibatch": gradients of real examples. A noisy quadratic follows all but the last,
+        :class:`FiniteLeastSquares` only that, and :class:`DiagonalNetwork` all but jumps: its "sgd" and "sde" have
+        Gaussian noise of the covariance that its minibatches have.
     substeps : int
         Time steps of "sde" for each update. Euler–Maruyama: weak order 1 in ε/substeps, stable where
         ε/(1−m) < 2·substeps/λ_max; its moments are those of SVAG with that factor (:func:`noisysgd.theory.svag_loss`).
@@ -71,6 +79,9 @@ def simulate(
         scaling fails. Jumps are Gaussian; the SDE is driven by the law step by step.
     degrees_of_freedom : float
         ν ≥ 0.5 of Student's t.
+    sampling : {"without_replacement", "with_replacement", "reshuffle"}
+        How minibatches are drawn: a uniform subset, independent from update to update, as in the paper; independent
+        examples; or every epoch a fresh permutation, cut into ⌊N/B⌋ batches.
     replicas : int
         Independent runs of each configuration, ≥ 2.
     record : int or array of int, optional
@@ -92,8 +103,9 @@ def simulate(
     -------
     xarray.Dataset
         ``loss``, the mean over replicas of ½ Σ λθ², and ``loss_stderr``, its standard error, over the axes of the
-        settings and ``step``. Both are ``inf`` where any replica diverged. Coordinates ``learning_rate``,
-        ``batch_size``, ``momentum``, ``effective_learning_rate`` = ε/(1−m) and ``temperature`` = ε/(B(1−m)).
+        settings and ``step``; for other models the losses that they name, such as ``train_loss``. Both are ``inf``
+        where any replica diverged. Coordinates ``learning_rate``, ``batch_size``, ``momentum``,
+        ``effective_learning_rate`` = ε/(1−m) and ``temperature`` = ε/(B(1−m)).
 
     Raises
     ------
@@ -127,13 +139,16 @@ def simulate(
     >>> bool((abs(last.loss - exact) < 5 * last.loss_stderr).all())
     True
     """
-    _describes_a_run(problem, schedule)
-    checks.one_of("dynamics", dynamics, ("sgd", "sde", "jump"))
+    known, metrics = _describes_a_run(problem, schedule)
+    checks.one_of("dynamics", dynamics, known)
     fine = checks.integer("substeps", substeps, 1, remedy="Pass how many time steps of the SDE make one update.")
     remedy = "Use fewer substeps: the random stream ends there."
     steps = fine * schedule.steps if dynamics == "sde" else schedule.steps
     checks.require(steps <= stream.STEPS, "substeps", f"at most {stream.STEPS} time steps", steps, remedy)
     law = NoiseLaw(noise, degrees_of_freedom)
+    checks.one_of("sampling", sampling, SAMPLINGS)
+    gaussian = isinstance(problem, NoisyQuadratic) or noise == "gaussian"
+    checks.require(gaussian, "noise", "'gaussian' for models made of examples", noise, "Their examples make the noise.")
     jumpy = dynamics != "jump" or noise == "gaussian"
     checks.require(jumpy, "noise", "'gaussian' for jumps", noise, "Only Gaussian noise has exact transitions here.")
     _only("backend", backend, "cpu", "This version simulates on the CPU only.")
@@ -142,33 +157,45 @@ def simulate(
     record = record_steps(record, schedule.steps)
     settings, dataset = axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
     rates = checks.learning_rate(settings["learning_rate"].values)
-    sizes = checks.batch_size(settings["batch_size"].values, problem.dataset_size)
+    sizes = settings["batch_size"].values
+    if isinstance(problem, NoisyQuadratic):
+        sizes = checks.batch_size(sizes, problem.dataset_size)
+    else:
+        sizes = checks.batch_size(sizes)
+        problem.check_batches(sizes, sampling)
+        whole = dynamics != "minibatch" or bool(np.all((sizes == np.floor(sizes)) | np.isinf(sizes)))
+        checks.require(whole, "batch_size", "whole numbers of examples, or inf", sizes, "Round them.")
     momenta = checks.momentum(settings["momentum"].values)
     seed = int(stream.index("seed", seed, stream.SEEDS))
     workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
 
-    factors = np.broadcast_to(problem.noise_factor(sizes), rates.shape)
-    points = list(zip(rates.flat, momenta.flat, factors.flat, strict=True))
-    if dynamics == "sde":
-        # A step of time h = ε/((1−m)·substeps) adds the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
-        configurations = [Configuration(float(ε / (1 - m) / fine), 0.0, float(fine * γ)) for ε, m, γ in points]
-        finer = Schedule(fine * schedule.lengths, schedule.multipliers)
-        shared = tiles.ensemble(problem, finer, fine * record, seed, law=law)
+    finer = Schedule(fine * schedule.lengths, schedule.multipliers) if dynamics == "sde" else schedule
+    finer_record = fine * record if dynamics == "sde" else record
+    shared: tiles.Ensemble | ExampleEnsemble
+    if isinstance(problem, NoisyQuadratic):
+        factors = np.broadcast_to(problem.noise_factor(sizes), rates.shape)
+        configurations = _quadratic_configurations(rates, momenta, factors, fine if dynamics == "sde" else 0)
+        shared = tiles.ensemble(problem, finer, finer_record, seed, exact_jumps=dynamics == "jump", law=law)
     else:
-        configurations = [Configuration(float(ε), float(m), float(γ)) for ε, m, γ in points]
-        shared = tiles.ensemble(problem, schedule, record, seed, exact_jumps=dynamics == "jump", law=law)
+        points = zip(rates.flat, momenta.flat, np.broadcast_to(sizes, rates.shape).flat, strict=True)
+        configurations = [Configuration(float(ε), float(m), batch_size=float(b)) for ε, m, b in points]
+        shared = ExampleEnsemble(problem, finer, finer_record, np.uint64(seed), dynamics, sampling, fine)
     mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress)
 
-    dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size)
+    dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size, len(metrics))
     stderr = np.sqrt(spread / (len(runs) - 1) / len(runs))
     dataset = dataset.assign_coords(step=("step", record, {"long_name": "updates done"}))
-    dataset["loss"] = (dims, mean.reshape(shape), {"long_name": "mean of ½ θᵀΛθ over replicas", "units": "loss"})
-    dataset["loss_stderr"] = (dims, stderr.reshape(shape), {"long_name": "standard error of loss", "units": "loss"})
+    for k, (name, meaning) in enumerate(metrics.items()):
+        about = {"long_name": f"mean of {meaning} over replicas", "units": "loss"}
+        dataset[name] = (dims, mean.reshape(shape)[..., k], about)
+        about = {"long_name": f"standard error of {name}", "units": "loss"}
+        dataset[f"{name}_stderr"] = (dims, stderr.reshape(shape)[..., k], about)
     return _describe(dataset).assign_attrs(
         source="simulator",
         dynamics=dynamics,
         **({"substeps": fine} if dynamics == "sde" else {}),
         noise=noise,
+        **({"sampling": sampling} if dynamics == "minibatch" else {}),
         **({"degrees_of_freedom": law.degrees_of_freedom} if noise == "student_t" else {}),
         replicas=len(runs),
         replica_offset=runs[0],
@@ -179,16 +206,37 @@ def simulate(
     )
 
 
-def _describes_a_run(problem: Any, schedule: Any) -> None:
-    remedy = "This version simulates additive noise: make one with theory.power_law or theory.NoisyQuadratic."
-    checks.require(isinstance(problem, NoisyQuadratic), "problem", "a NoisyQuadratic", problem, remedy)
-    single = bool((problem.weights == 1).all())
-    remedy = "A trajectory has single modes: repeat an eigenvalue as often as its weight says."
-    checks.require(single, "problem", "weights of 1", problem.weights, remedy)
+def _quadratic_configurations(
+    rates: FloatArray, momenta: FloatArray, factors: FloatArray, substeps: int
+) -> list[Configuration]:
+    """One for each point; with substeps, those of the SDE."""
+    points = zip(rates.flat, momenta.flat, factors.flat, strict=True)
+    if substeps:
+        # A step of time h = ε/((1−m)·substeps) adds the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
+        return [Configuration(float(ε / (1 - m) / substeps), 0.0, float(substeps * γ)) for ε, m, γ in points]
+    return [Configuration(float(ε), float(m), float(γ)) for ε, m, γ in points]
+
+
+def _describes_a_run(problem: Any, schedule: Any) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Check both; the dynamics that a problem can follow, and its losses by name, in words."""
+    if isinstance(problem, NoisyQuadratic):
+        single = bool((problem.weights == 1).all())
+        remedy = "A trajectory has single modes: repeat an eigenvalue as often as its weight says."
+        checks.require(single, "problem", "weights of 1", problem.weights, remedy)
+        known, metrics = ("sgd", "sde", "jump"), {"loss": "½ θᵀΛθ"}
+    else:
+        made = "Make one with theory.power_law, theory.NoisyQuadratic or simulators.sparse_regression."
+        sampled = "Draw a data set with simulators.FiniteLeastSquares.sample."
+        remedy = sampled if isinstance(problem, LeastSquares) else made
+        simulable = all(hasattr(problem, member) for member in ("dynamics", "metrics", "check_batches", "losses"))
+        expected = "a NoisyQuadratic, FiniteLeastSquares or DiagonalNetwork"
+        checks.require(simulable, "problem", expected, problem, remedy)
+        known, metrics = problem.dynamics, {name: name.replace("_", " ") for name in problem.metrics}
     remedy = "Make one with theory.half_then_decay or theory.constant."
     checks.require(isinstance(schedule, Schedule), "schedule", "a Schedule", schedule, remedy)
     short = schedule.steps <= stream.STEPS
     checks.require(short, "schedule", f"at most {stream.STEPS} steps", schedule.steps, "The random stream ends there.")
+    return known, metrics
 
 
 def record_steps(record: Any, steps: int) -> IntArray:

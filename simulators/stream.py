@@ -47,6 +47,9 @@ class Purpose(IntEnum):
     MINIBATCH = 2
     JUMP = 3
     OTHER_NOISE = 4
+    RESHUFFLE = 7
+    LABEL_NOISE = 8
+    DATA = 9
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -50,14 +51,33 @@ class Ensemble:
     exact_jumps: bool = False
     law: NoiseLaw = GAUSSIAN
 
+    @property
+    def rows(self) -> int:
+        """Losses of one replica."""
+        return self.record.size
+
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of the broadcast arguments; `noise_factor` multiplies F."""
+    """One point of the broadcast arguments; `noise_factor` multiplies F, where noise is not that of real batches."""
 
     learning_rate: float
     momentum: float
-    noise_factor: float
+    noise_factor: float = 0.0
+    batch_size: float = np.inf
+
+
+class Tiled(Protocol):
+    """What runs of other models than noisy quadratics are cut from: `examples.ExampleEnsemble`."""
+
+    @property
+    def rows(self) -> int:
+        """Losses of one replica."""
+
+    def losses(
+        self, configuration: Configuration, replica: int, lanes: int, stop: threading.Event | None
+    ) -> Iterator[FloatArray]:
+        """Blocks of (rows, lanes) that add up to all rows."""
 
 
 def ensemble(
@@ -98,7 +118,7 @@ def square_root(covariance: FloatArray) -> FloatArray:
 
 
 def tile_losses(
-    shared: Ensemble,
+    shared: Ensemble | Tiled,
     configuration: Configuration,
     replica: int,
     lanes: int,
@@ -109,6 +129,9 @@ def tile_losses(
 
     Exact jumps have laws, which the tiles of a configuration share.
     """
+    if not isinstance(shared, Ensemble):
+        yield from shared.losses(configuration, replica, lanes, stop)
+        return
     dim = shared.curvature.size
     rows = dim + dim % 2
     theta = np.empty((rows, lanes))
@@ -232,10 +255,15 @@ def record_slots(record: IntArray, steps: IntArray) -> IntArray:
 
 
 def tile_moments(
-    shared: Ensemble, configuration: Configuration, replica: int, lanes: int, stop: threading.Event, laws: Laws
+    shared: Ensemble | Tiled,
+    configuration: Configuration,
+    replica: int,
+    lanes: int,
+    stop: threading.Event,
+    laws: "Laws | None",
 ) -> Moments:
     """Mean loss and its sum of squared deviations over one tile, at every record."""
-    mean, spread = np.empty(shared.record.size), np.empty(shared.record.size)
+    mean, spread = np.empty(shared.rows), np.empty(shared.rows)
     done = 0
     for losses in tile_losses(shared, configuration, replica, lanes, stop, laws):
         part = slice(done, done + len(losses))
@@ -256,23 +284,26 @@ def merge(left: Moments, left_size: int, right: Moments, right_size: int) -> Mom
 
 
 def simulate_all(
-    shared: Ensemble,
+    shared: Ensemble | Tiled,
     configurations: list[Configuration],
     replicas: range,
     threads: int,
     progress: Callable[[int, int], object] | None,
 ) -> Moments:
-    """Moments of every configuration over all replicas, each of shape (configurations, records)."""
-    means = np.empty((len(configurations), shared.record.size))
+    """Moments of every configuration over all replicas, each of shape (configurations, rows)."""
+    means = np.empty((len(configurations), shared.rows))
     spreads = np.empty_like(means)
     tiles = [replicas[first : first + LANES] for first in range(0, len(replicas), LANES)]
     stop = threading.Event()
 
-    def job(configuration: Configuration, tile: range, laws: Laws) -> Callable[[], Moments]:
+    def job(configuration: Configuration, tile: range, laws: Laws | None) -> Callable[[], Moments]:
         return lambda: tile_moments(shared, configuration, tile[0], len(tile), stop, laws)
 
     # Laws go with the last job of their configuration: a full covariance has large ones.
-    every = ((configuration, Laws(shared, configuration)) for configuration in configurations)
+    every = (
+        (configuration, Laws(shared, configuration) if isinstance(shared, Ensemble) else None)
+        for configuration in configurations
+    )
     jobs = (job(configuration, tile, laws) for configuration, laws in every for tile in tiles)
     with ThreadPoolExecutor(threads, thread_name_prefix="noisysgd") as executor:
         try:
