@@ -1,0 +1,182 @@
+"""The paper's protocol on a simulated model: single runs on grids of learning rates that grow until they are enough.
+
+Every learning rate is run `runs` times, the best `keep` count (:func:`noisysgd.theory.optimum`), and a grid, of powers
+of two, is extended at either end until the optimum and its error bar lie inside it for every loss that the model has.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from noisysgd.simulators import stream, tiles
+from noisysgd.simulators.batches import SAMPLINGS
+from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel
+from noisysgd.simulators.tiles import Configuration
+from noisysgd.theory import checks
+from noisysgd.theory.budget import Budget
+from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.optimum import optimum
+from noisysgd.theory.parallel import usable_cores
+from noisysgd.theory.schedule import Schedule, ScheduleFamily, half_then_decay, of_length
+from noisysgd.theory.sweep import sweep_from_records
+
+LOWEST, HIGHEST = -60, 20
+"""Exponents of two beyond which no grid is extended."""
+
+Point = tuple[Schedule, Configuration]
+
+
+def final_losses(
+    model: ExampleModel,
+    points: Sequence[Point],
+    runs: int,
+    *,
+    seed: int = 0,
+    dynamics: str = "minibatch",
+    threads: int | None = None,
+) -> FloatArray:
+    """Losses at the end of every run, (points, metrics, runs); ``inf`` where one diverged.
+
+    Run k is replica k of the random stream: points share their random numbers.
+
+    Examples
+    --------
+    >>> from noisysgd import simulators, theory
+    >>> network = simulators.sparse_regression(dim=10, examples=4, nonzero=1)
+    >>> point = theory.constant(50), simulators.Configuration(learning_rate=0.01, momentum=0.0, batch_size=2)
+    >>> final_losses(network, [point], 3).shape
+    (1, 2, 3)
+    """
+    checks.one_of("dynamics", dynamics, [name for name in model.dynamics if name != "sde"])
+    key = stream.index("seed", seed, stream.SEEDS)
+    count = checks.integer("runs", runs, 1, remedy="Run it once at least.")
+
+    def job(point: Point) -> FloatArray:
+        schedule, configuration = point
+        shared = ExampleEnsemble(model, schedule, np.array([schedule.steps]), key, dynamics, SAMPLINGS[0])
+        last = np.concatenate(list(tiles.tile_losses(shared, configuration, 0, count)))
+        return np.where(np.isfinite(last), last, np.inf)
+
+    # The longest first, so that no thread is left with one at the end.
+    order = sorted(range(len(points)), key=lambda k: -points[k][0].steps)
+    result = np.empty((len(points), len(model.metrics), count))
+    with ThreadPoolExecutor(usable_cores() if threads is None else threads) as pool:
+        for k, losses in zip(order, pool.map(job, [points[k] for k in order]), strict=True):
+            result[k] = losses
+    return result
+
+
+def bracketed_sweep(
+    model: ExampleModel,
+    budget: Budget,
+    *,
+    batch_sizes: Any,
+    momentum: Any = 0.9,
+    schedule: ScheduleFamily = half_then_decay,
+    dynamics: str = "minibatch",
+    runs: int = 15,
+    keep: int = 12,
+    start: tuple[int, int] = (-6, 0),
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Callable[[str], object] | None = None,
+) -> xr.Dataset:
+    """Single runs of a model over learning rates, until the optimum of every loss is bracketed at every batch size.
+
+    Parameters
+    ----------
+    model : DiagonalNetwork, FiniteLeastSquares or another model made of examples
+    budget : EpochBudget or StepBudget
+    batch_sizes, momentum : float or 1-D array
+    schedule : callable
+        Schedule of a given number of steps.
+    dynamics : str
+        As in :func:`simulate`, but for "sde".
+    runs, keep : int
+        Runs per learning rate, and how many of them count: the paper's 15 and 12.
+    start : tuple of two int
+        Exponents of two of the effective learning rates ε/(1−m) that the grids begin with.
+    seed : int
+    threads : int, optional
+    progress : callable, optional
+        Called with a line of text before every round of runs.
+
+    Returns
+    -------
+    xarray.Dataset
+        A Sweep whose seeds are the runs, 0 … runs − 1. Grids end at 2⁻⁶⁰ and 2²⁰: what is not bracketed there,
+        :func:`~noisysgd.theory.optimum` reports as that.
+
+    Raises
+    ------
+    ValueError
+        For impossible batch sizes, momenta or numbers of runs, and a budget of another data set.
+
+    Examples
+    --------
+    >>> from noisysgd import simulators, theory
+    >>> network = simulators.sparse_regression(dim=10, examples=8, nonzero=1)
+    >>> sweep = bracketed_sweep(network, theory.StepBudget(200), batch_sizes=[2, 8], runs=5, keep=4)
+    >>> bool(theory.optimum(sweep, "test_loss", keep=4).bracketed.all())
+    True
+    """
+    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, name="batch_sizes"))
+    model.check_batches(sizes, SAMPLINGS[0])
+    known = budget.dataset_size in (None, model.dataset_size)
+    remedy = "Give the budget the model's dataset_size."
+    checks.require(known, "budget", f"one of {model.dataset_size} examples", budget, remedy)
+    inertia = checks.vector("momentum", checks.momentum(momentum))
+    few = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
+    checks.require(few <= runs, "keep", f"at most the {runs} runs", keep, "Keep fewer or run more.")
+    low, high = start
+    windows = {(float(m), float(b)): (low, high) for m in inertia for b in sizes}
+    schedules = {float(b): of_length(schedule, int(n)) for b, n in zip(sizes, budget.steps(sizes), strict=True)}
+    records: list[dict[str, Any]] = []
+    done: set[tuple[float, float, int]] = set()
+    while True:
+        wanted = [(m, b, k) for (m, b), (low, high) in windows.items() for k in range(low, high + 1)]
+        new = [place for place in wanted if place not in done]
+        if not new:
+            return sweep_from_records(records, source="simulator", metrics=model.metrics)
+        if progress is not None:
+            progress(f"{len(new)} learning rates, 2^{min(k for *_, k in new)} … 2^{max(k for *_, k in new)}")
+        rates = [2.0**k * (1.0 - m) for m, _, k in new]
+        points = [
+            (schedules[b], Configuration(rate, m, batch_size=b)) for (m, b, _), rate in zip(new, rates, strict=True)
+        ]
+        losses = final_losses(model, points, runs, seed=seed, dynamics=dynamics, threads=threads)
+        for (m, b, _), rate, table in zip(new, rates, losses, strict=True):
+            records += _records(model, m, b, rate, table)
+        done.update(new)
+        sweep = sweep_from_records(records, source="simulator", metrics=model.metrics)
+        windows = {place: _wider(sweep, model, few, place, window) for place, window in windows.items()}
+
+
+def _records(model: ExampleModel, momentum: float, size: float, rate: float, losses: FloatArray) -> Iterator[Any]:
+    for run, values in enumerate(losses.T):
+        status = "complete" if np.isfinite(values).all() else "diverged"
+        place = {"momentum": momentum, "batch_size": size, "learning_rate": rate, "seed": run, "status": status}
+        yield place | dict(zip(model.metrics, values.tolist(), strict=True))
+
+
+def _wider(
+    sweep: xr.Dataset, model: ExampleModel, keep: int, place: tuple[float, float], window: tuple[int, int]
+) -> tuple[int, int]:
+    """The exponents to have, so that every loss is bracketed at one momentum and batch size; one more at a time."""
+    momentum, size = place
+    chosen = sweep.isel(optimizer=np.flatnonzero(sweep.momentum.values == momentum)).sel(batch_size=[size])
+    low, high = window
+    for metric in model.metrics:
+        best = optimum(chosen, metric, keep=keep).squeeze()
+        rate, lower, upper = (float(best[f"learning_rate{end}"]) / (1.0 - momentum) for end in ("", "_low", "_high"))
+        if np.isnan(rate):  # all diverged
+            low = window[0] - 1
+            continue
+        if min(rate, lower) < 1.5 * 2.0 ** window[0]:
+            low = window[0] - 1
+        if max(rate, upper) > 0.75 * 2.0 ** window[1]:
+            high = window[1] + 1
+    return max(low, LOWEST), min(high, HIGHEST)
