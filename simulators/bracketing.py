@@ -136,11 +136,12 @@ def bracketed_sweep(
     schedules = {float(b): of_length(schedule, int(n)) for b, n in zip(sizes, budget.steps(sizes), strict=True)}
     records: list[dict[str, Any]] = []
     done: set[tuple[float, float, int]] = set()
+    sweep = xr.Dataset()
     while True:
         wanted = [(m, b, k) for (m, b), (low, high) in windows.items() for k in range(low, high + 1)]
         new = [place for place in wanted if place not in done]
         if not new:
-            return sweep_from_records(records, source="simulator", metrics=model.metrics)
+            break
         if progress is not None:
             progress(f"{len(new)} learning rates, 2^{min(k for *_, k in new)} … 2^{max(k for *_, k in new)}")
         rates = [2.0**k * (1.0 - m) for m, _, k in new]
@@ -153,6 +154,9 @@ def bracketed_sweep(
         done.update(new)
         sweep = sweep_from_records(records, source="simulator", metrics=model.metrics)
         windows = {place: _wider(sweep, model, few, place, window) for place, window in windows.items()}
+    for name in model.metrics:
+        sweep[name].attrs["units"] = "loss"
+    return sweep
 
 
 def _records(model: ExampleModel, momentum: float, size: float, rate: float, losses: FloatArray) -> Iterator[Any]:
