@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from noisysgd.simulators import axes, stream, tiles
+from noisysgd.simulators import axes, kept, stream, tiles
 from noisysgd.simulators.stream import NoiseLaw
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
@@ -36,6 +36,7 @@ def simulate(
     dtype: str = "float64",
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
+    keep_tiles: bool = False,
 ) -> xr.Dataset:
     r"""Mean loss of an ensemble of simulated runs, at chosen steps.
 
@@ -86,7 +87,11 @@ def simulate(
     threads : int, optional
         Threads to use; all usable cores by default.
     progress : callable, optional
-        Called from this thread as ``progress(done, total)``, counting tiles of 128 replicas.
+        Called from this thread as ``progress(done, total)``, counting tiles of 128 replicas. See
+        :class:`noisysgd.simulators.TimeLeft`.
+    keep_tiles : bool
+        Whether to return the moments of every tile too, with which :func:`noisysgd.simulators.join` makes one result of
+        the parts of an ensemble.
 
     Returns
     -------
@@ -94,6 +99,8 @@ def simulate(
         ``loss``, the mean over replicas of ½ Σ λθ², and ``loss_stderr``, its standard error, over the axes of the
         settings and ``step``. Both are ``inf`` where any replica diverged. Coordinates ``learning_rate``,
         ``batch_size``, ``momentum``, ``effective_learning_rate`` = ε/(1−m) and ``temperature`` = ε/(B(1−m)).
+        With `keep_tiles` also ``tile_mean`` and ``tile_deviations``, the mean and the sum of squared deviations of a
+        tile, over those axes and ``tile``, and ``tile_replicas``, how many it has.
 
     Raises
     ------
@@ -112,7 +119,8 @@ def simulate(
     the last bits only between machines with the same LAPACK.
 
     Each thread holds one tile, 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB of records, and for a full F
-    another 8 D² + 1 KiB · D bytes; results take 16 bytes per configuration and record.
+    another 8 D² + 1 KiB · D bytes; results take 16 bytes per configuration and record, and
+    `keep_tiles` another 16 per configuration, record and tile.
 
     Examples
     --------
@@ -147,6 +155,8 @@ def simulate(
     seed = int(stream.index("seed", seed, stream.SEEDS))
     workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
 
+    if keep_tiles:
+        kept.require_free_axis(settings["learning_rate"].dims)
     factors = np.broadcast_to(problem.noise_factor(sizes), rates.shape)
     points = list(zip(rates.flat, momenta.flat, factors.flat, strict=True))
     if dynamics == "sde":
@@ -157,14 +167,19 @@ def simulate(
     else:
         configurations = [Configuration(float(ε), float(m), float(γ)) for ε, m, γ in points]
         shared = tiles.ensemble(problem, schedule, record, seed, exact_jumps=dynamics == "jump", law=law)
-    mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress)
+    moments = kept.room(len(configurations), record.size, len(runs)) if keep_tiles else None
+    mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress, moments)
 
     dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size)
-    stderr = np.sqrt(spread / (len(runs) - 1) / len(runs))
+    stderr = kept.standard_error(spread, len(runs))
     dataset = dataset.assign_coords(step=("step", record, {"long_name": "updates done"}))
     dataset["loss"] = (dims, mean.reshape(shape), {"long_name": "mean of ½ θᵀΛθ over replicas", "units": "loss"})
     dataset["loss_stderr"] = (dims, stderr.reshape(shape), {"long_name": "standard error of loss", "units": "loss"})
-    return _describe(dataset).assign_attrs(
+    dataset = _describe(dataset)
+    if moments is not None:
+        experiment = kept.fingerprint(problem, schedule, shared.noise_root)
+        dataset = kept.attach(dataset, moments, kept.sizes(len(runs)), experiment)
+    return dataset.assign_attrs(
         source="simulator",
         dynamics=dynamics,
         **({"substeps": fine} if dynamics == "sde" else {}),

@@ -261,8 +261,12 @@ def simulate_all(
     replicas: range,
     threads: int,
     progress: Callable[[int, int], object] | None,
+    kept: Moments | None = None,
 ) -> Moments:
-    """Moments of every configuration over all replicas, each of shape (configurations, records)."""
+    """Moments of every configuration over all replicas, each of shape (configurations, records).
+
+    Those of every tile are written to `kept`, (configurations, records, tiles), if it is given.
+    """
     means = np.empty((len(configurations), shared.record.size))
     spreads = np.empty_like(means)
     tiles = [replicas[first : first + LANES] for first in range(0, len(replicas), LANES)]
@@ -278,6 +282,8 @@ def simulate_all(
         try:
             for done, part in enumerate(in_order(executor, jobs, ahead=4 * threads)):
                 row, tile = divmod(done, len(tiles))
+                if kept is not None:
+                    kept[0][row, :, tile], kept[1][row, :, tile] = part
                 if tile > 0:
                     part = merge((means[row], spreads[row]), LANES * tile, part, len(tiles[tile]))
                 means[row], spreads[row] = part
