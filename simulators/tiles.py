@@ -16,8 +16,11 @@ from noisysgd.simulators import kernels, philox
 from noisysgd.simulators.jump import Transition, between, transition
 from noisysgd.simulators.stream import NoiseLaw, Purpose
 from noisysgd.theory.checks import FloatArray, IntArray
+from noisysgd.theory.forks import wait_for_compiler
 from noisysgd.theory.problem import NoisyQuadratic
 from noisysgd.theory.schedule import Schedule
+
+wait_for_compiler()
 
 LANES = 128
 """Replicas of a tile. Part of the meaning of a result's last bits: tiles fix the order in which losses are summed."""
