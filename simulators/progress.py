@@ -47,7 +47,8 @@ class TimeLeft:
         self, *, stream: TextIO | None = None, always: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._silent = not (always or self._stream.isatty())
+        # A program without a console has no standard error.
+        self._silent = self._stream is None or not (always or self._stream.isatty())
         self._clock = clock
         self._start = clock()
         self._next, self._width = self._start, 0
@@ -76,9 +77,9 @@ def duration(seconds: float) -> str:
     """Name a length of time, to the precision that a wait needs.
 
     >>> duration(3.2), duration(80), duration(7400), duration(200_000)
-    ('4 s', '1 min 20 s', '2 h 3 min', '2 d 7 h')
+    ('3 s', '1 min 20 s', '2 h 3 min', '2 d 7 h')
     """
-    whole = -int(-seconds // 1)
+    whole = round(seconds)
     for large, small, size, unit in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
         if whole >= size:
             return f"{whole // size} {large} {whole % size // unit} {small}"
