@@ -64,8 +64,6 @@ def unsplit() -> xr.Dataset:
 
 
 @pytest.mark.slow
-# Distributed leaves sockets of a killed worker to the garbage collector.
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 def test_a_cluster_that_loses_a_worker_gives_the_same_bits(unsplit: xr.Dataset, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     meeting = Meeting(tmp_path)
@@ -117,6 +115,9 @@ def test_a_pool_of_spawned_processes_that_loses_one_gives_the_same_bits(unsplit:
 
 # Forks
 
+# Python 3.12 and later warn of what these tests are about.
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
 
 def in_fork(work) -> None:
     """Do `work` in a forked child; an error or a deadlock there is an error here."""
@@ -142,12 +143,14 @@ CASES = {
 }
 
 
+@FORKS
 @pytest.mark.parametrize("case", CASES)
 def test_a_fork_after_threads_gives_the_same_bits(case: str) -> None:
     expected = simulators.simulate(**CASES[case], replicas=300, threads=3)
     in_fork(lambda: assert_bitwise(simulators.simulate(**CASES[case], replicas=300, threads=3), expected))
 
 
+@FORKS
 @pytest.mark.parametrize("dynamics", ["sgd", "jump"])
 def test_a_fork_in_the_midst_of_a_simulation_gives_the_same_bits(dynamics: str) -> None:
     """Worker threads, and the locks they hold, are not in the child: it starts its own."""
@@ -161,6 +164,7 @@ def test_a_fork_in_the_midst_of_a_simulation_gives_the_same_bits(dynamics: str) 
     assert_bitwise(simulators.simulate(**arguments, progress=progress), expected)
 
 
+@FORKS
 def test_a_fork_while_another_thread_compiles_can_compile() -> None:
     """The compiler's lock would stay locked in the child, whose holder is not there to release it."""
     from numba import njit
