@@ -113,7 +113,11 @@ def test_tiles_take_the_memory_that_is_stated() -> None:
     assert tables == 16 * configurations * records * count
 
 
-@given(replicas=st.integers(2, 5000), count=st.integers(1, 50), first=st.integers(0, 1000))
+@given(
+    replicas=st.integers(2, 5000) | st.integers(1, 39).map(lambda tiles: 128 * tiles + 1),
+    count=st.integers(1, 50),
+    first=st.integers(0, 1000),
+)
 def test_shares_cover_every_replica_once(replicas: int, count: int, first: int) -> None:
     cut = simulators.shares(replicas, count, replica_offset=first)
     assert 1 <= len(cut) <= count
