@@ -116,7 +116,7 @@ def simulate(
     The result is a function of the arguments that describe the experiment: `threads`, and which configurations run
     beside one another, never change a bit. Configurations share random numbers (see `noisysgd.simulators.stream`), so
     their errors are positively correlated. A full (D, D) covariance F is decomposed by LAPACK; its results agree in
-    the last bits only between machines with the same LAPACK.
+    the last bits only between processes with the same LAPACK, processor and number of LAPACK's threads.
 
     Each thread holds one tile, 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB of records, and for a full F
     another 8 D² + 1 KiB · D bytes; results take 16 bytes per configuration and record, and
