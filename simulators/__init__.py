@@ -1,14 +1,17 @@
 """Simulators: ensembles of trajectories of SGD, from one counter-based random stream.
 
-`simulate` runs them, `simulate_sweep` over a whole grid; `random_bits`, `random_words` and `normals` show the random
-numbers they use.
+`simulate` runs them, `simulate_sweep` over a whole grid; `shares` cuts one ensemble into parts, for several processes,
+and `join` puts them together; `TimeLeft` shows how far a simulation is. `random_bits`, `random_words` and `normals`
+show the random numbers they use.
 """
 
 from noisysgd.simulators.bracketing import bracketed_sweep, final_losses
 from noisysgd.simulators.diagonal_network import DiagonalNetwork, sparse_regression
 from noisysgd.simulators.engine import simulate
 from noisysgd.simulators.finite_least_squares import FiniteLeastSquares
+from noisysgd.simulators.join import join, shares
 from noisysgd.simulators.pairs import best_pair, bracketed_pairs
+from noisysgd.simulators.progress import TimeLeft
 from noisysgd.simulators.stream import STREAM_VERSION, NoiseLaw, Purpose, noise, normals, random_bits, random_words
 from noisysgd.simulators.sweep import simulate_sweep
 from noisysgd.simulators.tiles import Configuration
@@ -20,14 +23,17 @@ __all__ = [
     "FiniteLeastSquares",
     "NoiseLaw",
     "Purpose",
+    "TimeLeft",
     "best_pair",
     "bracketed_pairs",
     "bracketed_sweep",
     "final_losses",
+    "join",
     "noise",
     "normals",
     "random_bits",
     "random_words",
+    "shares",
     "simulate",
     "simulate_sweep",
     "sparse_regression",

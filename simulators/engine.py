@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from noisysgd.simulators import axes, stream, tiles
+from noisysgd.simulators import axes, kept, stream, tiles
 from noisysgd.simulators.batches import SAMPLINGS
 from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel
 from noisysgd.simulators.stream import NoiseLaw
@@ -40,6 +40,7 @@ def simulate(
     dtype: str = "float64",
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
+    keep_tiles: bool = False,
 ) -> xr.Dataset:
     r"""Mean loss of an ensemble of simulated runs, at chosen steps.
 
@@ -97,7 +98,11 @@ def simulate(
     threads : int, optional
         Threads to use; all usable cores by default.
     progress : callable, optional
-        Called from this thread as ``progress(done, total)``, counting tiles of 128 replicas.
+        Called from this thread as ``progress(done, total)``, counting tiles of 128 replicas. See
+        :class:`noisysgd.simulators.TimeLeft`.
+    keep_tiles : bool
+        Whether to return the moments of every tile too, with which :func:`noisysgd.simulators.join` makes one result of
+        the parts of an ensemble.
 
     Returns
     -------
@@ -105,7 +110,9 @@ def simulate(
         ``loss``, the mean over replicas of ½ Σ λθ², and ``loss_stderr``, its standard error, over the axes of the
         settings and ``step``; for other models the losses that they name, such as ``train_loss``. Both are ``inf``
         where any replica diverged. Coordinates ``learning_rate``, ``batch_size``, ``momentum``,
-        ``effective_learning_rate`` = ε/(1−m) and ``temperature`` = ε/(B(1−m)).
+        ``effective_learning_rate`` = ε/(1−m) and ``temperature`` = ε/(B(1−m)). With `keep_tiles` also
+        ``loss_tile_mean`` and ``loss_tile_deviations``, the mean and the sum of squared deviations of a tile, over
+        those axes and ``tile``, and ``tile_replicas``, how many it has.
 
     Raises
     ------
@@ -121,10 +128,11 @@ def simulate(
     The result is a function of the arguments that describe the experiment: `threads`, and which configurations run
     beside one another, never change a bit. Configurations share random numbers (see `noisysgd.simulators.stream`), so
     their errors are positively correlated. A full (D, D) covariance F is decomposed by LAPACK; its results agree in
-    the last bits only between machines with the same LAPACK.
+    the last bits only between processes with the same LAPACK, processor and number of LAPACK's threads.
 
     Each thread holds one tile, 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB of records, and for a full F
-    another 8 D² + 1 KiB · D bytes; results take 16 bytes per configuration and record.
+    another 8 D² + 1 KiB · D bytes; results take 16 bytes per configuration and record, and
+    `keep_tiles` another 16 per configuration, record and tile.
 
     Examples
     --------
@@ -180,17 +188,25 @@ def simulate(
         points = zip(rates.flat, momenta.flat, np.broadcast_to(sizes, rates.shape).flat, strict=True)
         configurations = [Configuration(float(ε), float(m), batch_size=float(b)) for ε, m, b in points]
         shared = ExampleEnsemble(problem, finer, finer_record, np.uint64(seed), dynamics, sampling, fine)
-    mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress)
+    if keep_tiles:
+        kept.require_free_axis(settings["learning_rate"].dims)
+    moments = kept.room(len(configurations), shared.rows, len(runs)) if keep_tiles else None
+    mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress, moments)
 
     dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size, len(metrics))
-    stderr = np.sqrt(spread / (len(runs) - 1) / len(runs))
+    stderr = kept.standard_error(spread, len(runs))
     dataset = dataset.assign_coords(step=("step", record, {"long_name": "updates done"}))
     for k, (name, meaning) in enumerate(metrics.items()):
         about = {"long_name": f"mean of {meaning} over replicas", "units": "loss"}
         dataset[name] = (dims, mean.reshape(shape)[..., k], about)
         about = {"long_name": f"standard error of {name}", "units": "loss"}
         dataset[f"{name}_stderr"] = (dims, stderr.reshape(shape)[..., k], about)
-    return _describe(dataset).assign_attrs(
+    dataset = _describe(dataset)
+    if moments is not None:
+        root = shared.noise_root if isinstance(shared, tiles.Ensemble) else 0.0
+        experiment = kept.fingerprint(problem, schedule, root)
+        dataset = kept.attach(dataset, list(metrics), moments, kept.sizes(len(runs)), experiment)
+    return dataset.assign_attrs(
         source="simulator",
         dynamics=dynamics,
         **({"substeps": fine} if dynamics == "sde" else {}),

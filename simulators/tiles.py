@@ -17,8 +17,11 @@ from noisysgd.simulators import kernels, philox
 from noisysgd.simulators.jump import Transition, between, transition
 from noisysgd.simulators.stream import NoiseLaw, Purpose
 from noisysgd.theory.checks import FloatArray, IntArray
+from noisysgd.theory.forks import wait_for_compiler
 from noisysgd.theory.problem import NoisyQuadratic
 from noisysgd.theory.schedule import Schedule
+
+wait_for_compiler()
 
 LANES = 128
 """Replicas of a tile. Part of the meaning of a result's last bits: tiles fix the order in which losses are summed."""
@@ -289,8 +292,12 @@ def simulate_all(
     replicas: range,
     threads: int,
     progress: Callable[[int, int], object] | None,
+    kept: Moments | None = None,
 ) -> Moments:
-    """Moments of every configuration over all replicas, each of shape (configurations, rows)."""
+    """Moments of every configuration over all replicas, each of shape (configurations, rows).
+
+    Those of every tile are written to `kept`, (configurations, rows, tiles), if it is given.
+    """
     means = np.empty((len(configurations), shared.rows))
     spreads = np.empty_like(means)
     tiles = [replicas[first : first + LANES] for first in range(0, len(replicas), LANES)]
@@ -309,6 +316,8 @@ def simulate_all(
         try:
             for done, part in enumerate(in_order(executor, jobs, ahead=4 * threads)):
                 row, tile = divmod(done, len(tiles))
+                if kept is not None:
+                    kept[0][row, :, tile], kept[1][row, :, tile] = part
                 if tile > 0:
                     part = merge((means[row], spreads[row]), LANES * tile, part, len(tiles[tile]))
                 means[row], spreads[row] = part

@@ -13,6 +13,10 @@ from typing import Any, Protocol, TypeVar
 
 from numba import njit
 
+from noisysgd.theory.forks import wait_for_compiler
+
+wait_for_compiler()
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

@@ -1,0 +1,86 @@
+"""How much longer: a line on the terminal that is written again and again."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+INTERVAL = 0.2
+"""Seconds between two writings of the line: more often is not read, and slows remote terminals."""
+
+
+class TimeLeft:
+    r"""A progress line such as ``42 % · 1 min 20 s left``, for `simulate` and `simulate_sweep`.
+
+    The time left is what the work done so far took, in proportion. Nothing is written if the stream is no terminal.
+
+    Parameters
+    ----------
+    stream : text file, optional
+        Standard error by default.
+    always : bool
+        Whether to write to what is not a terminal too.
+    clock : callable
+        Seconds from any origin.
+
+    Notes
+    -----
+    The clock starts when the object is made, and again when it has come to the end.
+
+    Examples
+    --------
+    >>> from noisysgd import simulators, theory
+    >>> settings = {"learning_rate": [0.1, 0.2], "batch_size": 8}
+    >>> result = simulators.simulate(theory.power_law(10), theory.constant(50), **settings, progress=TimeLeft())
+
+    >>> import io
+    >>> seconds = iter([0.0, 20.0, 80.0])
+    >>> written = io.StringIO()
+    >>> line = TimeLeft(stream=written, always=True, clock=lambda: next(seconds))
+    >>> line(0.25), line(1.0)
+    (None, None)
+    >>> written.getvalue().split("\r")
+    ['', ' 25 % · 1 min 0 s left', '100 % · 1 min 20 s    \n']
+    """
+
+    def __init__(
+        self, *, stream: TextIO | None = None, always: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        # A program without a console has no standard error.
+        self._silent = self._stream is None or not (always or self._stream.isatty())
+        self._clock = clock
+        self._start = clock()
+        self._next, self._width = self._start, 0
+
+    def __call__(self, done: float, total: float = 1.0) -> None:
+        """Report that `done` of `total` is done: counts, or a share alone."""
+        if self._silent:
+            return
+        now = self._clock()
+        if done >= total:
+            self._write(f"100 % · {duration(now - self._start)}", end="\n")
+            self._start, self._next, self._width = now, now, 0
+        elif done > 0 and now >= self._next:
+            left = (now - self._start) * (total - done) / done
+            self._write(f"{int(100 * done / total):3d} % · {duration(left)} left")
+            self._next = now + INTERVAL
+
+    def _write(self, line: str, end: str = "") -> None:
+        """Write over the line before, with blanks where it was longer."""
+        self._stream.write("\r" + line.ljust(self._width) + end)
+        self._stream.flush()
+        self._width = len(line)
+
+
+def duration(seconds: float) -> str:
+    """Name a length of time, to the precision that a wait needs.
+
+    >>> duration(3.2), duration(80), duration(7400), duration(200_000)
+    ('3 s', '1 min 20 s', '2 h 3 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    for large, small, size, unit in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
+        if whole >= size:
+            return f"{whole // size} {large} {whole % size // unit} {small}"
+    return f"{whole} s"

@@ -1,0 +1,45 @@
+"""The programs in the documentation run."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "ensembles.md"
+
+
+def programs() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def run(path: Path) -> str:
+    """What a program prints. One that hangs is ended, and all processes of its session with it."""
+    files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, str(path)]
+    with subprocess.Popen(command, **files, cwd=path.parent, env=environment, start_new_session=True) as process:
+        try:
+            output, errors = process.communicate(timeout=50)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.mark.checkout
+@pytest.mark.slow
+def test_programs_of_the_page_on_ensembles_agree(tmp_path: Path) -> None:
+    """Each is a file of its own, as a reader would save it; those that print the losses print the same ones."""
+    outputs = []
+    for k, text in enumerate(programs()):
+        path = tmp_path / f"program_{k}.py"
+        path.write_text(text, encoding="utf-8")
+        outputs.append(run(path))
+    assert len(outputs) == 3
+    assert outputs[0] == ""
+    assert outputs[1] == outputs[2] != ""
