@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from noisysgd.simulators import axes, stream, tiles
+from noisysgd.simulators import axes, cuda, stream, tiles
+from noisysgd.simulators.precision import SINGLE, Precision, check_range, precision
 from noisysgd.simulators.stream import NoiseLaw
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
@@ -81,10 +82,15 @@ def simulate(
     replica_offset : int
         Index of the first replica in the random stream. Two runs with disjoint replicas are independent, and together
         are the replicas of one longer run.
-    backend : {"cpu"}
-    dtype : {"float64"}
+    backend : {"cpu", "cuda"}
+        "cuda" runs "sgd" and "sde" on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the arithmetic
+        of "cpu"; without either it is an error, not a slower run. It has never run on a GPU yet: see ``docs/cuda.md``.
+    dtype : {"float64", "float32"}
+        Of states and noise; losses are summed in float64. Single precision is about three times as fast, for "sgd" and
+        "sde" with Gaussian noise, and draws other random numbers. An update is rounded to 24 bits of θ: changes below
+        6·10⁻⁸ of it are lost, as they may be at minute learning rates or with very many substeps.
     threads : int, optional
-        Threads to use; all usable cores by default.
+        Threads of the CPU to use; all usable cores by default.
     progress : callable, optional
         Called from this thread as ``progress(done, total)``, counting tiles of 128 replicas.
 
@@ -112,7 +118,8 @@ def simulate(
     the last bits only between machines with the same LAPACK.
 
     Each thread holds one tile, 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB of records, and for a full F
-    another 8 D² + 1 KiB · D bytes; results take 16 bytes per configuration and record.
+    another 8 D² + 1 KiB · D bytes, states in single precision half of that; results take 16 bytes per configuration
+    and record. A GPU holds 256 MiB, or one tile if that is more, and the settings (`noisysgd.simulators.cuda`).
 
     Examples
     --------
@@ -136,16 +143,24 @@ def simulate(
     law = NoiseLaw(noise, degrees_of_freedom)
     jumpy = dynamics != "jump" or noise == "gaussian"
     checks.require(jumpy, "noise", "'gaussian' for jumps", noise, "Only Gaussian noise has exact transitions here.")
-    _only("backend", backend, "cpu", "This version simulates on the CPU only.")
-    _only("dtype", dtype, "float64", "This version computes in double precision only.")
+    checks.one_of("backend", backend, ("cpu", "cuda"))
+    stepwise = dynamics != "jump" or backend == "cpu"
+    remedy = "Jumps cost so little that they run on the CPU only."
+    checks.require(stepwise, "backend", "'cpu' for jumps", backend, remedy)
+    kind = precision(dtype)
+    _single_precision_is_possible(kind, dynamics, noise, problem)
     runs = _replicas(replicas, replica_offset)
     record = record_steps(record, schedule.steps)
     settings, dataset = axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
     rates = checks.learning_rate(settings["learning_rate"].values)
     sizes = checks.batch_size(settings["batch_size"].values, problem.dataset_size)
     momenta = checks.momentum(settings["momentum"].values)
+    if kind is SINGLE:
+        check_range("learning_rate", rates)
+        check_range("momentum", momenta)
     seed = int(stream.index("seed", seed, stream.SEEDS))
     workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
+    device = cuda.device() if backend == "cuda" else None
 
     factors = np.broadcast_to(problem.noise_factor(sizes), rates.shape)
     points = list(zip(rates.flat, momenta.flat, factors.flat, strict=True))
@@ -153,11 +168,15 @@ def simulate(
         # A step of time h = ε/((1−m)·substeps) adds the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
         configurations = [Configuration(float(ε / (1 - m) / fine), 0.0, float(fine * γ)) for ε, m, γ in points]
         finer = Schedule(fine * schedule.lengths, schedule.multipliers)
-        shared = tiles.ensemble(problem, finer, fine * record, seed, law=law)
+        shared = tiles.ensemble(problem, finer, fine * record, seed, law=law, precision=kind)
     else:
         configurations = [Configuration(float(ε), float(m), float(γ)) for ε, m, γ in points]
-        shared = tiles.ensemble(problem, schedule, record, seed, exact_jumps=dynamics == "jump", law=law)
-    mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress)
+        jumps = dynamics == "jump"
+        shared = tiles.ensemble(problem, schedule, record, seed, exact_jumps=jumps, law=law, precision=kind)
+    if device is None:
+        mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress)
+    else:
+        mean, spread = cuda.simulate_all(device, shared, configurations, runs, progress)
 
     dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size)
     stderr = np.sqrt(spread / (len(runs) - 1) / len(runs))
@@ -191,6 +210,20 @@ def _describes_a_run(problem: Any, schedule: Any) -> None:
     checks.require(short, "schedule", f"at most {stream.STEPS} steps", schedule.steps, "The random stream ends there.")
 
 
+def _single_precision_is_possible(kind: Precision, dynamics: str, noise: str, problem: NoisyQuadratic) -> None:
+    if kind is not SINGLE:
+        return
+    stepwise = dynamics != "jump"
+    checks.require(stepwise, "dtype", "'float64' for jumps", kind.name, "Exact transitions are in double precision.")
+    gaussian = noise == "gaussian"
+    remedy = "Single precision draws Gaussian noise only."
+    checks.require(gaussian, "dtype", f"'float64' for noise={noise!r}", kind.name, remedy)
+    check_range("eigenvalues", problem.eigenvalues)
+    check_range("initial_mean", problem.initial_mean)
+    check_range("initial_variance", np.sqrt(problem.initial_variance))
+    check_range("noise", np.sqrt(np.diagonal(problem.noise) if problem.noise.ndim == 2 else problem.noise))
+
+
 def record_steps(record: Any, steps: int) -> IntArray:
     """List the recorded steps that `record` asks for: sorted, unique, ending with `steps`.
 
@@ -218,10 +251,6 @@ def _replicas(replicas: Any, offset: Any) -> range:
     fits = first + count <= stream.REPLICAS
     checks.require(fits, "replica_offset + replicas", f"at most {stream.REPLICAS}", first + count, remedy)
     return range(first, first + count)
-
-
-def _only(name: str, value: Any, option: str, remedy: str) -> None:
-    checks.require(value == option, name, repr(option), value, remedy)
 
 
 def _describe(dataset: xr.Dataset) -> xr.Dataset:
