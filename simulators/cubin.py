@@ -56,8 +56,16 @@ def resources(architecture: str) -> dict[str, Resources]:
     }
 
 
-def compiled(architecture: str) -> tuple[bytes, str]:
-    """Machine code for an architecture, and the log of its making."""
+def compiled(architecture: str, form: str = "CUBIN") -> tuple[bytes, str]:
+    """Code for an architecture, and the log of its making.
+
+    Parameters
+    ----------
+    architecture : str
+        Such as ``"sm_90"``, or ``"compute_90"`` for PTX.
+    form : {"CUBIN", "PTX"}
+        Machine code, or the portable assembly it is made from.
+    """
     nvrtc = _library()
     program = ctypes.c_void_p()
     source = SOURCE.read_bytes()
@@ -66,9 +74,9 @@ def compiled(architecture: str) -> tuple[bytes, str]:
         options = [*OPTIONS, f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
         status = nvrtc.nvrtcCompileProgram(program, len(options), array)
-        log = _text(nvrtc, program, "ProgramLog").decode()
+        log = _text(nvrtc, program, "ProgramLog").rstrip(b"\0").decode()
         _check(status, log)
-        return _text(nvrtc, program, "CUBIN"), log
+        return _text(nvrtc, program, form), log
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
@@ -95,4 +103,4 @@ def _text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
     _check(getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), what)
     buffer = ctypes.create_string_buffer(size.value)
     _check(getattr(nvrtc, f"nvrtcGet{what}")(program, buffer), what)
-    return buffer.raw[: size.value].rstrip(b"\0") if what == "ProgramLog" else buffer.raw[: size.value]
+    return buffer.raw[: size.value]

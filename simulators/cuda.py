@@ -2,9 +2,9 @@
 
 Losses are copied back, and the host sums them tile by tile as it does for the CPU: results are the same bit for bit.
 
-Lanes go in chunks. Whatever the number of replicas, configurations and records, the device holds at most `MEMORY` bytes
-of states and losses at a time (or one tile of 128 lanes, where that is more), and beside it 8·(3D + 2·1024) bytes of
-settings, or 8·(D² + 3D + 2·1024) for a full covariance; half of that for states of single precision.
+Lanes go in chunks. Whatever the number of replicas, configurations and records, arrays on the device are at any time at
+most `MEMORY` bytes of states and losses (or one tile of 128 lanes, where that is more) and 8·(3D + 2050) bytes of
+settings, 8·(D² + 3D + 2050) for a full covariance. CuPy may keep what was freed for later use.
 """
 
 from collections.abc import Callable, Iterator
@@ -155,7 +155,9 @@ def chunk_losses(
     if shared.record[0] == 0:
         losses = target.zeros((1, lanes), np.float64)
         run("add_losses", losses, theta, curvature)
-        yield target.download(losses)
+        copied = target.download(losses)
+        del losses  # before the next ones are made: device memory is bounded
+        yield copied
     scaled = scaled_root(shared, configuration)
     root = target.upload(scaled)
     mixing = (np.int32(bool((scaled != 0).any())), target.zeros((dim, lanes), precision.dtype)) if full else ()
@@ -182,8 +184,10 @@ def chunk_losses(
             np.uint64(window.step),
             np.float64(shared.law.tails),
         )
+        copied = target.download(losses)
+        del losses
         if window.records:
-            yield target.download(losses)
+            yield copied
 
 
 def simulate_all(

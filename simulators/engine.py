@@ -83,8 +83,8 @@ def simulate(
         Index of the first replica in the random stream. Two runs with disjoint replicas are independent, and together
         are the replicas of one longer run.
     backend : {"cpu", "cuda"}
-        "cuda" runs "sgd" and "sde" on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the arithmetic
-        of "cpu"; without either it is an error, not a slower run. It has never run on a GPU yet: see ``docs/cuda.md``.
+        "cuda" runs "sgd" and "sde" on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the same
+        arithmetic; without either it is an error, not a slower run. It has not run on a GPU yet: see ``docs/cuda.md``.
     dtype : {"float64", "float32"}
         Of states and noise; losses are summed in float64. Single precision is about three times as fast, for "sgd" and
         "sde" with Gaussian noise, and draws other random numbers. An update is rounded to 24 bits of θ: changes below
