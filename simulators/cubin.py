@@ -1,6 +1,6 @@
-"""What the CUDA source becomes on real architectures, without a GPU: NVRTC compiles it, ptxas reports on it.
+"""Machine code from the CUDA source, and what it needs of a GPU. Nothing here runs a kernel, or needs a GPU.
 
-NVRTC is NVIDIA's compiler as a library, from the wheel ``nvidia-cuda-nvrtc-cu12``. Nothing here runs a kernel.
+The compiler is NVRTC, from the wheel ``nvidia-cuda-nvrtc-cu12``; drivers of CUDA 12 and later take its code.
 """
 
 import ctypes
@@ -12,8 +12,13 @@ from pathlib import Path
 from noisysgd.theory import checks
 
 SOURCE = Path(__file__).with_name("simulate.cu")
+KERNELS = tuple(
+    f"{name}_{dtype}"
+    for name in ("start", "add_losses", "advance_diagonal", "advance_full", "look_alive")
+    for dtype in ("float64", "float32")
+)
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
-"""No fused multiply–adds, no approximations: every operation is rounded once, as on the CPU."""
+"""No fused multiply–adds, no approximations, no flushing to zero: every operation is rounded once, as on the CPU."""
 
 _FUNCTION = re.compile(
     r"Compiling entry function '(?P<name>\w+)' for .*?"
@@ -54,6 +59,13 @@ def resources(architecture: str) -> dict[str, Resources]:
         )
         for found in _FUNCTION.finditer(log)
     }
+
+
+def version() -> str:
+    """Version of NVRTC, such as ``"12.9"``."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "")
+    return f"{major.value}.{minor.value}"
 
 
 def compiled(architecture: str, form: str = "CUBIN") -> tuple[bytes, str]:

@@ -7,15 +7,17 @@ most `MEMORY` bytes of states and losses (or one tile of 128 lanes, where that i
 settings, 8·(D² + 3D + 2050) for a full covariance. CuPy may keep what was freed for later use.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from noisysgd.simulators import kernels
-from noisysgd.simulators.cubin import OPTIONS, SOURCE
+from noisysgd.simulators import cubin, kernels
 from noisysgd.simulators.launch import Geometry, chunk_lanes, geometry, lane_bytes
 from noisysgd.simulators.tiles import (
     LANES,
@@ -62,20 +64,30 @@ class Device(Protocol):
 
 
 class CupyDevice:
-    """The current CUDA device, through CuPy."""
+    """The current CUDA device, through CuPy.
+
+    CuPy gets machine code, not the source: to what it compiles it adds ``-ftz=true``, which makes small float32 zero.
+    """
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._module = cupy.RawModule(code=SOURCE.read_text("ascii"), options=OPTIONS, backend="nvrtc")
+        here = cupy.cuda.Device()
+        self._multiprocessors = int(here.attributes["MultiProcessorCount"])
+        code, _ = cubin.compiled(f"sm_{here.compute_capability}")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "simulate.cubin"
+            path.write_bytes(code)
+            module = cupy.RawModule(path=str(path))
+            self._kernels = {name: module.get_function(name) for name in cubin.KERNELS}
 
     @property
     def multiprocessors(self) -> int:
         """How many it has."""
-        return int(self._cupy.cuda.Device().attributes["MultiProcessorCount"])
+        return self._multiprocessors
 
     def registers(self, kernel: str) -> int:
         """Registers of a thread of `kernel`."""
-        return int(self._module.get_function(kernel).num_regs)
+        return int(self._kernels[kernel].num_regs)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """An array of zeros in its memory."""
@@ -92,16 +104,16 @@ class CupyDevice:
 
     def launch(self, kernel: str, layout: Geometry, *arguments: Any) -> None:
         """Run a kernel."""
-        self._module.get_function(kernel)((layout.grid,), (layout.block,), arguments)
+        self._kernels[kernel]((layout.grid,), (layout.block,), arguments)
 
 
-def device() -> CupyDevice:
+def device() -> Device:
     """Find the current CUDA device.
 
     Raises
     ------
     ValueError
-        Without CuPy or without a device. Nothing falls back to the CPU.
+        Without CuPy, NVRTC or a device. Nothing falls back to the CPU.
     """
     try:
         import cupy
@@ -114,6 +126,14 @@ def device() -> CupyDevice:
         count, got = 0, str(error)
     remedy = "Run on a machine with an NVIDIA GPU and its driver; or pass backend='cpu'."
     checks.require(count > 0, "backend", "a CUDA device for 'cuda'", got, remedy)
+    return _device(cupy.cuda.Device().id)
+
+
+@lru_cache
+def _device(_: int) -> CupyDevice:
+    """Compile once for each device: it takes seconds."""
+    import cupy
+
     return CupyDevice(cupy)
 
 

@@ -28,8 +28,7 @@ DIMS = [1, 2, 3, 5, 7, 64]
 LANES = [1, 31, 127, 128, 129, 1000]
 PLACES = [(0, 0, 0), (2**63 + 11, 2**32 - 1000, 2**32 - 2), (2**64 - 1, 7, 2**47 + 12345)]
 """Seed, first replica and first step; the second window crosses from a step of 32 bits to one of 33."""
-
-KERNELS = ("start", "add_losses", "advance_diagonal", "advance_full", "look_alive")
+needs_nvrtc = pytest.mark.skipif(sys.platform != "linux", reason="the NVRTC wheel is for Linux")
 
 
 class HostDevice:
@@ -205,6 +204,21 @@ def test_the_initial_state_and_its_loss_are_numba_s_bit_for_bit(device: cuda.Dev
         assert_same_bits(device.download(losses), loss)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_subnormal_numbers_are_not_flushed_to_zero(device: cuda.Device, dtype: str, momentum: float) -> None:
+    arguments = window(6, 129, dtype, momentum, False)
+    _, theta, velocity, _, scale, *_ = arguments
+    for array in (theta, velocity):
+        array *= np.finfo(dtype).tiny / 8
+    scale[:] = 0
+    found = advanced(device, arguments, PLACES[0], 0.0, block=64)
+    kernels.advance_diagonal(*arguments, *map(np.uint64, PLACES[0]), 0.0)
+    for there, here in zip(found, arguments, strict=False):
+        assert_same_bits(there, here)
+    assert 0 < np.abs(theta).max() < np.finfo(dtype).tiny
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_lane_is_alive_while_all_its_coordinates_are_finite(device: cuda.Device, dtype: str) -> None:
     for bad in (np.inf, -np.inf, np.nan):
@@ -318,6 +332,50 @@ def test_without_cupy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
         simulators.simulate(problem_of(2, False), theory.constant(1), **run)
 
 
+@needs_nvrtc
+def test_cupy_is_given_machine_code_and_typed_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be said of the calls without a GPU: `CupyDevice` against a stand-in of the few names that it uses."""
+    loaded, calls = {}, []
+
+    class RawModule:
+        def __init__(self, path: str) -> None:
+            loaded["code"] = Path(path).read_bytes()
+
+        def get_function(self, name: str) -> object:
+            assert name.encode() in loaded["code"]
+
+            def launch(*arguments: object) -> None:
+                calls.append((name, *arguments))
+
+            launch.num_regs = 40
+            return launch
+
+    class Current:
+        id, compute_capability, attributes = 0, "80", {"MultiProcessorCount": 108}
+
+    runtime = types.SimpleNamespace(CUDARuntimeError=RuntimeError, getDeviceCount=lambda: 1)
+    parts = {"RawModule": RawModule, "cuda": types.SimpleNamespace(runtime=runtime, Device=Current)}
+    parts |= {"zeros": np.zeros, "asarray": np.asarray, "asnumpy": np.asarray}
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(**parts))
+    cuda._device.cache_clear()
+    try:
+        device = cuda.device()
+        assert device is cuda.device()
+    finally:
+        cuda._device.cache_clear()
+    assert loaded["code"] == cubin.compiled("sm_80")[0]
+    assert (device.multiprocessors, device.registers("start_float32")) == (108, 40)
+    shared = tiles.ensemble(
+        problem_of(3, True), theory.constant(2), np.array([0, 2]), 0, precision=precision("float32")
+    )
+    next(cuda.chunk_losses(device, shared, Configuration(0.1, 0.9, 1.0), 5, 4000))
+    (name, grid, block, arguments), (following, *_) = calls
+    assert (name, following) == ("start_float32", "add_losses_float32")
+    assert (grid, block) == ((125,), (32,))
+    kinds = [(value.dtype.name, value.ndim) for value in arguments]
+    assert kinds == [("int64", 0), ("int32", 0), ("float32", 2), *[("float32", 1)] * 2, *[("uint64", 0)] * 2]
+
+
 @pytest.mark.parametrize("count", [0, None])
 def test_without_a_device_it_says_so(count: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     class CUDARuntimeError(RuntimeError):
@@ -382,8 +440,6 @@ def test_chunks_are_whole_tiles_within_memory() -> None:
 
 # What NVIDIA's compiler makes of it
 
-needs_nvrtc = pytest.mark.skipif(sys.platform != "linux", reason="the NVRTC wheel is for Linux")
-
 
 @needs_nvrtc
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
@@ -391,7 +447,7 @@ def test_no_kernel_spills_or_uses_local_memory(architecture: str) -> None:
     code, _ = cubin.compiled(architecture)
     assert code.startswith(b"\x7fELF")
     table = cubin.resources(architecture)
-    assert set(table) == {f"{name}_{dtype}" for name in KERNELS for dtype in DTYPES}
+    assert set(table) == set(cubin.KERNELS)
     for name, needs in table.items():
         assert needs.stack == needs.spills == 0, name
         assert 0 < needs.registers <= 72, name  # 28 warps of a multiprocessor
@@ -402,6 +458,17 @@ def test_nothing_is_contracted_or_approximated() -> None:
     assembly = cubin.compiled("compute_80", "PTX")[0].decode()
     assert all(word in assembly for word in ("div.rn.f64", "sqrt.rn.f64", "div.rn.f32", "sqrt.rn.f32"))
     assert not any(word in assembly for word in ("fma.", "mad.rn.f", ".approx", ".ftz"))
+
+
+@needs_nvrtc
+@pytest.mark.checkout
+def test_the_documented_registers_are_what_the_compiler_says() -> None:
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "docs" / "cuda.md").read_text()
+    if f"NVRTC {cubin.version()}," not in page:
+        pytest.skip("the table is of another version of NVRTC")
+    script = [sys.executable, root / "benchmarks" / "cuda_registers.py"]
+    assert subprocess.run(script, capture_output=True, text=True, check=True).stdout in page
 
 
 def test_the_source_is_ascii_and_shipped() -> None:
