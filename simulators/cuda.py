@@ -4,7 +4,8 @@ Losses are copied back, and the host sums them tile by tile as it does for the C
 
 Lanes go in chunks. Whatever the number of replicas, configurations and records, arrays on the device are at any time at
 most `MEMORY` bytes of states and losses (or one tile of 128 lanes, where that is more) and 8·(3D + 2050) bytes of
-settings, 8·(D² + 3D + 2050) for a full covariance. CuPy may keep what was freed for later use.
+settings, 8·(D² + 3D + 2050) for a full covariance. CuPy may keep what was freed for later use. The host holds as much
+again, and the results.
 """
 
 import tempfile
@@ -246,7 +247,8 @@ def _chunks(shared: Ensemble, configuration: Configuration, replicas: range) -> 
         full=shared.noise_root.ndim == 2,
         records=min(shared.record.size, window_steps(shared)),
     )
-    lanes = chunk_lanes(size, memory=MEMORY, tile=LANES)
+    moments = -(-16 * shared.record.size // LANES)  # of tiles, on the host
+    lanes = chunk_lanes(size + moments, memory=MEMORY, tile=LANES)
     return [replicas[first : first + lanes] for first in range(0, len(replicas), lanes)]
 
 

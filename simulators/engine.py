@@ -86,9 +86,9 @@ def simulate(
         "cuda" runs "sgd" and "sde" on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the same
         arithmetic; without either it is an error, not a slower run. It has not run on a GPU yet: see ``docs/cuda.md``.
     dtype : {"float64", "float32"}
-        Of states and noise; losses are summed in float64. Single precision is about three times as fast, for "sgd" and
-        "sde" with Gaussian noise, and draws other random numbers. An update is rounded to 24 bits of θ: changes below
-        6·10⁻⁸ of it are lost, as they may be at minute learning rates or with very many substeps.
+        Of states, noise and settings; losses are summed in float64. Single precision is about twice as fast, for "sgd"
+        and "sde" with Gaussian noise, and draws other random numbers. An update is rounded to 24 bits of θ: changes
+        below 6·10⁻⁸ of it are lost, as they may be at minute learning rates or with very many substeps.
     threads : int, optional
         Threads of the CPU to use; all usable cores by default.
     progress : callable, optional
