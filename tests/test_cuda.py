@@ -376,6 +376,28 @@ def test_cupy_is_given_machine_code_and_typed_arguments(monkeypatch: pytest.Monk
     assert kinds == [("int64", 0), ("int32", 0), ("float32", 2), *[("float32", 1)] * 2, *[("uint64", 0)] * 2]
 
 
+@pytest.mark.parametrize("missing", [ModuleNotFoundError("nvidia"), None])
+def test_without_nvrtc_it_says_what_to_install(missing: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> None:
+        if missing is not None:
+            raise missing
+
+    monkeypatch.setattr(cubin.importlib.util, "find_spec", find)
+    with pytest.raises(ValueError, match=r"nvrtc: expected .*, got .*pip install nvidia-cuda-nvrtc-cu12"):
+        cubin.compiled("sm_90")
+
+
+@needs_nvrtc
+def test_a_source_that_does_not_compile_shows_the_compiler_s_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken.cu"
+    broken.write_text("int f() { return nothing; }")
+    monkeypatch.setattr(cubin, "SOURCE", broken)
+    with pytest.raises(ValueError, match=r"nvrtc: expected status 0, got .*broken\.cu"):
+        cubin.compiled("sm_90")
+
+
 @pytest.mark.parametrize("count", [0, None])
 def test_without_a_device_it_says_so(count: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     class CUDARuntimeError(RuntimeError):
