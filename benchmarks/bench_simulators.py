@@ -4,8 +4,9 @@
 
 An update is one coordinate of one replica in one step: a normal drawn and the state advanced. D = 64, 8192 replicas,
 the best of five repetitions each. On two cores of an AMD EPYC with AVX-512 (Python 3.11, NumPy 2.4, Numba 0.68): 310 to
-350 million updates a second on one of them, 6.2 to 7.2 times the NumPy loop; in float32 640 to 750 million, 12 to 13
-times NumPy's float32 loop; exact jumps over 100 000 steps with ten records are 1180 to 1340 times as fast as the steps.
+350 million updates a second on one of them, 6.2 to 7.2 times the NumPy loop; exact jumps over 100 000 steps with ten
+records are 1180 to 1340 times as fast as the steps. In float32, 600 to 750 million, 9 to 13 times NumPy's float32 loop
+(two runs, the slower one under a load of 5).
 Two threads need two idle cores: read the load.
 """
 
