@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from noisysgd.simulators import axes, kept, stream, tiles
+from noisysgd.simulators import axes, cuda, kept, stream, tiles
 from noisysgd.simulators.batches import SAMPLINGS
 from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel
+from noisysgd.simulators.precision import SINGLE, Precision, check_range, precision
 from noisysgd.simulators.stream import NoiseLaw
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
@@ -93,10 +94,15 @@ def simulate(
     replica_offset : int
         Index of the first replica in the random stream. Two runs with disjoint replicas are independent, and together
         are the replicas of one longer run.
-    backend : {"cpu"}
-    dtype : {"float64"}
+    backend : {"cpu", "cuda"}
+        "cuda" runs "sgd" and "sde" on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the same
+        arithmetic; without either it is an error, not a slower run. It has not run on a GPU yet: see ``docs/cuda.md``.
+    dtype : {"float64", "float32"}
+        Of states, noise and settings; losses are summed in float64. Single precision is about twice as fast, for "sgd"
+        and "sde" with Gaussian noise, and draws other random numbers. An update is rounded to 24 bits of θ: changes
+        below 6·10⁻⁸ of it are lost, as they may be at minute learning rates or with very many substeps.
     threads : int, optional
-        Threads to use; all usable cores by default.
+        Threads of the CPU to use; all usable cores by default.
     progress : callable, optional
         Called from this thread as ``progress(done, total)``, counting tiles of 128 replicas. See
         :class:`noisysgd.simulators.TimeLeft`.
@@ -131,8 +137,9 @@ def simulate(
     the last bits only between processes with the same LAPACK, processor and number of LAPACK's threads.
 
     Each thread holds one tile, 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB of records, and for a full F
-    another 8 D² + 1 KiB · D bytes; results take 16 bytes per configuration and record, and
-    `keep_tiles` another 16 per configuration, record and tile.
+    another 8 D² + 1 KiB · D bytes, states in single precision half of that; results take 16 bytes per configuration
+    and record, and `keep_tiles` another 16 per configuration, record and tile. A GPU holds 256 MiB, or one tile if that
+    is more, and the settings (`noisysgd.simulators.cuda`).
 
     Examples
     --------
@@ -159,8 +166,12 @@ def simulate(
     checks.require(gaussian, "noise", "'gaussian' for models made of examples", noise, "Their examples make the noise.")
     jumpy = dynamics != "jump" or noise == "gaussian"
     checks.require(jumpy, "noise", "'gaussian' for jumps", noise, "Only Gaussian noise has exact transitions here.")
-    _only("backend", backend, "cpu", "This version simulates on the CPU only.")
-    _only("dtype", dtype, "float64", "This version computes in double precision only.")
+    checks.one_of("backend", backend, ("cpu", "cuda"))
+    stepwise = (dynamics != "jump" and isinstance(problem, NoisyQuadratic)) or backend == "cpu"
+    remedy = "Jumps cost so little that they run on the CPU only, as do models made of examples."
+    checks.require(stepwise, "backend", "'cpu' for jumps and examples", backend, remedy)
+    kind = precision(dtype)
+    _single_precision_is_possible(kind, dynamics, noise, problem)
     runs = _replicas(replicas, replica_offset)
     record = record_steps(record, schedule.steps)
     settings, dataset = axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
@@ -174,8 +185,12 @@ def simulate(
         whole = dynamics != "minibatch" or bool(np.all((sizes == np.floor(sizes)) | np.isinf(sizes)))
         checks.require(whole, "batch_size", "whole numbers of examples, or inf", sizes, "Round them.")
     momenta = checks.momentum(settings["momentum"].values)
+    if kind is SINGLE:
+        check_range("learning_rate", rates)
+        check_range("momentum", momenta)
     seed = int(stream.index("seed", seed, stream.SEEDS))
     workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
+    device = cuda.device() if backend == "cuda" else None
 
     finer = Schedule(fine * schedule.lengths, schedule.multipliers) if dynamics == "sde" else schedule
     finer_record = fine * record if dynamics == "sde" else record
@@ -183,7 +198,8 @@ def simulate(
     if isinstance(problem, NoisyQuadratic):
         factors = np.broadcast_to(problem.noise_factor(sizes), rates.shape)
         configurations = _quadratic_configurations(rates, momenta, factors, fine if dynamics == "sde" else 0)
-        shared = tiles.ensemble(problem, finer, finer_record, seed, exact_jumps=dynamics == "jump", law=law)
+        jumps = dynamics == "jump"
+        shared = tiles.ensemble(problem, finer, finer_record, seed, exact_jumps=jumps, law=law, precision=kind)
     else:
         points = zip(rates.flat, momenta.flat, np.broadcast_to(sizes, rates.shape).flat, strict=True)
         configurations = [Configuration(float(ε), float(m), batch_size=float(b)) for ε, m, b in points]
@@ -191,7 +207,10 @@ def simulate(
     if keep_tiles:
         kept.require_free_axis(settings["learning_rate"].dims)
     moments = kept.room(len(configurations), shared.rows, len(runs)) if keep_tiles else None
-    mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress, moments)
+    if device is not None and isinstance(shared, tiles.Ensemble):
+        mean, spread = cuda.simulate_all(device, shared, configurations, runs, progress, moments)
+    else:
+        mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress, moments)
 
     dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size, len(metrics))
     stderr = kept.standard_error(spread, len(runs))
@@ -255,6 +274,26 @@ def _describes_a_run(problem: Any, schedule: Any) -> tuple[tuple[str, ...], dict
     return known, metrics
 
 
+def _single_precision_is_possible(
+    kind: Precision, dynamics: str, noise: str, problem: NoisyQuadratic | ExampleModel
+) -> None:
+    if kind is not SINGLE:
+        return
+    if not isinstance(problem, NoisyQuadratic):
+        remedy = "Models made of examples are in double precision."
+        checks.require(False, "dtype", "'float64' for this model", kind.name, remedy)
+        return
+    stepwise = dynamics != "jump"
+    checks.require(stepwise, "dtype", "'float64' for jumps", kind.name, "Exact transitions are in double precision.")
+    gaussian = noise == "gaussian"
+    remedy = "Single precision draws Gaussian noise only."
+    checks.require(gaussian, "dtype", f"'float64' for noise={noise!r}", kind.name, remedy)
+    check_range("eigenvalues", problem.eigenvalues)
+    check_range("initial_mean", problem.initial_mean)
+    check_range("initial_variance", np.sqrt(problem.initial_variance))
+    check_range("noise", np.sqrt(np.diagonal(problem.noise) if problem.noise.ndim == 2 else problem.noise))
+
+
 def record_steps(record: Any, steps: int) -> IntArray:
     """List the recorded steps that `record` asks for: sorted, unique, ending with `steps`.
 
@@ -282,10 +321,6 @@ def _replicas(replicas: Any, offset: Any) -> range:
     fits = first + count <= stream.REPLICAS
     checks.require(fits, "replica_offset + replicas", f"at most {stream.REPLICAS}", first + count, remedy)
     return range(first, first + count)
-
-
-def _only(name: str, value: Any, option: str, remedy: str) -> None:
-    checks.require(value == option, name, repr(option), value, remedy)
 
 
 def _describe(dataset: xr.Dataset) -> xr.Dataset:

@@ -4,34 +4,81 @@ Heavy ball on a quadratic in its eigenbasis (Smith, Elsen & De 2020, eq. 2): g =
 State arrays are (D, lanes): replicas innermost and contiguous, each lane computed alone, so that neither the number of
 lanes nor the vector width changes a bit. `velocity` has no rows when the momentum is 0.
 
-With diagonal noise no coordinate sees another: a pair of coordinates runs through the whole window before the next pair
-starts, and stays in the first-level cache. Full covariances mix coordinates, and go step by step.
+With diagonal noise no coordinate sees another: the coordinates of one Philox block run through the whole window before
+the next block starts, and stay in the first-level cache. Full covariances mix coordinates, and go step by step.
+
+States are float64 or float32 (`precision`), and so is everything that meets them: one plain float would promote all of
+a float32 expression. Losses are summed in float64. `simulate.cu` repeats this arithmetic in the same order.
 """
 
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
+from noisysgd.simulators import single
 from noisysgd.simulators.philox import draw_other, draw_pair, fill_normals
+from noisysgd.simulators.precision import StateArray
+from noisysgd.simulators.single import draw_four
 from noisysgd.simulators.stream import Purpose
 from noisysgd.theory.checks import FloatArray, IntArray
 
 _options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _inlined = _options | {"forceinline": True}
 _compiled = _options | {"cache": True}
+_chosen: Any = _inlined  # for the versions of a function that types choose between
 
 _GRADIENT_NOISE = np.uint64(Purpose.GRADIENT_NOISE)
 _JUMP = np.uint64(Purpose.JUMP)
 _OTHER_NOISE = np.uint64(Purpose.OTHER_NOISE)
+_SINGLE_GRADIENT_NOISE = np.uint64(Purpose.SINGLE_GRADIENT_NOISE)
+
+
+def _draw_block(z: Any, seed: np.uint64, replica: np.uint64, step: np.uint64, block: np.uint64) -> None:
+    """Fill `z` with the gradient noise of one Philox block, whose rows depend on the precision of `z`."""
+    if z.dtype == np.float32:
+        draw_four(z, 0, seed, _SINGLE_GRADIENT_NOISE, replica, step, block)
+    else:
+        draw_pair(z, 0, seed, _GRADIENT_NOISE, replica, step, block)
+
+
+@overload(_draw_block, jit_options=_chosen)
+def _compiled_draw_block(z: Any, seed: Any, replica: Any, step: Any, block: Any) -> Any:
+    def draw_double(z: Any, seed: Any, replica: Any, step: Any, block: Any) -> None:
+        draw_pair(z, 0, seed, _GRADIENT_NOISE, replica, step, block)
+
+    def draw_single(z: Any, seed: Any, replica: Any, step: Any, block: Any) -> None:
+        draw_four(z, 0, seed, _SINGLE_GRADIENT_NOISE, replica, step, block)
+
+    return draw_single if z.dtype == types.float32 else draw_double
+
+
+def _draw_all(z: Any, seed: np.uint64, replica: np.uint64, step: np.uint64) -> None:
+    """Fill `z` with the gradient noise of all coordinates."""
+    if z.dtype == np.float32:
+        single.fill_normals(z, seed, _SINGLE_GRADIENT_NOISE, replica, step)
+    else:
+        fill_normals(z, seed, _GRADIENT_NOISE, replica, step)
+
+
+@overload(_draw_all, jit_options=_chosen)
+def _compiled_draw_all(z: Any, seed: Any, replica: Any, step: Any) -> Any:
+    def draw_double(z: Any, seed: Any, replica: Any, step: Any) -> None:
+        fill_normals(z, seed, _GRADIENT_NOISE, replica, step)
+
+    def draw_single(z: Any, seed: Any, replica: Any, step: Any) -> None:
+        single.fill_normals(z, seed, _SINGLE_GRADIENT_NOISE, replica, step)
+
+    return draw_single if z.dtype == types.float32 else draw_double
 
 
 @njit(**_inlined)
 def _step(
-    theta: FloatArray,
-    velocity: FloatArray,
+    theta: StateArray,
+    velocity: StateArray,
     i: int,
-    noise: FloatArray,
+    noise: StateArray,
     k: int,
     scale: float,
     curvature: float,
@@ -49,13 +96,14 @@ def _step(
 
 
 @njit(**_inlined)
-def _add_loss(losses: FloatArray, slot: int, theta: FloatArray, i: int, curvature: float) -> None:
+def _add_loss(losses: FloatArray, slot: int, theta: StateArray, i: int, curvature: float) -> None:
     for lane in range(theta.shape[1]):
-        losses[slot, lane] += 0.5 * curvature * (theta[i, lane] * theta[i, lane])
+        place = np.float64(theta[i, lane])
+        losses[slot, lane] += 0.5 * curvature * (place * place)
 
 
 @njit(**_compiled)
-def initial_loss(losses: FloatArray, theta: FloatArray, curvature: FloatArray) -> None:
+def initial_loss(losses: FloatArray, theta: StateArray, curvature: StateArray) -> None:
     """Add each lane's loss ½ Σ λθ² to ``losses[0]``."""
     for i in range(theta.shape[0]):
         _add_loss(losses, 0, theta, i, curvature[i])
@@ -64,12 +112,12 @@ def initial_loss(losses: FloatArray, theta: FloatArray, curvature: FloatArray) -
 @njit(**_compiled)
 def advance_diagonal(
     losses: FloatArray,
-    theta: FloatArray,
-    velocity: FloatArray,
-    curvature: FloatArray,
-    deviation: FloatArray,
+    theta: StateArray,
+    velocity: StateArray,
+    curvature: StateArray,
+    deviation: StateArray,
     momentum: float,
-    rates: FloatArray,
+    rates: StateArray,
     slots: IntArray,
     seed: np.uint64,
     replica: np.uint64,
@@ -81,20 +129,22 @@ def advance_diagonal(
     After update t the lanes' losses are added to ``losses[slots[t]]``, unless the slot is negative. `step` and
     `replica` are those of the first update and lane.
     """
-    dim = theta.shape[0]
-    for block in range((dim + 1) // 2):
-        z = np.zeros((2, theta.shape[1]))
-        coordinates = range(2 * block, min(2 * block + 2, dim))
+    dim, lanes = theta.shape
+    width = 16 // theta.itemsize
+    for block in range((dim + width - 1) // width):
+        z = np.zeros((width, lanes), theta.dtype)
+        first = width * block
+        coordinates = range(first, min(first + width, dim))
         noisy = False
         for i in coordinates:
             noisy = noisy or deviation[i] != 0.0
         for t in range(rates.size):
             if noisy and tails == 0.0:
-                draw_pair(z, 0, seed, _GRADIENT_NOISE, replica, step + np.uint64(t), np.uint64(block))
+                _draw_block(z, seed, replica, step + np.uint64(t), np.uint64(block))
             for i in coordinates:
                 if noisy and tails != 0.0:
                     draw_other(z, i, seed, _OTHER_NOISE, replica, step + np.uint64(t), tails)
-                _step(theta, velocity, i, z, i - 2 * block, deviation[i], curvature[i], momentum, rates[t])
+                _step(theta, velocity, i, z, i - first, deviation[i], curvature[i], momentum, rates[t])
                 if slots[t] >= 0:
                     _add_loss(losses, slots[t], theta, i, curvature[i])
 
@@ -102,12 +152,12 @@ def advance_diagonal(
 @njit(**_compiled)
 def advance_full(
     losses: FloatArray,
-    theta: FloatArray,
-    velocity: FloatArray,
-    curvature: FloatArray,
-    root: FloatArray,
+    theta: StateArray,
+    velocity: StateArray,
+    curvature: StateArray,
+    root: StateArray,
     momentum: float,
-    rates: FloatArray,
+    rates: StateArray,
     slots: IntArray,
     seed: np.uint64,
     replica: np.uint64,
@@ -116,25 +166,27 @@ def advance_full(
 ) -> None:
     """As `advance_diagonal`, with noise ``root @ z``: `root` (D, D) is a square root of its covariance."""
     dim, lanes = theta.shape
-    z = np.zeros((dim + dim % 2, lanes))
-    noise = np.zeros((1, lanes))
+    width = 16 // theta.itemsize
+    z = np.zeros(((dim + width - 1) // width * width, lanes), theta.dtype)
+    noise = np.zeros((1, lanes), theta.dtype)
     noisy = np.any(root != 0.0)
+    whole = theta.dtype.type(1.0)
     for t in range(rates.size):
         if noisy and tails == 0.0:
-            fill_normals(z, seed, _GRADIENT_NOISE, replica, step + np.uint64(t))
+            _draw_all(z, seed, replica, step + np.uint64(t))
         elif noisy:
             for i in range(dim):
                 draw_other(z, i, seed, _OTHER_NOISE, replica, step + np.uint64(t), tails)
         for i in range(dim):
             if noisy:
                 _combine(noise, root, i, z)
-            _step(theta, velocity, i, noise, 0, 1.0, curvature[i], momentum, rates[t])
+            _step(theta, velocity, i, noise, 0, whole, curvature[i], momentum, rates[t])
             if slots[t] >= 0:
                 _add_loss(losses, slots[t], theta, i, curvature[i])
 
 
 @njit(**_inlined)
-def _combine(noise: FloatArray, root: FloatArray, i: int, z: FloatArray) -> None:
+def _combine(noise: StateArray, root: StateArray, i: int, z: StateArray) -> None:
     """``noise[0] = root[i] @ z``, in an order of sums that does not depend on the number of lanes (BLAS's does)."""
     noise[0, :] = 0.0
     for j in range(root.shape[1]):

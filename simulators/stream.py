@@ -7,6 +7,7 @@ word   holds                                     limit
 =====  ========================================  ==================================================================
 key    seed, low word first                      seed < 2⁶⁴
 c0     block = coordinate // 2                   coordinate < 2³³
+       (// 4 in single precision)
 c1     step, bits 0…31                           step < 2⁴⁸
 c2     purpose · 2¹⁶ + bits 32…47 of step        purpose < 2¹⁶
 c3     replica                                   replica < 2³²
@@ -14,6 +15,9 @@ c3     replica                                   replica < 2³²
 
 One Philox4x32-10 call makes the four 32-bit words of a block: two 64-bit words (low half first), or by Box–Muller the
 two normals of coordinates 2·block (the cosine) and 2·block + 1 (the sine).
+
+Single precision has purposes of its own. There a block is the four normals of coordinates 4·block … 4·block + 3, two
+Box–Muller pairs (cosine, sine) whose radius and angle are one 32-bit word each, in the order of the words.
 
 Gradient noise that is not Gaussian takes one block, at block = coordinate, and one number from it (`NoiseLaw`).
 
@@ -27,8 +31,9 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from noisysgd.simulators import philox
+from noisysgd.simulators import philox, single
 from noisysgd.simulators.philox import BitsArray, UintArray
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
@@ -47,6 +52,8 @@ class Purpose(IntEnum):
     MINIBATCH = 2
     JUMP = 3
     OTHER_NOISE = 4
+    SINGLE_INITIAL_STATE = 5
+    SINGLE_GRADIENT_NOISE = 6
     RESHUFFLE = 7
     LABEL_NOISE = 8
     DATA = 9
@@ -153,7 +160,9 @@ def random_words(seed: int, purpose: int, *, replica: int, step: int, count: int
     return out
 
 
-def normals(seed: int, purpose: int, *, replicas: Any, step: int, coordinates: Any) -> FloatArray:
+def normals(
+    seed: int, purpose: int, *, replicas: Any, step: int, coordinates: Any, dtype: str = "float64"
+) -> npt.NDArray[Any]:
     """Draw the standard normals that a simulation uses at one step.
 
     Parameters
@@ -162,16 +171,19 @@ def normals(seed: int, purpose: int, *, replicas: Any, step: int, coordinates: A
         See the limits in the module's table. Gradient noise at `step` drives the update from step to step + 1.
     replicas, coordinates : (R,) and (D,) arrays of int
         Which replicas and coordinates to show, such as ``range(8)``.
+    dtype : {"float64", "float32"}
+        Two normals a block, or four. Simulations in single precision use the purposes ``SINGLE_…``.
 
     Returns
     -------
     (D, R) array
-        Box–Muller normals, |z| ≤ 8.5717, accurate to a few units in the last place, never NaN or inf.
+        Box–Muller normals of type `dtype`, accurate to a few units in the last place, never NaN or inf. |z| ≤ 8.5717
+        in double and 6.7638 in single precision.
 
     Raises
     ------
     ValueError
-        If an index is not an integer or is out of its range, or an array is not one-dimensional.
+        If an index is not an integer or is out of its range, an array is not one-dimensional, or for another `dtype`.
 
     Examples
     --------
@@ -187,8 +199,10 @@ def normals(seed: int, purpose: int, *, replicas: Any, step: int, coordinates: A
     lanes, rows = _indices("replicas", replicas, REPLICAS), _indices("coordinates", coordinates, COORDINATES)
     for name, array in (("replicas", lanes), ("coordinates", rows)):
         checks.require(array.ndim == 1, name, "a one-dimensional array", array.shape, "Pass range(n) for the first n.")
-    z = np.empty((rows.size, lanes.size))
-    philox.normals_at(z, key, use, lanes, index("step", step, STEPS), rows)
+    kind = checks.one_of("dtype", dtype, ("float64", "float32"))
+    z: npt.NDArray[Any] = np.empty((rows.size, lanes.size), kind)
+    fill = single.normals_at if kind == "float32" else philox.normals_at
+    fill(z, key, use, lanes, index("step", step, STEPS), rows)
     return z
 
 

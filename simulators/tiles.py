@@ -13,9 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
-from noisysgd.simulators import kernels, philox
+from noisysgd.simulators import kernels
 from noisysgd.simulators.jump import Transition, between, transition
-from noisysgd.simulators.stream import NoiseLaw, Purpose
+from noisysgd.simulators.precision import DOUBLE, Precision, StateArray
+from noisysgd.simulators.stream import NoiseLaw
 from noisysgd.theory.checks import FloatArray, IntArray
 from noisysgd.theory.forks import wait_for_compiler
 from noisysgd.theory.problem import NoisyQuadratic
@@ -42,17 +43,21 @@ class Cancelled(Exception):  # noqa: N818 — not an error: the caller asked for
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """What all configurations of one call share. Arrays are writable and contiguous, as the kernels were compiled."""
+    """What all configurations of one call share. Arrays are writable and contiguous, as the kernels were compiled.
 
-    curvature: FloatArray
+    They have the precision of the state, but for `noise_root`, which is rounded after it was scaled.
+    """
+
+    curvature: StateArray
     noise_root: FloatArray
-    initial_mean: FloatArray
-    initial_deviation: FloatArray
+    initial_mean: StateArray
+    initial_deviation: StateArray
     schedule: Schedule
     record: IntArray
     seed: np.uint64
     exact_jumps: bool = False
     law: NoiseLaw = GAUSSIAN
+    precision: Precision = DOUBLE
 
     @property
     def rows(self) -> int:
@@ -91,18 +96,20 @@ def ensemble(
     *,
     exact_jumps: bool = False,
     law: NoiseLaw = GAUSSIAN,
+    precision: Precision = DOUBLE,
 ) -> Ensemble:
     """Prepare a problem: a square root of F, (D,) or (D, D), and plain copies of everything else."""
     return Ensemble(
-        curvature=np.array(problem.eigenvalues),
+        curvature=precision.of(np.array(problem.eigenvalues)),
         noise_root=square_root(problem.noise),
-        initial_mean=np.array(problem.initial_mean),
-        initial_deviation=np.sqrt(problem.initial_variance),
+        initial_mean=precision.of(np.array(problem.initial_mean)),
+        initial_deviation=precision.of(np.sqrt(problem.initial_variance)),
         schedule=schedule,
         record=record,
         seed=np.uint64(seed),
         exact_jumps=exact_jumps,
         law=law,
+        precision=precision,
     )
 
 
@@ -135,14 +142,13 @@ def tile_losses(
     if not isinstance(shared, Ensemble):
         yield from shared.losses(configuration, replica, lanes, stop)
         return
-    dim = shared.curvature.size
-    rows = dim + dim % 2
-    theta = np.empty((rows, lanes))
-    philox.fill_normals(theta, shared.seed, np.uint64(Purpose.INITIAL_STATE), np.uint64(replica), np.uint64(0))
+    dim, precision = shared.curvature.size, shared.precision
+    theta = np.empty((precision.rows(dim), lanes), precision.dtype)
+    precision.fill(theta, shared.seed, np.uint64(precision.initial_state), np.uint64(replica), np.uint64(0))
     theta = theta[:dim]
     theta *= shared.initial_deviation[:, None]
     theta += shared.initial_mean[:, None]
-    velocity = np.zeros((dim if configuration.momentum > 0 else 0, lanes))
+    velocity = np.zeros((dim if configuration.momentum > 0 else 0, lanes), precision.dtype)
     if shared.record[0] == 0:
         yield _initial_losses(shared, theta)
     if shared.exact_jumps:
@@ -175,7 +181,7 @@ class Laws:
 
 
 def _jumps(
-    shared: Ensemble, laws: Laws, theta: FloatArray, velocity: FloatArray, replica: int, stop: threading.Event | None
+    shared: Ensemble, laws: Laws, theta: StateArray, velocity: StateArray, replica: int, stop: threading.Event | None
 ) -> Iterator[FloatArray]:
     """From record to record by exact transitions."""
     jump = kernels.jump_full if shared.noise_root.ndim == 2 else kernels.jump_diagonal
@@ -198,8 +204,8 @@ def _jumps(
 def _steps(
     shared: Ensemble,
     configuration: Configuration,
-    theta: FloatArray,
-    velocity: FloatArray,
+    theta: StateArray,
+    velocity: StateArray,
     replica: int,
     stop: threading.Event | None,
 ) -> Iterator[FloatArray]:
@@ -207,39 +213,62 @@ def _steps(
     dim, lanes = theta.shape
     full = shared.noise_root.ndim == 2
     advance = kernels.advance_full if full else kernels.advance_diagonal
-    noise_root = shared.noise_root * (shared.law.scale * np.sqrt(configuration.noise_factor))
-    total = shared.schedule.steps
+    noise_root = scaled_root(shared, configuration)
     work = dim * lanes * (dim if full else 1)
-    window = min(max(WINDOW_WORK // work, 1), WINDOW_STEPS)
-    for step in range(0, total, window):
+    for window in windows(shared, configuration, min(max(WINDOW_WORK // work, 1), WINDOW_STEPS)):
         if stop is not None and stop.is_set():
             raise Cancelled
         if not np.isfinite(theta).all(axis=0).any():
-            yield np.full((int(np.count_nonzero(shared.record > step)), lanes), np.inf)
+            yield np.full((window.records_left, lanes), np.inf)
             return
-        steps = np.arange(step, min(step + window, total))
-        with np.errstate(over="ignore"):
-            rates = configuration.learning_rate * shared.schedule.at(steps)
-        slots = record_slots(shared.record, steps)
-        losses = np.zeros((int(slots.max()) + 1, lanes))
+        losses = np.zeros((window.records, lanes))
         advance(
             losses,
             theta,
             velocity,
             shared.curvature,
             noise_root,
-            configuration.momentum,
-            rates,
-            slots,
+            shared.precision.scalar(configuration.momentum),
+            window.rates,
+            window.slots,
             shared.seed,
             np.uint64(replica),
-            np.uint64(step),
+            np.uint64(window.step),
             shared.law.tails,
         )
         yield losses
 
 
-def _initial_losses(shared: Ensemble, theta: FloatArray) -> FloatArray:
+def scaled_root(shared: Ensemble, configuration: Configuration) -> StateArray:
+    """What gradient noise of variance 1 is multiplied with."""
+    root: StateArray = shared.precision.of(shared.noise_root * (shared.law.scale * np.sqrt(configuration.noise_factor)))
+    return root
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A few steps in a row, from `step` on, and which of their losses are recorded."""
+
+    step: int
+    rates: StateArray
+    slots: IntArray
+    records: int
+    records_left: int
+
+
+def windows(shared: Ensemble, configuration: Configuration, length: int) -> Iterator[Window]:
+    """Cut a schedule into windows of `length` steps."""
+    total = shared.schedule.steps
+    for step in range(0, total, length):
+        steps = np.arange(step, min(step + length, total))
+        with np.errstate(over="ignore"):
+            rates = configuration.learning_rate * shared.schedule.at(steps)
+        slots = record_slots(shared.record, steps)
+        left = int(np.count_nonzero(shared.record > step))
+        yield Window(step, shared.precision.of(rates), slots, int(slots.max()) + 1, left)
+
+
+def _initial_losses(shared: Ensemble, theta: StateArray) -> FloatArray:
     losses = np.zeros((1, theta.shape[1]))
     kernels.initial_loss(losses, theta, shared.curvature)
     return losses

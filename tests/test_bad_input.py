@@ -88,7 +88,7 @@ CALLS = {
     "source": (lambda: theory.sweep_from_records([{}], source="guess", metrics=[]), "source: expected one of"),
     "not a sweep": (lambda: theory.optimum({}), "sweep: expected an xarray.Dataset"),
     "dynamics": (lambda: simulators.simulate(PROBLEM, SCHEDULE, dynamics="magic", **GOOD), "dynamics: expected"),
-    "backend": (lambda: simulators.simulate(PROBLEM, SCHEDULE, backend="cuda", **GOOD), "backend: expected 'cpu'"),
+    "backend": (lambda: simulators.simulate(PROBLEM, SCHEDULE, backend="tpu", **GOOD), "backend: expected one of"),
     "replicas": (lambda: simulators.simulate(PROBLEM, SCHEDULE, replicas=1, **GOOD), "replicas: expected"),
     "record": (lambda: simulators.simulate(PROBLEM, SCHEDULE, record=[9], **GOOD), "record: expected"),
     "seed": (lambda: simulators.simulate(PROBLEM, SCHEDULE, seed=-1, **GOOD), "seed: expected"),

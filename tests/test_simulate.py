@@ -16,9 +16,11 @@ import xarray as xr
 
 from noisysgd import simulators, theory
 from noisysgd.simulators import Purpose, jump, kernels, tiles
+from noisysgd.simulators.precision import DOUBLE, Precision, precision
 from noisysgd.simulators.tiles import Configuration
 
 LIMIT = 6.0
+DTYPES = ["float64", "float32"]
 DRAWS = {"learning_rate": 0.3, "batch_size": 4, "momentum": 0.7}
 
 
@@ -45,9 +47,10 @@ def replica_losses(
     learning_rate: float,
     batch_size: float,
     momentum: float,
+    dtype: str = "float64",
 ) -> np.ndarray:
     """Loss of every replica at every record, (records, replicas)."""
-    shared = tiles.ensemble(problem, schedule, np.array(record), seed)
+    shared = tiles.ensemble(problem, schedule, np.array(record), seed, precision=precision(dtype))
     configuration = Configuration(learning_rate, momentum, float(problem.noise_factor(batch_size)))
     return np.concatenate(list(tiles.tile_losses(shared, configuration, replicas[0], len(replicas))))
 
@@ -60,66 +63,84 @@ def numpy_losses(
     learning_rate: float,
     batch_size: float,
     momentum: float,
+    kind: Precision = DOUBLE,
 ) -> np.ndarray:
     """The same from the definition, at every step from 0 on."""
     coordinates = range(problem.dim)
-    z = simulators.normals(0, Purpose.INITIAL_STATE, replicas=replicas, step=0, coordinates=coordinates)
-    theta = problem.initial_mean[:, None] + np.sqrt(problem.initial_variance)[:, None] * z
-    curvature = problem.eigenvalues[:, None]
+
+    def normals(purpose: Purpose, step: int) -> np.ndarray:
+        return simulators.normals(0, purpose, replicas=replicas, step=step, coordinates=coordinates, dtype=kind.name)
+
+    def losses_of(theta: np.ndarray) -> np.ndarray:
+        return sum(0.5 * curvature.astype(float) * theta.astype(float) ** 2)
+
+    mean, deviation = kind.of(problem.initial_mean), kind.of(np.sqrt(problem.initial_variance))
+    theta = mean[:, None] + deviation[:, None] * normals(kind.initial_state, 0)
+    curvature = kind.of(problem.eigenvalues)[:, None]
     velocity = np.zeros_like(theta)
-    losses = [sum(0.5 * curvature * theta**2)]
+    losses = [losses_of(theta)]
+    root = kind.of(tiles.square_root(problem.noise) * np.sqrt(problem.noise_factor(batch_size)))
     for step in range(schedule.steps):
-        z = simulators.normals(0, Purpose.GRADIENT_NOISE, replicas=replicas, step=step, coordinates=coordinates)
-        root = tiles.square_root(problem.noise) * np.sqrt(problem.noise_factor(batch_size))
+        z = normals(kind.gradient_noise, step)
         noise = root[:, None] * z if root.ndim == 1 else sum(root[:, j, None] * z[j] for j in coordinates)
-        velocity = momentum * velocity + (curvature * theta + noise)
-        theta = theta - learning_rate * schedule.at(step) * velocity
-        losses.append(sum(0.5 * curvature * theta**2))
+        velocity = kind.scalar(momentum) * velocity + (curvature * theta + noise)
+        theta = theta - kind.scalar(learning_rate * schedule.at(step)) * velocity
+        losses.append(losses_of(theta))
+    assert theta.dtype == velocity.dtype == kind.dtype
     return np.array(losses)
 
 
 # Bit for bit
 
 
-@pytest.mark.parametrize("dim", [1, 2, 7])
+@pytest.mark.parametrize("dim", [1, 2, 5, 7])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("full", [False, True])
-def test_trajectories_are_those_of_the_definition_bit_for_bit(dim: int, momentum: float, full: bool) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_trajectories_are_those_of_the_definition_bit_for_bit(
+    dim: int, momentum: float, full: bool, dtype: str
+) -> None:
     problem = noise_dominated(dim, full=full and dim > 1, mean=0.3)
     schedule = theory.piecewise([5, 4, 3], [1.0, 0.25, 2.0])
     settings = {"learning_rate": 0.3, "batch_size": 3, "momentum": momentum}
-    compiled = replica_losses(problem, schedule, range(3, 140), record=list(range(13)), **settings)
-    np.testing.assert_array_equal(compiled, numpy_losses(problem, schedule, range(3, 140), **settings))
+    compiled = replica_losses(problem, schedule, range(3, 140), record=list(range(13)), **settings, dtype=dtype)
+    defined = numpy_losses(problem, schedule, range(3, 140), **settings, kind=precision(dtype))
+    np.testing.assert_array_equal(compiled, defined)
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_replica_does_not_depend_on_how_many_run_beside_it(full: bool) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_replica_does_not_depend_on_how_many_run_beside_it(full: bool, dtype: str) -> None:
     problem, schedule = noise_dominated(5, full=full), theory.half_then_decay(30)
-    together = replica_losses(problem, schedule, range(261), record=[0, 7, 30], **DRAWS)
+    together = replica_losses(problem, schedule, range(261), record=[0, 7, 30], **DRAWS, dtype=dtype)
     for part in (range(1), range(127, 131), range(260, 261), range(3, 200)):
-        alone = replica_losses(problem, schedule, part, record=[0, 7, 30], **DRAWS)
+        alone = replica_losses(problem, schedule, part, record=[0, 7, 30], **DRAWS, dtype=dtype)
         np.testing.assert_array_equal(alone, together[:, part[0] : part[-1] + 1])
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_windows_leave_no_trace(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_windows_leave_no_trace(full: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, schedule = noise_dominated(5, full=full), theory.half_then_decay(30)
-    whole = replica_losses(problem, schedule, range(9), record=[0, 7, 8, 29, 30], **DRAWS)
+    whole = replica_losses(problem, schedule, range(9), record=[0, 7, 8, 29, 30], **DRAWS, dtype=dtype)
     for length in (1, 7, 29):
         monkeypatch.setattr(tiles, "WINDOW_STEPS", length)
-        cut = replica_losses(problem, schedule, range(9), record=[0, 7, 8, 29, 30], **DRAWS)
+        cut = replica_losses(problem, schedule, range(9), record=[0, 7, 8, 29, 30], **DRAWS, dtype=dtype)
         np.testing.assert_array_equal(cut, whole)
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_do_not_depend_on_the_number_of_threads(dtype: str) -> None:
     problem, schedule = noise_dominated(9), theory.half_then_decay(40)
-    arguments = {"learning_rate": [0.1, 0.3, 5.0], "batch_size": 4, "momentum": 0.9, "replicas": 700, "record": 5}
+    settings = {"learning_rate": [0.1, 0.3, 5.0], "batch_size": 4, "momentum": 0.9}
+    arguments = settings | {"replicas": 700, "record": 5, "dtype": dtype}
     one, two, five = (simulators.simulate(problem, schedule, **arguments, threads=n) for n in (1, 2, 5))
     xr.testing.assert_identical(one, two)
     xr.testing.assert_identical(one, five)
 
 
-def test_results_do_not_depend_on_companions() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_do_not_depend_on_companions(dtype: str) -> None:
     problem, schedule = noise_dominated(9), theory.half_then_decay(40)
     grid = simulators.simulate(
         problem,
@@ -129,9 +150,10 @@ def test_results_do_not_depend_on_companions() -> None:
         momentum=0.5,
         replicas=200,
         record=[10],
+        dtype=dtype,
     )
     alone = simulators.simulate(
-        problem, schedule, learning_rate=0.3, batch_size=8, momentum=0.5, replicas=200, record=[0, 10]
+        problem, schedule, learning_rate=0.3, batch_size=8, momentum=0.5, replicas=200, record=[0, 10], dtype=dtype
     )
     np.testing.assert_array_equal(grid.loss[1, 1], alone.loss[1:])
     np.testing.assert_array_equal(grid.loss_stderr[1, 1], alone.loss_stderr[1:])
@@ -145,10 +167,11 @@ def test_mean_and_standard_error_are_those_of_the_replicas() -> None:
     np.testing.assert_allclose(result.loss_stderr, losses.std(axis=1, ddof=1) / math.sqrt(300), rtol=1e-13)
 
 
-def test_offset_replicas_complete_a_run() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_offset_replicas_complete_a_run(dtype: str) -> None:
     problem, schedule = noise_dominated(3), theory.constant(12)
     first, second, whole = (
-        simulators.simulate(problem, schedule, **DRAWS, replicas=n, replica_offset=offset).loss.item()
+        simulators.simulate(problem, schedule, **DRAWS, replicas=n, replica_offset=offset, dtype=dtype).loss.item()
         for n, offset in ((100, 0), (300, 100), (400, 0))
     )
     assert whole == pytest.approx((100 * first + 300 * second) / 400, rel=1e-14)
@@ -188,10 +211,11 @@ def score(
     steps: int,
     replicas: int,
     dynamics: str = "sgd",
+    dtype: str = "float64",
     **settings: float,
 ) -> float:
     """Deviation of the mean loss of one problem from the exact one of another, in exact standard errors."""
-    run = {"replicas": replicas, "seed": 17, "dynamics": dynamics}
+    run = {"replicas": replicas, "seed": 17, "dynamics": dynamics, "dtype": dtype}
     result = simulators.simulate(simulated, theory.constant(steps), **run, **settings)
     mean, variance = exact_loss(claimed, steps, **settings)
     return (result.loss.item() - mean) / math.sqrt(variance / replicas)
@@ -206,29 +230,33 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_mean_loss_is_exact(case: str) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_mean_loss_is_exact(case: str, dtype: str) -> None:
     full, settings = CASES[case]
     dim, replicas = (32, 2**18) if full else (64, 2**17)
     problem = noise_dominated(dim, full=full, noise=4.0)
-    assert abs(score(problem, problem, 12, replicas, **settings)) < LIMIT
+    assert abs(score(problem, problem, 12, replicas, dtype=dtype, **settings)) < LIMIT
     mutant = noise_dominated(dim, full=full, noise=4.04)
-    assert score(mutant, problem, 12, replicas, **settings) > LIMIT, "1 % more noise would go unseen"
+    assert score(mutant, problem, 12, replicas, dtype=dtype, **settings) > LIMIT, "1 % more noise would go unseen"
 
 
-def test_the_mean_loss_is_the_theory_s_at_every_record() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_mean_loss_is_the_theory_s_at_every_record(dtype: str) -> None:
     problem = theory.NoisyQuadratic([1.5, 1.0, 0.2, 0.0], [1.0, 3.0, 0.5, 0.1], initial_mean=[1.0, -2.0, 3.0, 0.0])
     schedule = theory.half_then_decay(60)
     settings = {"learning_rate": [[0.1], [0.9]], "batch_size": 4, "momentum": [0.0, 0.5]}
     record = [0, 1, 5, 30, 33, 60]
-    result = simulators.simulate(problem, schedule, **settings, replicas=2**14, record=record)
+    result = simulators.simulate(problem, schedule, **settings, replicas=2**14, record=record, dtype=dtype)
     exact = theory.loss_curve(problem, schedule, **settings, at=record)
     assert np.abs((result.loss - exact) / result.loss_stderr).max() < LIMIT
 
 
-def test_the_standard_error_is_exact() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_standard_error_is_exact(dtype: str) -> None:
     settings = {"learning_rate": 0.6, "batch_size": 8, "momentum": 0.0}
     replicas = 2**17
-    result = simulators.simulate(noise_dominated(), theory.constant(12), replicas=replicas, seed=4, **settings)
+    run = {"replicas": replicas, "seed": 4, "dtype": dtype}
+    result = simulators.simulate(noise_dominated(), theory.constant(12), **run, **settings)
     variance = exact_loss(noise_dominated(), 12, **settings)[1]
     # The loss is a sum over 64 modes, nearly normal: its sample variance has relative variance 2/R · (1 + κ/2),
     # κ = 12/64 the excess kurtosis of a chi-square of 64 degrees of freedom.
@@ -250,15 +278,16 @@ def test_a_known_data_set_has_no_noise_at_full_batch() -> None:
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_without_noise_nothing_is_drawn(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_noise_nothing_is_drawn(full: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("drew gradient noise")
 
     for name in ("advance_diagonal", "advance_full", "_step", "_add_loss", "_combine"):
         monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
-    monkeypatch.setattr(kernels, "draw_pair", refuse)
-    monkeypatch.setattr(kernels, "fill_normals", refuse)
-    problem, settings = noise_dominated(3, full=full), {"learning_rate": 0.1, "momentum": 0.5}
+    for name in ("_draw_block", "_draw_all"):
+        monkeypatch.setattr(kernels, name, refuse)
+    problem, settings = noise_dominated(3, full=full), {"learning_rate": 0.1, "momentum": 0.5, "dtype": dtype}
     losses = replica_losses(problem, theory.constant(4), range(2), record=[4], batch_size=np.inf, **settings)
     assert np.isfinite(losses).all()
     with pytest.raises(AssertionError, match="drew gradient noise"):
@@ -270,11 +299,12 @@ def test_without_noise_nothing_is_drawn(full: bool, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_diverged_is_infinite_silent_and_cheap(full: bool, momentum: float) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_diverged_is_infinite_silent_and_cheap(full: bool, momentum: float, dtype: str) -> None:
     problem = noise_dominated(16, full=full)
-    result = simulators.simulate(
-        problem, theory.constant(10**7), learning_rate=[5.0, 1e300], batch_size=1, momentum=momentum, record=20
-    )
+    rates = [5.0, 1e300 if dtype == "float64" else 1e38]
+    run = {"momentum": momentum, "record": 20, "dtype": dtype}
+    result = simulators.simulate(problem, theory.constant(10**7), learning_rate=rates, batch_size=1, **run)
     assert np.isposinf(result.loss).all()
     assert np.isposinf(result.loss_stderr).all()
 
@@ -407,8 +437,15 @@ def test_records_end_with_the_schedule(record: object, steps: list[int]) -> None
         {"threads": 0},
         {"dynamics": "minibatch"},
         {"noise": "cauchy"},
-        {"backend": "cuda"},
-        {"dtype": "float32"},
+        {"backend": "tpu"},
+        {"backend": "cuda", "dynamics": "jump"},
+        {"dtype": "float16"},
+        {"dtype": "float32", "dynamics": "jump"},
+        {"dtype": "float32", "noise": "uniform"},
+        {"dtype": "float32", "noise": "student_t"},
+        {"dtype": "float32", "learning_rate": 1e-40},
+        {"dtype": "float32", "problem": theory.NoisyQuadratic([1.0, 1e-39], 1.0)},
+        {"dtype": "float32", "problem": theory.NoisyQuadratic([1.0, 1.0], 1e80)},
         {"problem": "quadratic"},
         {"schedule": 10},
         {"schedule": theory.constant(2**49)},
@@ -428,11 +465,6 @@ def test_bad_input_is_rejected_with_a_remedy(change: dict[str, object]) -> None:
     problem = arguments.pop("problem", noise_dominated(2).with_dataset_size(100))
     with pytest.raises(ValueError, match=r"expected .*, got .*\. \S.*\."):
         simulators.simulate(problem, **arguments)
-
-
-def test_a_missing_backend_says_what_there_is() -> None:
-    with pytest.raises(ValueError, match="CPU only"):
-        simulators.simulate(noise_dominated(2), theory.constant(1), learning_rate=0.1, batch_size=1, backend="cuda")
 
 
 # Jobs
@@ -615,10 +647,10 @@ def test_jumps_cost_nothing_by_the_step_and_diverge_in_silence() -> None:
     assert np.isposinf(result.loss[1]).all()
 
 
-@pytest.mark.parametrize("dynamics", ["jump", "sde"])
-def test_neither_threads_nor_companions_nor_cuts_change_other_dynamics(dynamics: str) -> None:
+@pytest.mark.parametrize(("dynamics", "dtype"), [("jump", "float64"), ("sde", "float64"), ("sde", "float32")])
+def test_neither_threads_nor_companions_nor_cuts_change_other_dynamics(dynamics: str, dtype: str) -> None:
     problem, schedule = noise_dominated(9), theory.half_then_decay(40)
-    arguments = {"batch_size": 4, "record": [10], "dynamics": dynamics, "momentum": 0.5}
+    arguments = {"batch_size": 4, "record": [10], "dynamics": dynamics, "momentum": 0.5, "dtype": dtype}
     rates = [0.1, 0.3]
     one, two = (
         simulators.simulate(problem, schedule, learning_rate=rates, replicas=700, threads=n, **arguments)
@@ -630,14 +662,14 @@ def test_neither_threads_nor_companions_nor_cuts_change_other_dynamics(dynamics:
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_the_sde_has_the_moments_of_svag_and_tends_to_the_diffusion(momentum: float) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sde_has_the_moments_of_svag_and_tends_to_the_diffusion(momentum: float, dtype: str) -> None:
     """SVAG with factor l is SGD with ε/l and lF: in exact standard errors; and l → ∞ is the diffusion."""
     problem, schedule = noise_dominated(64, noise=4.0), theory.constant(12)
     settings = {"learning_rate": 0.6 * (1 - momentum), "batch_size": 8}
     replicas, fine = 2**17, 4
-    result = simulators.simulate(
-        problem, schedule, **settings, momentum=momentum, replicas=replicas, dynamics="sde", substeps=fine, seed=17
-    )
+    run = {"momentum": momentum, "dynamics": "sde", "dtype": dtype}
+    result = simulators.simulate(problem, schedule, **settings, **run, replicas=replicas, substeps=fine, seed=17)
     # With ε/(1−m) = 0.6 in both cases: momentum is in the temperature alone.
     finer = theory.NoisyQuadratic(problem.eigenvalues, fine * problem.noise, 0.0, 0.5)
     mean, variance = exact_loss(finer, 12 * fine, learning_rate=0.6 / fine, batch_size=8, momentum=0.0)
@@ -646,9 +678,7 @@ def test_the_sde_has_the_moments_of_svag_and_tends_to_the_diffusion(momentum: fl
     # The diffusion differs from that by more than the error bar, and from the finest by less.
     limit = float(theory.diffusion_loss(problem, schedule, **settings, momentum=momentum))
     assert abs(limit - mean) > LIMIT * math.sqrt(variance / replicas)
-    close = simulators.simulate(
-        problem, schedule, **settings, momentum=momentum, replicas=2**13, dynamics="sde", substeps=256
-    )
+    close = simulators.simulate(problem, schedule, **settings, **run, replicas=2**13, substeps=256)
     assert abs(close.loss.item() - limit) < LIMIT * close.loss_stderr.item()
 
 

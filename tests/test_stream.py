@@ -11,12 +11,13 @@ import subprocess
 import sys
 
 import mpmath
+import numba
 import numpy as np
 import pytest
 from scipy import stats
 
 from noisysgd import simulators
-from noisysgd.simulators import Purpose, philox
+from noisysgd.simulators import Purpose, philox, single
 
 LIMIT = 6.0
 KS_LEVEL = 1e-9
@@ -141,6 +142,139 @@ def test_no_word_gives_a_normal_that_is_not_a_number() -> None:
         assert all(math.isfinite(value) and abs(value) <= largest * (1 + 1e-15) for value in z)
     assert philox.normal_pair(low, low, low, low)[0] == pytest.approx(largest, rel=1e-15)
     assert 0 < philox.normal_pair(high, high, low, low)[0] < 2e-8
+
+
+# Single precision
+
+SINGLE_DIGEST = "ac24297fa100db3aefa250166fb2eb8c52afdf59a2faea9ddaa58a6cb7cadad6"
+
+
+def draw_single(replicas: int = 2**16, **place: int) -> np.ndarray:
+    place = {"purpose": Purpose.SINGLE_GRADIENT_NOISE, "step": 0} | place
+    table = simulators.normals(7, replicas=range(replicas), coordinates=range(64), dtype="float32", **place)
+    return table.astype(float)
+
+
+@pytest.fixture(scope="module")
+def single_sample() -> np.ndarray:
+    return draw_single()
+
+
+def single_digest() -> str:
+    place = {"replicas": [0, 1, 2**32 - 1], "step": 2**40 + 3, "coordinates": range(2**33 - 30, 2**33)}
+    z = simulators.normals(2**63 + 5, 65535, **place, dtype="float32")
+    return hashlib.sha256(z.astype("<f4").tobytes()).hexdigest()
+
+
+def single_ulps(value: float, exact: mpmath.mpf) -> float:
+    return float(abs(float(value) - exact)) / float(np.spacing(np.float32(abs(exact))))
+
+
+EDGES = [0, 1, 2, 2**23 - 1, 2**23, 2**24, 2**31, 2**32 - 1]
+RADIAL = np.concatenate(
+    [
+        np.random.default_rng(3).integers(0, 2**32, 4000),
+        np.arange(100),
+        2**32 - 1 - np.arange(100),
+        math.isqrt(2**63) + np.arange(-200, 200),  # √½, where the exponent and the source of f change
+        (2.0 ** (np.arange(2, 64) / 2)).astype(np.int64),
+        EDGES,
+    ]
+)
+
+
+def test_four_normals_come_from_one_block() -> None:
+    z = simulators.normals(3, 6, replicas=[4, 8], step=9, coordinates=range(40), dtype="float32")
+    assert z.dtype == np.float32
+    x = simulators.random_bits(3, 6, replica=[4, 8], step=9, block=np.arange(10)[:, None]).astype(float)
+    for first in (0, 2):
+        radius = np.sqrt(-2 * np.log((x[..., first] + 0.5) * 2.0**-32))
+        angle = 2 * np.pi * x[..., first + 1] * 2.0**-32
+        np.testing.assert_allclose(z[first::4], radius * np.cos(angle), rtol=1e-6)
+        np.testing.assert_allclose(z[first + 1 :: 4], radius * np.sin(angle), rtol=1e-6)
+
+
+def test_the_bits_of_single_precision_never_change() -> None:
+    assert single_digest() == SINGLE_DIGEST
+
+
+def test_single_precision_is_the_same_interpreted() -> None:
+    # An operation promoted to float64, or a fused multiply–add, would show here.
+    script = f"import runpy; print(runpy.run_path({__file__!r})['single_digest']())"
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    answer = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == single_digest()
+
+
+def test_single_precision_is_not_promoted_to_double() -> None:
+    compiled = numba.njit(error_model="numpy")(single.fill_normals.py_func)  # one from the cache shows no code
+    compiled(np.empty((4, 8), np.float32), *np.zeros(4, np.uint64))
+    (code,) = compiled.inspect_llvm().values()
+    assert "float" in code
+    assert "double" not in code
+
+
+def test_the_single_logarithm_is_accurate_on_every_radius() -> None:
+    with mpmath.workprec(100):
+        for word in RADIAL:
+            value = single.log_fraction(np.uint64(word))
+            assert value < 0
+            exact = mpmath.log((mpmath.mpf(int(word)) + mpmath.mpf(1) / 2) / 2**32)
+            assert single_ulps(value, exact) <= 3
+
+
+def test_single_sines_and_cosines_are_accurate_relative_to_themselves_on_the_whole_circle() -> None:
+    eighths = np.arange(9)[:, None] * 2**29 + np.arange(-100, 101)
+    with mpmath.workprec(100):
+        for word in np.concatenate([RADIAL, eighths.ravel() % 2**32]):
+            values = single.sin_cos(np.uint64(word))
+            angle = 2 * mpmath.pi * mpmath.mpf(int(word)) / 2**32
+            for value, exact in zip(values, (mpmath.sin(angle), mpmath.cos(angle)), strict=True):
+                if int(word) % 2**30 == 0:
+                    assert value == float(mpmath.nint(exact))
+                else:
+                    assert single_ulps(value, exact) <= 3
+
+
+def test_no_word_gives_a_single_normal_that_is_not_a_number() -> None:
+    largest = math.sqrt(2 * 33 * math.log(2))
+    for radial in map(np.uint64, EDGES):
+        for angular in map(np.uint64, EDGES):
+            z = single.normal_pair(radial, angular)
+            assert all(math.isfinite(value) and abs(value) <= largest * (1 + 2**-23) for value in z)
+    zero = np.uint64(0)
+    assert single.normal_pair(zero, zero)[0] == pytest.approx(largest, rel=1e-6)
+    # The smallest radius is 2⁻¹⁶, and known to all its digits.
+    assert single.normal_pair(np.uint64(2**32 - 1), zero)[0] == pytest.approx(2.0**-16, rel=1e-6)
+
+
+def test_single_normals_are_normal(single_sample: np.ndarray) -> None:
+    assert np.abs(moment_scores(single_sample)).max() < LIMIT
+    louder = np.abs(moment_scores(math.sqrt(1.01) * single_sample))
+    assert louder[1] > LIMIT
+    ordered = np.sort(single_sample.ravel())
+    assert stats.kstest(ordered, "norm").pvalue > KS_LEVEL
+    assert stats.kstest(math.sqrt(1.03) * ordered, "norm").pvalue < KS_LEVEL, "the test has no power"
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3, 4])
+def test_the_normals_of_a_block_and_its_neighbours_are_independent(single_sample: np.ndarray, shift: int) -> None:
+    a, b = single_sample[:-shift], single_sample[shift:]
+    assert np.abs(correlation_scores(a, b)).max() < LIMIT
+    assert correlation_scores(a, math.sqrt(1 - 0.01**2) * b + 0.01 * a)[0] > LIMIT
+
+
+@pytest.mark.parametrize("other", [{"purpose": Purpose.SINGLE_INITIAL_STATE}, {"step": 1}], ids=str)
+def test_single_streams_are_uncorrelated_with_one_another_and_with_double(
+    sample: np.ndarray, single_sample: np.ndarray, other: dict[str, int]
+) -> None:
+    for neighbour in (draw_single(**other), sample):
+        assert np.abs(correlation_scores(single_sample, neighbour)).max() < LIMIT
+
+
+def test_another_dtype_is_refused() -> None:
+    with pytest.raises(ValueError, match="dtype: expected one of 'float64', 'float32', got 'float16'"):
+        simulators.normals(0, 0, replicas=[0], step=0, coordinates=[0], dtype="float16")
 
 
 # Statistics
