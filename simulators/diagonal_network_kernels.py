@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from noisysgd.simulators.batches import draw_batch
-from noisysgd.simulators.example_kernels import PARTS, add_times, dot
+from noisysgd.simulators.example_kernels import SPARE, add_rows, products
 from noisysgd.simulators.philox import normal_pair, words
 from noisysgd.simulators.stream import Purpose
 from noisysgd.theory.checks import FloatArray, IntArray
@@ -53,13 +53,14 @@ def measure(
     inputs: FloatArray,
     targets: FloatArray,
     truth: FloatArray,
-    parts: FloatArray,
+    every: IntArray,
+    outputs: FloatArray,
 ) -> None:
-    """Training loss into ``losses[row, lane]``, test loss into the row below."""
+    """Training loss into ``losses[row, lane]``, test loss into the row below; `outputs` is scratch."""
     train = test = 0.0
+    products(outputs, inputs, every, beta)
     for i in range(targets.size):
-        residual = dot(inputs[i], beta, parts) - targets[i]
-        train += residual * residual
+        train += (outputs[i] - targets[i]) * (outputs[i] - targets[i])
     for j in range(truth.size):
         test += (beta[j] - truth[j]) * (beta[j] - truth[j])
     losses[row, lane], losses[row + 1, lane] = 0.5 * train / targets.size, 0.5 * test
@@ -70,10 +71,10 @@ def losses_of(
     losses: FloatArray, weights: FloatArray, inputs: FloatArray, targets: FloatArray, truth: FloatArray
 ) -> None:
     """Losses (2, lanes) of weights (lanes, 2d)."""
-    beta, parts = np.empty(truth.size), np.empty(PARTS)
+    beta, every, outputs = np.empty(truth.size), np.arange(targets.size), np.empty(targets.size + SPARE)
     for lane in range(weights.shape[0]):
         effective(beta, weights[lane])
-        measure(losses, 0, lane, beta, inputs, targets, truth, parts)
+        measure(losses, 0, lane, beta, inputs, targets, truth, every, outputs)
 
 
 @entry
@@ -101,8 +102,8 @@ def minibatch_steps(
     2·slots[t] + 1, unless the slot is negative; `step` and `replica` are those of the first update and lane.
     """
     count, dim = inputs.shape
-    beta, pull, parts = np.empty(dim), np.empty(dim), np.empty(PARTS)
-    z = np.zeros(max(count, rest) + 1)
+    beta, pull, every = np.empty(dim), np.empty(dim), np.arange(count)
+    z, outputs = np.zeros(max(count, rest) + 1), np.empty(max(count, rest) + SPARE)
     chosen, order, picks = np.empty(rest, np.int64), np.arange(count), np.empty(count, np.int64)
     times = np.full(count, whole)
     size = whole * count + rest
@@ -118,22 +119,24 @@ def minibatch_steps(
                 fill(z, visited, seed, _LABEL_NOISE, who, now)
             pull[:] = 0.0
             if whole == 0:
+                products(outputs, inputs, chosen, beta)
                 for k in range(rest):
-                    i = chosen[k]
-                    add_times(pull, dot(inputs[i], beta, parts) - targets[i] - deviation * z[k], inputs[i])
+                    outputs[k] = outputs[k] - targets[chosen[k]] - deviation * z[k]
+                add_rows(pull, outputs, inputs, chosen)
             else:
                 for k in range(rest):
                     times[chosen[k]] += 1
+                products(outputs, inputs, every, beta)
                 for i in range(count):
                     # The label noises of an example's visits, added up, are one of a larger variance.
-                    residual = dot(inputs[i], beta, parts) - targets[i]
-                    add_times(pull, times[i] * residual - math.sqrt(times[i]) * deviation * z[i], inputs[i])
+                    outputs[i] = times[i] * (outputs[i] - targets[i]) - math.sqrt(times[i]) * deviation * z[i]
+                add_rows(pull, outputs, inputs, every)
                 for k in range(rest):
                     times[chosen[k]] -= 1
             descend(weights[lane], velocity[lane], pull, 1.0 / size, momentum, rates[t])
             effective(beta, weights[lane])
             if slots[t] >= 0:
-                measure(losses, 2 * slots[t], lane, beta, inputs, targets, truth, parts)
+                measure(losses, 2 * slots[t], lane, beta, inputs, targets, truth, every, outputs)
 
 
 @entry
@@ -159,8 +162,8 @@ def gaussian_steps(
     `sampling_scale` Σ z'_i (g_i − ḡ).
     """
     count, dim = inputs.shape
-    beta, pull, parts = np.empty(dim), np.empty(dim), np.empty(PARTS)
-    z = np.zeros(2 * count + 1)
+    beta, pull, every = np.empty(dim), np.empty(dim), np.arange(count)
+    z, outputs = np.zeros(2 * count + 1), np.empty(count + SPARE)
     noisy = label_scale > 0.0 or sampling_scale > 0.0
     for lane in range(weights.shape[0]):
         who = replica + np.uint64(lane)
@@ -172,11 +175,12 @@ def gaussian_steps(
                 for i in range(count, 2 * count):
                     mean += z[i] / count
             pull[:] = 0.0
+            products(outputs, inputs, every, beta)
             for i in range(count):
-                residual = dot(inputs[i], beta, parts) - targets[i]
                 share = 1.0 / count + sampling_scale * (z[count + i] - mean)
-                add_times(pull, share * residual + label_scale * z[i], inputs[i])
+                outputs[i] = share * (outputs[i] - targets[i]) + label_scale * z[i]
+            add_rows(pull, outputs, inputs, every)
             descend(weights[lane], velocity[lane], pull, 1.0, momentum, rates[t])
             effective(beta, weights[lane])
             if slots[t] >= 0:
-                measure(losses, 2 * slots[t], lane, beta, inputs, targets, truth, parts)
+                measure(losses, 2 * slots[t], lane, beta, inputs, targets, truth, every, outputs)
