@@ -37,6 +37,10 @@ FIRST_CALLS = {
         "theory.expected_loss(theory.LeastSquares(p.eigenvalues), theory.half_then_decay(99), "
         "learning_rate=0.1, batch_size=1)"
     ),
+    "expected_loss, least squares, averaging": (
+        "theory.expected_loss(theory.LeastSquares(p.eigenvalues), theory.half_then_decay(99), "
+        "learning_rate=0.1, batch_size=1, averaging=0.9)"
+    ),
     "covariance": "theory.covariance(p, theory.half_then_decay(99), learning_rate=0.1, batch_size=1, momentum=0.9)",
     "steps_to_target, SGD": "theory.steps_to_target(p, 0.5, learning_rate=0.1, batch_size=9)",
     "steps_to_target, momentum": "theory.steps_to_target(p, 0.5, learning_rate=0.1, batch_size=9, momentum=0.9)",

@@ -338,35 +338,44 @@ def enumerate_batches(problem, batch_size):
     return [np.array(batch) for batch in choices]
 
 
-def loop_over_batches(problem, schedule, rate, batch_size, momentum):
-    """Covariance of θ after the schedule, as the average over every batch of what it does to E z zᵀ, z = (θ, u)."""
+def loop_over_batches(problem, schedule, rate, batch_size, momentum, averaging=0.0):
+    """Covariance of θ̄ after the schedule, as the average over every batch of what it does to E z zᵀ, z = (θ, u, θ̄).
+
+    Also the mean of θ̄. Without averaging θ̄ is θ.
+    """
     dim = problem.dim
     batches = enumerate_batches(problem, batch_size)
-    moment = np.zeros((2 * dim, 2 * dim))
-    moment[:dim, :dim] = np.diag(problem.initial_variance) + np.outer(problem.initial_mean, problem.initial_mean)
-    mean = np.concatenate([problem.initial_mean, np.zeros(dim)])
+    mean = np.concatenate([problem.initial_mean, np.zeros(dim), problem.initial_mean])
+    moment = np.outer(mean, mean)
+    for row, column in itertools.product((0, 2), repeat=2):
+        block = np.s_[row * dim : (row + 1) * dim, column * dim : (column + 1) * dim]
+        moment[block] += np.diag(problem.initial_variance)
+    identity, zero = np.eye(dim), np.zeros((dim, dim))
     for step in range(schedule.steps):
         eps = rate * schedule.at(step)
-        kick = np.vstack([-eps * np.eye(dim), np.eye(dim)])
+        kick = np.vstack([-eps * identity, identity, -eps * (1 - averaging) * identity])
         new_moment, new_mean = np.zeros_like(moment), np.zeros_like(mean)
         for x in batches:
-            velocity = np.hstack([x.T @ x / batch_size, momentum * np.eye(dim)])
-            update = np.vstack([np.eye(dim, 2 * dim) - eps * velocity, velocity])
+            velocity = np.hstack([x.T @ x / batch_size, momentum * identity, zero])
+            position = np.hstack([identity, zero, zero]) - eps * velocity
+            average = (1 - averaging) * position + np.hstack([zero, zero, averaging * identity])
+            update = np.vstack([position, velocity, average])
             labels = problem.label_noise * x.T @ x / batch_size**2
             if problem.dataset_size is not None:
                 labels = 0 * labels
             new_moment += (update @ moment @ update.T + kick @ labels @ kick.T) / len(batches)
             new_mean += update @ mean / len(batches)
         moment, mean = new_moment, new_mean
-    return (moment - np.outer(mean, mean))[:dim, :dim], mean[:dim]
+    return (moment - np.outer(mean, mean))[2 * dim :, 2 * dim :], mean[2 * dim :]
 
 
+@pytest.mark.parametrize("averaging", [0.0, 0.8])
 @pytest.mark.parametrize("momentum", [0.0, 0.7])
 @pytest.mark.parametrize(
     ("dim", "batch_size", "dataset_size"),
     [(2, 1, None), (2, 3, None), (3, 1, None), (3, 2, None), (2, 2, 4), (3, 5, 8)],
 )
-def test_least_squares_covariance_by_enumeration_of_batches(dim, batch_size, dataset_size, momentum):
+def test_least_squares_covariance_by_enumeration_of_batches(dim, batch_size, dataset_size, momentum, averaging):
     problem = theory.LeastSquares(
         [1.0, 0.6, 0.1][:dim],
         label_noise=0.0 if dataset_size else 0.3,
@@ -376,12 +385,40 @@ def test_least_squares_covariance_by_enumeration_of_batches(dim, batch_size, dat
         kurtosis=1.0,
     )
     schedule = theory.piecewise([5, 8, 2, 3], [1.0, 0.25, 0.0, 0.5])
-    expected, mean = loop_over_batches(problem, schedule, 0.4, batch_size, momentum)
-    result = covariance(problem, schedule, learning_rate=0.4, batch_size=batch_size, momentum=momentum)
+    expected, mean = loop_over_batches(problem, schedule, 0.4, batch_size, momentum, averaging)
+    settings = {"learning_rate": 0.4, "momentum": momentum, "averaging": averaging}
+    result = covariance(problem, schedule, batch_size=batch_size, **settings)
     np.testing.assert_allclose(result, expected, rtol=1e-11, atol=1e-14)
     assert np.abs(result[0, 1]) > 1e-4  # it is not zero that is compared
-    result = expected_parameters(problem, schedule, learning_rate=0.4, momentum=momentum)
-    np.testing.assert_allclose(result, mean, rtol=1e-12)
+    np.testing.assert_allclose(expected_parameters(problem, schedule, **settings), mean, rtol=1e-12)
+    loss = theory.expected_loss(problem, schedule, batch_size=batch_size, **settings)
+    exact = 0.5 * problem.eigenvalues @ (np.diag(expected) + mean**2)
+    np.testing.assert_allclose(loss, exact, rtol=1e-11)
+
+
+def test_averages_on_least_squares_join_those_known_otherwise():
+    """Hardly any is none, no noise is additive, flat modes stay, weights count modes, records do not matter."""
+    problem = theory.LeastSquares([1.0, 0.3, 0.0], 0.2, initial_mean=[1.0, 0.5, 2.0], initial_variance=0.3)
+    schedule, run = theory.half_then_decay(60), {"learning_rate": [0.1, 0.5], "momentum": [[0.0], [0.9]]}
+    plain, hardly = (theory.expected_loss(problem, schedule, batch_size=8, averaging=a, **run) for a in (0.0, 1e-15))
+    np.testing.assert_allclose(hardly, plain, rtol=1e-12)
+    silent = theory.NoisyQuadratic([1.0, 0.3, 0.0], 0.0, initial_mean=[1.0, 0.5, 2.0], initial_variance=0.3)
+    for measure in (theory.expected_loss, covariance):
+        both = [measure(p, schedule, batch_size=np.inf, averaging=0.9, **run) for p in (problem, silent)]
+        np.testing.assert_allclose(*both, rtol=1e-11, atol=1e-15)
+    assert covariance(problem, schedule, learning_rate=0.1, batch_size=8, averaging=0.9)[2, 2] == pytest.approx(0.3)
+    weighted = theory.LeastSquares([1.0, 0.3], 0.2, weights=[2, 1])
+    repeated = theory.LeastSquares([1.0, 1.0, 0.3], 0.2)
+    one, two = (theory.expected_loss(p, schedule, batch_size=2, averaging=0.9, **run) for p in (weighted, repeated))
+    np.testing.assert_allclose(one, two, rtol=1e-12)
+    curve = theory.loss_curve(
+        repeated, schedule, at=[0, 7, 60, 30], batch_size=2, averaging=[0.0, 0.9], learning_rate=0.2
+    )
+    for k, at in enumerate([0, 7, 60, 30]):
+        alone = theory.loss_curve(repeated, schedule, at=at, batch_size=2, averaging=[0.0, 0.9], learning_rate=0.2)
+        np.testing.assert_allclose(curve[:, k], alone, rtol=1e-12)
+    diverged = theory.expected_loss(repeated, theory.constant(5000), learning_rate=1.5, batch_size=1, averaging=0.9)
+    assert diverged == np.inf
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
@@ -470,8 +507,6 @@ def test_bad_batch_sizes_and_averages_of_least_squares_are_refused():
         covariance(full_problem(2), SCHEDULE, **(GOOD | {"batch_size": 0}))
     with pytest.raises(ValueError, match="batch_size: expected batch sizes ≤ the data set's 10"):
         covariance(full_problem(2, dataset_size=10), SCHEDULE, **(GOOD | {"batch_size": 11}))
-    with pytest.raises(ValueError, match=r"averaging: expected 0 for LeastSquares, got .*0.9.*additive noise only"):
-        covariance(theory.LeastSquares([1.0]), SCHEDULE, **GOOD)
 
 
 def test_a_first_call_warns_of_nothing():

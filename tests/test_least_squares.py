@@ -414,7 +414,6 @@ GOOD = {"learning_rate": 0.1, "batch_size": 4}
         ({"batch_size": 101}, r"batch_size: expected batch sizes ≤ the data set's 100 examples, got 101"),
         ({"momentum": 1.0}, r"momentum: expected 0 ≤ momentum < 1, got 1.0"),
         ({"momentum": [0.1, 0.2], "batch_size": [1, 2, 3]}, r"expected shapes that broadcast"),
-        ({"averaging": 0.9}, r"averaging: expected 0 for LeastSquares, got .*0.9"),
     ],
 )
 def test_bad_settings_are_refused(bad, message):

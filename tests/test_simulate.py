@@ -8,6 +8,7 @@ value: 2·10⁻⁹ each, below 10⁻⁶ for all the checks of this file together
 import itertools
 import math
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -691,3 +692,22 @@ def test_bad_dynamics_are_refused() -> None:
         simulators.simulate(problem, schedule, **settings, dynamics="sde", substeps=0)
     with pytest.raises(ValueError, match="substeps: expected at most"):
         simulators.simulate(problem, schedule, **settings, dynamics="sde", substeps=2**48)
+
+
+# Scale
+
+
+def test_a_hundred_thousand_modes_and_a_million_replicas() -> None:
+    """The stated limits, in memory that goes with threads and tiles, never with replicas times steps."""
+    wide, steps = theory.power_law(100_000), theory.constant(2)
+    result = simulators.simulate(wide, steps, learning_rate=0.5, batch_size=8, replicas=128).squeeze()
+    exact = theory.expected_loss(wide, steps, learning_rate=0.5, batch_size=8)
+    assert abs(float(result.loss - exact)) < LIMIT * float(result.loss_stderr)
+    narrow = theory.NoisyQuadratic([1.0], 1.0)
+    tracemalloc.start()
+    result = simulators.simulate(narrow, steps, learning_rate=0.5, batch_size=8, replicas=10**6).squeeze()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    exact = theory.expected_loss(narrow, steps, learning_rate=0.5, batch_size=8)
+    assert abs(float(result.loss - exact)) < LIMIT * float(result.loss_stderr)
+    assert peak < 8 * 10**6  # less than the states of all replicas would take

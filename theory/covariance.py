@@ -52,7 +52,7 @@ def covariance(
         Configurations, broadcast against each other; ``batch_size=np.inf`` is noiseless.
     averaging : array_like
         Coefficient 0 ≤ β < 1 of the moving average θ̄, broadcast with the rest: the result is then Cov θ̄. 0 means θ
-        itself. For additive noise only.
+        itself.
     at : int or (R,) array of int, optional
         Steps in 0…schedule.steps, in any order; the default is the end of the schedule.
 
@@ -64,14 +64,14 @@ def covariance(
     Raises
     ------
     ValueError
-        For impossible learning rates, batch sizes, momenta, averaging or steps, shapes that do not broadcast, and
-        averaging on LeastSquares.
+        For impossible learning rates, batch sizes, momenta, averaging or steps, and shapes that do not broadcast.
 
     Notes
     -----
     For additive noise errors are below 1e-10 √(Σ_ii Σ_jj) up to 10⁷ steps at momenta up to 0.99, whatever the learning
     rate, except where a noiseless oscillation passes through zero. Variances on LeastSquares are differences
-    E θ² − (E θ)², and have such an error relative to E θ².
+    E θ² − (E θ)², and have such an error relative to E θ²; its averages take the steps one by one, for every pair of
+    modes with a mean.
 
     Examples
     --------
@@ -197,16 +197,17 @@ def _(problem: LeastSquares, runs: Runs, pieces: Pieces, covariances: FloatArray
     from noisysgd.theory.least_squares_moments import second_moments
     from noisysgd.theory.pair_kernels import least_squares_rows, mean_table
 
-    remedy = "Averages of iterates have exact covariances for additive noise only: use a NoisyQuadratic."
-    checks.require(not runs.averaging.any(), "averaging", "0 for LeastSquares", runs.averaging.max(), remedy)
     cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
     entries = np.arange(problem.dim)
-    for run, (rate, factor, momentum, _) in enumerate(_each(runs)):
+    for run, (rate, factor, momentum, averaging) in enumerate(_each(runs)):
         if factor == 0.0:
-            _fill_diagonal(problem, np.zeros(problem.dim), (rate, momentum, 0.0), pieces, covariances[run])
+            _fill_diagonal(problem, np.zeros(problem.dim), (rate, momentum, averaging), pieces, covariances[run])
             continue
         means = np.zeros(covariances.shape[1:3])
-        mean_table(problem.eigenvalues, problem.initial_mean, rate, momentum, 0.0, *cut_up, means)
+        mean_table(problem.eigenvalues, problem.initial_mean, rate, momentum, averaging, *cut_up, means)
+        if averaging > 0:
+            _fill_averages(problem, (rate, factor, momentum, averaging), pieces, means, covariances[run])
+            continue
         for piece in np.flatnonzero(pieces.recorded >= 0):
             record = pieces.recorded[piece]
             past = (pieces.lengths[: piece + 1], pieces.multipliers[: piece + 1])
@@ -215,6 +216,24 @@ def _(problem: LeastSquares, runs: Runs, pieces: Pieces, covariances: FloatArray
             covariances[run, record, entries, entries] = moments - square
         shared = (problem.eigenvalues, problem.initial_mean, rate, factor, momentum, *cut_up)
         _over_rows(least_squares_rows, shared, covariances[run], cost=200 * pieces.lengths.size)
+
+
+def _fill_averages(
+    problem: LeastSquares, settings: tuple[float, ...], pieces: Pieces, means: FloatArray, covariances: FloatArray
+) -> None:
+    """Covariances of moving averages on least squares, step by step, into `covariances`, (R, D, D)."""
+    from noisysgd.theory.averaged_least_squares import average_moments
+    from noisysgd.theory.averaging_kernels import average_rows
+
+    rate, factor, momentum, averaging = settings
+    kept, entries = pieces.recorded[pieces.recorded >= 0], np.arange(problem.dim)
+    with np.errstate(all="ignore"):
+        moments = average_moments(problem, rate, factor, momentum, averaging, pieces, len(means))[kept]
+        square = np.where(moments < np.inf, means[kept], 0.0) ** 2
+    covariances[kept[:, None], entries, entries] = moments - square
+    shared = (problem.eigenvalues, problem.initial_mean, rate, factor, momentum, averaging)
+    cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
+    _over_rows(average_rows, (*shared, *cut_up, means), covariances, cost=int(pieces.lengths.sum()) // 10)
 
 
 def _each(runs: Runs) -> Iterator[tuple[float, ...]]:

@@ -41,7 +41,7 @@ def expected_loss(
         Configurations, broadcast against each other; ``batch_size=np.inf`` is noiseless.
     averaging : array_like
         Coefficient 0 ≤ β < 1 of an exponential moving average of the iterates, θ̄ ← β θ̄ + (1−β) θ after every step from
-        θ̄₀ = θ₀, broadcast with the rest: the loss is then that of θ̄. 0 means θ itself. For additive noise only.
+        θ̄₀ = θ₀, broadcast with the rest: the loss is then that of θ̄. 0 means θ itself.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def expected_loss(
     -----
     For additive noise a segment costs D powers of a 3 × 3 map (D of a 6 × 6 map with averaging), to a relative error
     below 1e-10 up to 10⁷ steps. For :class:`~noisysgd.theory.LeastSquares` see
-    :mod:`noisysgd.theory.least_squares_moments`.
+    :mod:`noisysgd.theory.least_squares_moments`; its averages take the steps one by one, D operations each.
 
     Examples
     --------
@@ -226,10 +226,33 @@ def _add_averaged(
 def _(problem: LeastSquares, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
     from noisysgd.theory.least_squares_moments import loss_table
 
-    remedy = "Averages of iterates are exact for additive noise only: use a NoisyQuadratic."
-    checks.require(not runs.averaging.any(), "averaging", "0 for LeastSquares", runs.averaging.max(), remedy)
-    configurations = (runs.learning_rate, runs.noise_factor, runs.momentum)
-    loss_table(problem, *configurations, pieces.lengths, pieces.multipliers, pieces.recorded, losses)
+    averaged = runs.averaging > 0
+    if averaged.any():
+        _add_averaged_least_squares(problem, np.flatnonzero(averaged), runs, pieces, losses)
+    if not averaged.all():
+        plain, part = runs.take(~averaged), losses[~averaged]
+        configurations = (plain.learning_rate, plain.noise_factor, plain.momentum)
+        loss_table(problem, *configurations, pieces.lengths, pieces.multipliers, pieces.recorded, part)
+        losses[~averaged] = part
+
+
+def _add_averaged_least_squares(
+    problem: LeastSquares, chosen: checks.IntArray, runs: Runs, pieces: Pieces, losses: FloatArray
+) -> None:
+    """The same for the losses of moving averages, where noise grows with the loss of θ itself."""
+    from noisysgd.theory.averaged_least_squares import average_moments
+
+    half = 0.5 * problem.weights * problem.eigenvalues
+    curved, kept = half > 0, pieces.recorded[pieces.recorded >= 0]
+
+    def work(rows: slice) -> None:
+        for c in chosen[rows]:
+            settings = (runs.learning_rate[c], runs.noise_factor[c], runs.momentum[c], runs.averaging[c])
+            with np.errstate(all="ignore"):
+                moments = average_moments(problem, *settings, pieces, losses.shape[1])
+            losses[c, kept] += moments[kept][:, curved] @ half[curved]
+
+    map_slices(work, chosen.size, cost=problem.dim * int(pieces.lengths.sum()) // 50)
 
 
 def _check_types(problem: Quadratic, schedule: Schedule) -> None:
