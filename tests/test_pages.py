@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "ensembles.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
-def programs() -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+def programs(page: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def run(path: Path) -> str:
@@ -36,10 +36,18 @@ def run(path: Path) -> str:
 def test_programs_of_the_page_on_ensembles_agree(tmp_path: Path) -> None:
     """Each is a file of its own, as a reader would save it; those that print the losses print the same ones."""
     outputs = []
-    for k, text in enumerate(programs()):
+    for k, text in enumerate(programs("ensembles.md")):
         path = tmp_path / f"program_{k}.py"
         path.write_text(text, encoding="utf-8")
         outputs.append(run(path))
     assert len(outputs) == 3
     assert outputs[0] == ""
     assert outputs[1] == outputs[2] != ""
+
+
+@pytest.mark.checkout
+def test_the_program_on_where_noise_helps_finds_an_optimum(tmp_path: Path) -> None:
+    (text,) = programs("noise_helps.md")
+    path = tmp_path / "program.py"
+    path.write_text(text, encoding="utf-8")
+    assert "momentum 0.9" in run(path)
