@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= noisysgd-demo
 
-.PHONY: demo test lint bench notebooks clean
+.PHONY: demo test lint bench bench-libraries notebooks clean
 
 demo: .venv/ready
 	$(BIN)/noisysgd demo --out $(OUT)
@@ -20,13 +20,21 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/bench_theory.py
 	$(BIN)/python benchmarks/bench_steps_to_target.py
 	$(BIN)/python benchmarks/bench_simulators.py
+	$(BIN)/python benchmarks/bench_minibatch.py
+
+# The simulator beside other libraries, in an environment of its own.
+bench-libraries:
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--requirement benchmarks/libraries.txt .
+	.venv-bench/bin/python benchmarks/bench_libraries.py
 
 # Runs every notebook top to bottom and keeps what it drew.
 notebooks: .venv/ready
 	$(BIN)/python notebooks/render.py
 
 clean:
-	rm -rf .venv .venv-wheel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-wheel .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 # Rebuilt when what it installs changes. The stamp comes last: a half-made environment is made again.

@@ -1,7 +1,6 @@
 """Speed of the simulator beside other libraries, in one run, all on the same core.
 
-    pip install jax diffrax mkl_random
-    python benchmarks/bench_libraries.py
+    make bench-libraries
 
 An update is one coordinate of one replica in one step: a normal drawn and the state advanced. D = 64 scalar linear
 chains × 8192 replicas, no momentum, float64 unless said otherwise. As a ceiling, bare normals of `mkl_random`, its
