@@ -4,6 +4,7 @@ The library runs the very same kernels, with a loop over blocks and threads in p
 """
 
 import ctypes
+import re
 import shutil
 import subprocess
 import weakref
@@ -19,13 +20,29 @@ CONTRACTING = ("-ffp-contract=fast", "-mfma")
 """Options of a mutant whose multiplications and additions are fused."""
 
 
+TYPES = {"double": "float64", "float": "float32", "int": "int32", "u32": "uint32", "i64": "int64", "u64": "uint64"}
+
+
+def parameters(preprocessed: str) -> dict[str, list[tuple[str, bool]]]:
+    """NumPy's type of every parameter of every kernel, and whether it is a pointer."""
+    found = re.findall(r'extern "C" void (\w+)\(u32 grid, u32 block, ([^)]*)\)', preprocessed)
+    return {
+        kernel: [(TYPES[part.replace("const ", "").split()[0]], "*" in part) for part in declared.split(",")]
+        for kernel, declared in found
+    }
+
+
 class HostDevice:
-    """The source as a host library: its memory is NumPy's, and `peak` the most of it that was in use."""
+    """The source as a host library: its memory is NumPy's, and `peak` the most of it that was in use.
+
+    CuPy passes arguments as they are typed, and so launches insist on the types that the source declares.
+    """
 
     multiprocessors = 4
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
+        self._parameters = parameters(library.with_suffix(".i").read_text())
         self._held = self.peak = 0
 
     def _keep(self, array: np.ndarray) -> np.ndarray:
@@ -55,6 +72,8 @@ class HostDevice:
                 return ctypes.c_void_p(value.ctypes.data)
             return np.ctypeslib.as_ctypes_type(value.dtype)(value)
 
+        types = [(value.dtype.name, isinstance(value, np.ndarray)) for value in arguments]
+        assert types == self._parameters[kernel], kernel
         function = getattr(self._library, kernel)
         function(ctypes.c_uint(layout.grid), ctypes.c_uint(layout.block), *map(passed, arguments))
 
@@ -66,6 +85,7 @@ def built(folder: Path, *options: str) -> Path:
     library = folder / "simulate.so"
     command = [compiler, "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", *options, "-shared", "-fPIC"]
     subprocess.run([*command, "-x", "c++", cubin.SOURCE, "-o", library], check=True)
+    subprocess.run([compiler, "-E", "-P", "-x", "c++", cubin.SOURCE, "-o", library.with_suffix(".i")], check=True)
     return library
 
 
