@@ -12,11 +12,14 @@ from pathlib import Path
 from noisysgd.theory import checks
 
 SOURCE = Path(__file__).with_name("simulate.cu")
-KERNELS = tuple(
-    f"{name}_{dtype}"
-    for name in ("start", "add_losses", "advance_diagonal", "advance_full", "look_alive")
-    for dtype in ("float64", "float32")
+KERNELS = (
+    *(f"{name}_{state}" for name in ("start", "add_losses", "look_alive") for state in ("float64", "float32")),
+    *(f"advance_{noise}_{name}" for noise in ("diagonal", "full") for name in ("float64", "float32", "mixed")),
+    *(f"jump_{noise}_float64" for noise in ("diagonal", "full")),
+    *(f"{name}_float64" for name in ("excess_losses", "least_squares")),
+    *(f"{name}_float64" for name in ("network_losses", "network_batches", "network_gaussian")),
 )
+"""Those of a state, then those of each dynamics."""
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
 """No fused multiply–adds, no approximations, no flushing to zero: every operation is rounded once, as on the CPU."""
 

@@ -14,12 +14,40 @@ from typing import Any
 import numpy as np
 
 from noisysgd.simulators.batches import SAMPLINGS
-from noisysgd.simulators.examples import ExampleEnsemble, windows
+from noisysgd.simulators.examples import ExampleEnsemble, window_length, windows
 from noisysgd.simulators.finite_least_squares import examples, per_coordinate
 from noisysgd.simulators.stream import Purpose, index, normals
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
+
+
+@dataclass(frozen=True)
+class Updates:
+    """The updates of one configuration, as kernels are told.
+
+    Attributes
+    ----------
+    learning_rate, momentum : float
+        Of each time step of the SDE, where that is followed.
+    real : bool
+        Whether batches are drawn; otherwise the noise is Gaussian.
+    visited : int
+        Examples whose gradients an update takes.
+    whole, rest : int
+        A batch takes all examples `whole` times, and `rest` drawn ones.
+    label, sampled : float
+        Deviation of the label noise, of batches; scales of Gaussian noise for labels, and for sampling.
+    """
+
+    learning_rate: float
+    momentum: float
+    real: bool
+    visited: int
+    whole: int
+    rest: int
+    label: float
+    sampled: float
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -95,39 +123,48 @@ class DiagonalNetwork:
         """Training and test losses of a tile, a block (2 · records, lanes) per window of steps."""
         from noisysgd.simulators import diagonal_network_kernels as kernels
 
-        count, dim = self.inputs.shape
-        weights = np.full((lanes, 2 * dim), self.initialization)
+        weights = np.full((lanes, 2 * self.inputs.shape[1]), self.initialization)
         velocity = np.zeros_like(weights)
         data = (self.inputs, self.targets, self.truth)
         if run.record[0] == 0:
             losses = np.zeros((2, lanes))
             kernels.losses_of(losses, weights, *data)
             yield losses
-        size = configuration.batch_size
-        rate, momentum, amplified = configuration.learning_rate, configuration.momentum, 1.0
-        if run.dynamics == "sde":
-            # A step of time h = ε/((1−m)·substeps) gets the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
-            rate, momentum, amplified = rate / (1.0 - momentum) / run.substeps, 0.0, float(np.sqrt(run.substeps))
-        real = run.dynamics == "minibatch" and not np.isinf(size)
-        whole, rest = divmod(int(size), count) if real else (0, 0)
-        if run.sampling == "with_replacement" and real:
-            whole, rest = 0, int(size)
-        visited = count if whole or not real else rest
-        for step, rates, slots in windows(run, rate, lanes * dim * (4 + 2 * visited), stop):
+        updates = self.updates(run, configuration)
+        length = window_length(lanes * self.work(updates))
+        for step, rates, slots in windows(run, updates.learning_rate, length, stop):
             records = int(slots.max()) + 1
             if not np.isfinite(weights).all(axis=1).any():
                 yield np.full((2 * int(np.count_nonzero(run.record > step)), lanes), np.inf)
                 return
             losses = np.zeros((2 * records, lanes))
-            arguments: list[Any] = [losses, weights, velocity, *data, momentum, rates, slots]
-            if real:
-                arguments += [whole, rest, SAMPLINGS.index(run.sampling), float(np.sqrt(self.label_noise))]
+            arguments: list[Any] = [losses, weights, velocity, *data, updates.momentum, rates, slots]
+            if updates.real:
+                arguments += [updates.whole, updates.rest, SAMPLINGS.index(run.sampling), updates.label]
             else:
-                factors = self.noise_factors(size, run.sampling)
-                arguments += [float(amplified * np.sqrt(factor / count)) for factor in factors]
+                arguments += [updates.label, updates.sampled]
             arguments += [run.seed, np.uint64(replica), np.uint64(step)]
-            (kernels.minibatch_steps if real else kernels.gaussian_steps)(*arguments)
+            (kernels.minibatch_steps if updates.real else kernels.gaussian_steps)(*arguments)
             yield losses
+
+    def updates(self, run: ExampleEnsemble, configuration: Configuration) -> "Updates":
+        """What the updates of a configuration are."""
+        count, size = self.dataset_size, configuration.batch_size
+        rate, momentum, amplified = configuration.learning_rate, configuration.momentum, 1.0
+        if run.dynamics == "minibatch" and not np.isinf(size):
+            whole, rest = (0, int(size)) if run.sampling == "with_replacement" else divmod(int(size), count)
+            visited = count if whole else rest
+            return Updates(rate, momentum, True, visited, whole, rest, float(np.sqrt(self.label_noise)), 0.0)
+        if run.dynamics == "sde":
+            # A step of time h = ε/((1−m)·substeps) gets the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
+            rate, momentum, amplified = rate / (1.0 - momentum) / run.substeps, 0.0, float(np.sqrt(run.substeps))
+        factors = self.noise_factors(size, run.sampling)
+        label, sampled = (float(amplified * np.sqrt(factor / count)) for factor in factors)
+        return Updates(rate, momentum, False, count, 0, 0, label, sampled)
+
+    def work(self, updates: "Updates") -> int:
+        """Products of one update of a replica, about."""
+        return int(self.inputs.shape[1]) * (4 + 2 * updates.visited)
 
     def noise_factors(self, batch_size: float, sampling: str = "without_replacement") -> tuple[float, float]:
         """What a minibatch makes of the covariance of injected label noise, and of the gradients of the examples.

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from noisysgd.simulators import axes, cuda, kept, stream, tiles
+from noisysgd.simulators import axes, cuda, gpu, kept, stream, tiles
 from noisysgd.simulators.batches import SAMPLINGS
 from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel
-from noisysgd.simulators.precision import SINGLE, Precision, check_range, precision
+from noisysgd.simulators.precision import DOUBLE, SINGLE, Precision, check_range, precision
 from noisysgd.simulators.stream import NoiseLaw
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
@@ -95,12 +95,14 @@ def simulate(
         Index of the first replica in the random stream. Two runs with disjoint replicas are independent, and together
         are the replicas of one longer run.
     backend : {"cpu", "cuda"}
-        "cuda" runs "sgd" and "sde" on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the same
-        arithmetic; without either it is an error, not a slower run. It has not run on a GPU yet: see ``docs/cuda.md``.
-    dtype : {"float64", "float32"}
+        "cuda" runs on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the same arithmetic; without
+        either it is an error, not a slower run. It has not run on a GPU yet: see ``docs/cuda.md``.
+    dtype : {"float64", "float32", "mixed"}
         Of states, noise and settings; losses are summed in float64. Single precision is about twice as fast, for "sgd"
         and "sde" with Gaussian noise, and draws other random numbers. An update is rounded to 24 bits of θ: changes
-        below 6·10⁻⁸ of it are lost, as they may be at minute learning rates or with very many substeps.
+        below 6·10⁻⁸ of it are lost, as they may be at minute learning rates or with very many substeps. "mixed" takes
+        the same noise in states of double precision, and nearly the same time: such changes are kept. Its noise is that
+        of single precision still, numbers of 24 bits of which none exceeds 6.77 in size.
     threads : int, optional
         Threads of the CPU to use; all usable cores by default.
     progress : callable, optional
@@ -167,11 +169,10 @@ def simulate(
     jumpy = dynamics != "jump" or noise == "gaussian"
     checks.require(jumpy, "noise", "'gaussian' for jumps", noise, "Only Gaussian noise has exact transitions here.")
     checks.one_of("backend", backend, ("cpu", "cuda"))
-    stepwise = (dynamics != "jump" and isinstance(problem, NoisyQuadratic)) or backend == "cpu"
-    remedy = "Jumps cost so little that they run on the CPU only, as do models made of examples."
-    checks.require(stepwise, "backend", "'cpu' for jumps and examples", backend, remedy)
+    known_there = backend == "cpu" or cuda.runs(problem)
+    checks.require(known_there, "backend", "'cpu' for this model", backend, "It has kernels for the CPU alone.")
     kind = precision(dtype)
-    _single_precision_is_possible(kind, dynamics, noise, problem)
+    _precision_is_possible(kind, dynamics, noise, problem)
     runs = _replicas(replicas, replica_offset)
     record = record_steps(record, schedule.steps)
     settings, dataset = axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
@@ -190,7 +191,7 @@ def simulate(
         check_range("momentum", momenta)
     seed = int(stream.index("seed", seed, stream.SEEDS))
     workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
-    device = cuda.device() if backend == "cuda" else None
+    device = gpu.device() if backend == "cuda" else None
 
     finer = Schedule(fine * schedule.lengths, schedule.multipliers) if dynamics == "sde" else schedule
     finer_record = fine * record if dynamics == "sde" else record
@@ -207,7 +208,7 @@ def simulate(
     if keep_tiles:
         kept.require_free_axis(settings["learning_rate"].dims)
     moments = kept.room(len(configurations), shared.rows, len(runs)) if keep_tiles else None
-    if device is not None and isinstance(shared, tiles.Ensemble):
+    if device is not None:
         mean, spread = cuda.simulate_all(device, shared, configurations, runs, progress, moments)
     else:
         mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress, moments)
@@ -274,10 +275,8 @@ def _describes_a_run(problem: Any, schedule: Any) -> tuple[tuple[str, ...], dict
     return known, metrics
 
 
-def _single_precision_is_possible(
-    kind: Precision, dynamics: str, noise: str, problem: NoisyQuadratic | ExampleModel
-) -> None:
-    if kind is not SINGLE:
+def _precision_is_possible(kind: Precision, dynamics: str, noise: str, problem: NoisyQuadratic | ExampleModel) -> None:
+    if kind is DOUBLE:
         return
     if not isinstance(problem, NoisyQuadratic):
         remedy = "Models made of examples are in double precision."
@@ -288,6 +287,8 @@ def _single_precision_is_possible(
     gaussian = noise == "gaussian"
     remedy = "Single precision draws Gaussian noise only."
     checks.require(gaussian, "dtype", f"'float64' for noise={noise!r}", kind.name, remedy)
+    if kind is not SINGLE:
+        return
     check_range("eigenvalues", problem.eigenvalues)
     check_range("initial_mean", problem.initial_mean)
     check_range("initial_variance", np.sqrt(problem.initial_variance))

@@ -62,12 +62,16 @@ class ExampleEnsemble:
         yield from self.model.losses(self, configuration, replica, lanes, stop)
 
 
+def window_length(work: int) -> int:
+    """Steps of a window on the CPU, given the work of one step of a tile."""
+    return min(max(WINDOW_WORK // max(work, 1), 1), WINDOW_STEPS)
+
+
 def windows(
-    run: ExampleEnsemble, learning_rate: float, work: int, stop: threading.Event | None
+    run: ExampleEnsemble, learning_rate: float, length: int, stop: threading.Event | None = None
 ) -> Iterator[tuple[int, FloatArray, IntArray]]:
-    """First step, learning rates and record slots of one window after another; `work` is that of one step."""
+    """First step, learning rates and record slots of one window of `length` steps after another."""
     total = run.schedule.steps
-    length = min(max(WINDOW_WORK // max(work, 1), 1), WINDOW_STEPS)
     for step in range(0, total, length):
         if stop is not None and stop.is_set():
             raise Cancelled

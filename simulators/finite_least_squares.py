@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from noisysgd.simulators.batches import SAMPLINGS
-from noisysgd.simulators.examples import ExampleEnsemble, windows
+from noisysgd.simulators.examples import ExampleEnsemble, window_length, windows
 from noisysgd.simulators.stream import Purpose, index, normals
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
@@ -130,13 +130,23 @@ class FiniteLeastSquares:
         """Raise for batch sizes that it cannot sample."""
         checks.batch_size(sizes, None if sampling == "with_replacement" else self.dataset_size)
 
+    def drawn(self, batch_size: float, sampling: str) -> int:
+        """Examples that an update draws; 0 where it takes all of them, each once."""
+        full = np.isinf(batch_size) or (batch_size == self.dataset_size and sampling != "with_replacement")
+        return 0 if full else int(batch_size)
+
+    def work(self, drawn: int) -> int:
+        """Products of one update of a replica, about."""
+        dim = int(self.inputs.shape[1])
+        return dim * (dim if drawn == 0 else 2 * drawn + self.dataset_size // 64)
+
     def losses(
         self, run: ExampleEnsemble, configuration: Configuration, replica: int, lanes: int, stop: threading.Event | None
     ) -> Iterator[FloatArray]:
         """Excess losses of replicas replica…replica + lanes − 1, a block (records, lanes) per window of steps."""
         from noisysgd.simulators import example_kernels
 
-        dim, population = self.inputs.shape[1], self.dataset_size
+        dim = self.inputs.shape[1]
         places = range(replica, replica + lanes)
         z = normals(int(run.seed), Purpose.INITIAL_STATE, replicas=places, step=0, coordinates=range(dim)).T
         theta = np.ascontiguousarray(z * np.sqrt(self.initial_variance) + (self.initial_mean - self.minimizer))
@@ -145,11 +155,10 @@ class FiniteLeastSquares:
             losses = np.zeros((1, lanes))
             example_kernels.excess_losses(losses[0], theta, self.hessian)
             yield losses
-        full = np.isinf(configuration.batch_size)
-        full = full or (configuration.batch_size == population and run.sampling != "with_replacement")
-        size = 0 if full else int(configuration.batch_size)
-        work = lanes * dim * (dim if full else 2 * size + population // 64)
-        for step, rates, slots in windows(run, configuration.learning_rate, work, stop):
+        size = self.drawn(configuration.batch_size, run.sampling)
+        for step, rates, slots in windows(
+            run, configuration.learning_rate, window_length(lanes * self.work(size)), stop
+        ):
             losses = np.zeros((int(slots.max()) + 1, lanes))
             arguments: list[Any] = [losses, theta, velocity, self.inputs, self.residuals, self.hessian]
             arguments += [configuration.momentum, rates, slots, size, SAMPLINGS.index(run.sampling)]

@@ -8,7 +8,8 @@ With diagonal noise no coordinate sees another: the coordinates of one Philox bl
 the next block starts, and stay in the first-level cache. Full covariances mix coordinates, and go step by step.
 
 States are float64 or float32 (`precision`), and so is everything that meets them: one plain float would promote all of
-a float32 expression. Losses are summed in float64. `simulate.cu` repeats this arithmetic in the same order.
+a float32 expression. Only the numbers that noise is made from, in scratch `z`, may be float32 where states are float64.
+Losses are summed in float64. `simulate.cu` repeats this arithmetic in the same order.
 """
 
 from typing import Any
@@ -114,6 +115,7 @@ def advance_diagonal(
     losses: FloatArray,
     theta: StateArray,
     velocity: StateArray,
+    z: StateArray,
     curvature: StateArray,
     deviation: StateArray,
     momentum: float,
@@ -127,12 +129,12 @@ def advance_diagonal(
     """Advance by ``rates.size`` updates with independent noise of scales `deviation` (D,) and law `tails` (`NoiseLaw`).
 
     After update t the lanes' losses are added to ``losses[slots[t]]``, unless the slot is negative. `step` and
-    `replica` are those of the first update and lane.
+    `replica` are those of the first update and lane. `z`, (normals of a block, lanes), is scratch for the noise, and of
+    its precision.
     """
-    dim, lanes = theta.shape
-    width = 16 // theta.itemsize
+    dim, width = theta.shape[0], z.shape[0]
     for block in range((dim + width - 1) // width):
-        z = np.zeros((width, lanes), theta.dtype)
+        z[:] = 0
         first = width * block
         coordinates = range(first, min(first + width, dim))
         noisy = False
@@ -154,6 +156,7 @@ def advance_full(
     losses: FloatArray,
     theta: StateArray,
     velocity: StateArray,
+    z: StateArray,
     curvature: StateArray,
     root: StateArray,
     momentum: float,
@@ -164,10 +167,11 @@ def advance_full(
     step: np.uint64,
     tails: float,
 ) -> None:
-    """As `advance_diagonal`, with noise ``root @ z``: `root` (D, D) is a square root of its covariance."""
+    """As `advance_diagonal`, with noise ``root @ z``: `root` (D, D) is a square root of its covariance.
+
+    `z` has a row for every coordinate of whole blocks.
+    """
     dim, lanes = theta.shape
-    width = 16 // theta.itemsize
-    z = np.zeros(((dim + width - 1) // width * width, lanes), theta.dtype)
     noise = np.zeros((1, lanes), theta.dtype)
     noisy = np.any(root != 0.0)
     whole = theta.dtype.type(1.0)

@@ -5,7 +5,12 @@ None of it changes a bit of a result.
 
 from dataclasses import dataclass
 
+from noisysgd.simulators.tiles import WINDOW_STEPS
 from noisysgd.theory import checks
+
+WINDOW_WORK = 2**20
+"""Updates of a lane in one launch, or products where one update takes many: well below a second, after which it can be
+interrupted."""
 
 BLOCKS = (256, 128, 64, 32)
 """Threads of a block, the best first. The kernels are compiled for at most the largest."""
@@ -49,13 +54,15 @@ def geometry(lanes: int, *, registers: int, multiprocessors: int) -> Geometry:
     return Geometry(-(-lanes // block), block)
 
 
-def lane_bytes(dim: int, *, itemsize: int, momentum: bool, full: bool, records: int) -> int:
-    """Bytes of device memory that one lane needs: θ, u with momentum, z for a full covariance, and its losses.
+def lane_bytes(dim: int, *, itemsize: int, momentum: bool, mixed: int, records: int) -> int:
+    """Bytes of device memory that one lane of a noisy quadratic needs.
 
-    >>> lane_bytes(64, itemsize=8, momentum=True, full=False, records=1)
+    θ, u with momentum, its losses, and `mixed` bytes per coordinate for noise that is mixed from all of them.
+
+    >>> lane_bytes(64, itemsize=8, momentum=True, mixed=0, records=1)
     1032
     """
-    return itemsize * dim * (1 + momentum + full) + 8 * records
+    return dim * (itemsize * (1 + momentum) + mixed) + 8 * records
 
 
 def chunk_lanes(lane: int, *, memory: int, tile: int) -> int:
@@ -65,3 +72,8 @@ def chunk_lanes(lane: int, *, memory: int, tile: int) -> int:
     260096
     """
     return max(memory // (lane * tile), 1) * tile
+
+
+def window_steps(work: int) -> int:
+    """Steps of a launch, given the updates or products of one step."""
+    return min(max(WINDOW_WORK // max(work, 1), 1), WINDOW_STEPS)

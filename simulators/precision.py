@@ -1,6 +1,7 @@
-"""The two precisions of a simulation: what numbers a state holds, and which part of the stream they are made from.
+"""The precisions of a simulation: what numbers states and noise hold, and which part of the stream they are made from.
 
-Four words of a Philox block are two normals in double precision, and four in single precision.
+Four words of a Philox block are two normals in double precision, and four in single precision. Mixed precision is
+double precision in all but the numbers z of gradient noise, which are those of single precision.
 """
 
 from collections.abc import Callable
@@ -21,28 +22,24 @@ StateArray = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Precision:
-    """Numbers of a state, and how they are drawn.
+    """Numbers of states and noise, and how they are drawn.
 
     Attributes
     ----------
-    name : {"float64", "float32"}
-    width : int
-        Normals of a block.
+    name : {"float64", "float32", "mixed"}
+    dtype, noise_dtype : numpy.dtype
+        Of states, settings and arithmetic; of the numbers that noise is made from.
     initial_state, gradient_noise : Purpose
     fill : callable
-        ``fill(z, seed, purpose, replica, step)`` fills whole blocks of rows.
+        ``fill(z, seed, purpose, replica, step)`` fills whole blocks of rows of initial states.
     """
 
     name: str
-    width: int
+    dtype: np.dtype[Any]
+    noise_dtype: np.dtype[Any]
     initial_state: Purpose
     gradient_noise: Purpose
     fill: Callable[..., None]
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """NumPy's type of the state."""
-        return np.dtype(self.name)
 
     def of(self, array: FloatArray) -> Any:
         """Copy `array`, rounded to this precision; without a warning where it is beyond its range."""
@@ -54,17 +51,31 @@ class Precision:
         return self.dtype.type(value)
 
     def rows(self, dim: int) -> int:
-        """Rows of the whole blocks that hold `dim` coordinates."""
-        return -(-dim // self.width) * self.width
+        """Rows of the whole blocks that hold `dim` coordinates of a state."""
+        return _whole_blocks(dim, self.dtype)
+
+    def noise_rows(self, dim: int) -> int:
+        """Rows of the whole blocks that hold the noise of `dim` coordinates."""
+        return _whole_blocks(dim, self.noise_dtype)
 
 
-DOUBLE = Precision("float64", 2, Purpose.INITIAL_STATE, Purpose.GRADIENT_NOISE, philox.fill_normals)
-SINGLE = Precision("float32", 4, Purpose.SINGLE_INITIAL_STATE, Purpose.SINGLE_GRADIENT_NOISE, single.fill_normals)
+def _whole_blocks(dim: int, dtype: np.dtype[Any]) -> int:
+    """Rows of whole blocks: a Philox block of 16 bytes is as many normals as fit into it."""
+    width = 16 // dtype.itemsize
+    return -(-dim // width) * width
+
+
+_64, _32 = np.dtype("float64"), np.dtype("float32")
+DOUBLE = Precision("float64", _64, _64, Purpose.INITIAL_STATE, Purpose.GRADIENT_NOISE, philox.fill_normals)
+SINGLE = Precision(
+    "float32", _32, _32, Purpose.SINGLE_INITIAL_STATE, Purpose.SINGLE_GRADIENT_NOISE, single.fill_normals
+)
+MIXED = Precision("mixed", _64, _32, Purpose.INITIAL_STATE, Purpose.SINGLE_GRADIENT_NOISE, philox.fill_normals)
 
 
 def precision(dtype: Any) -> Precision:
     """Find the precision named `dtype`."""
-    names = {"float64": DOUBLE, "float32": SINGLE}
+    names = {"float64": DOUBLE, "float32": SINGLE, "mixed": MIXED}
     return names[checks.one_of("dtype", dtype, tuple(names))]
 
 

@@ -1,6 +1,6 @@
-// Ensembles of noisy quadratics, one thread per replica ("lane"): the arithmetic of philox.py, single.py and kernels.py
-// in the same order, each operation rounded once. Compiled without contraction (nvcc or NVRTC: --fmad=false; g++:
-// -ffp-contract=off), results are the same bit for bit.
+// Ensembles of trajectories, one thread per replica ("lane"): the arithmetic of philox.py, single.py, kernels.py,
+// batches.py, example_kernels.py and diagonal_network_kernels.py in the same order, each operation rounded once.
+// Compiled without contraction (nvcc or NVRTC: --fmad=false; g++: -ffp-contract=off), results are the same bit for bit.
 //
 // The same file is a CUDA module and, for tests on machines without a GPU, a host library in which a loop over blocks
 // and threads stands for the grid. State arrays are (D, lanes), lanes contiguous, so that neighbouring threads touch
@@ -172,7 +172,7 @@ DEVICE void normal_pair(u32 radial, u32 angular, float &even, float &odd) {
     odd = radius * sine;
 }
 
-// What differs between the two precisions (precision.py)
+// What differs between the two kinds of numbers (precision.py). A state of doubles may have noise of floats.
 
 template <typename Real> struct Precision;
 
@@ -186,7 +186,7 @@ template <> struct Precision<float> {
     static constexpr u32 initial_state = 5, gradient_noise = 6;
 };
 
-constexpr u32 OTHER_NOISE = 4;
+constexpr u32 MINIBATCH = 2, JUMP = 3, OTHER_NOISE = 4, RESHUFFLE = 7, LABEL_NOISE = 8;
 
 DEVICE void normals_of(Words x, double *z) {
     const double radius = root_of(-2.0 * logarithm(fraction(x)));
@@ -213,6 +213,16 @@ DEVICE void draw(double *z, int count, u64 seed, u64 replica, u64 step, u32 bloc
 
 DEVICE void draw(float *z, int, u64 seed, u64 replica, u64 step, u32 block, double) {
     normals_of(philox_words(seed, Precision<float>::gradient_noise, replica, step, block), z);
+}
+
+// The first `count` normals of double precision, `lanes` apart.
+DEVICE void fill(double *z, i64 lanes, i64 count, u64 seed, u32 purpose, u64 replica, u64 step) {
+    ROLLED for (i64 first = 0; first < count; first += 2) {
+        double pair[2];
+        normals_of(philox_words(seed, purpose, replica, step, u32(first / 2)), pair);
+        z[first * lanes] = pair[0];
+        if (first + 1 < count) z[(first + 1) * lanes] = pair[1];
+    }
 }
 
 // Dynamics (kernels.py)
@@ -251,13 +261,14 @@ DEVICE void add_losses(i64 lane, i64 lanes, int dim, double *losses, const Real 
     losses[lane] = loss;
 }
 
-template <typename Real>
+template <typename Noise, typename Real>
 DEVICE void advance_diagonal(i64 lane, i64 lanes, int dim, int steps, double *losses, Real *theta, Real *velocity,
                              const Real *curvature, const Real *deviation, Real momentum, const Real *rates,
                              const i64 *slots, u64 seed, u64 replica, u64 step, double tails) {
-    constexpr int width = Precision<Real>::width;
+    constexpr int width = Precision<Noise>::width;
     ROLLED for (int first = 0; first < dim; first += width) {
-        Real place[width], speed[width], scale[width], bend[width], z[width];
+        Real place[width], speed[width], scale[width], bend[width];
+        Noise z[width];
         bool noisy = false;
         UNROLL for (int k = 0; k < width; ++k) {
             const bool inside = first + k < dim;
@@ -266,13 +277,13 @@ DEVICE void advance_diagonal(i64 lane, i64 lanes, int dim, int steps, double *lo
             speed[k] = inside && momentum != Real(0) ? velocity[at] : Real(0);
             scale[k] = inside ? deviation[first + k] : Real(0);
             bend[k] = inside ? curvature[first + k] : Real(0);
-            z[k] = Real(0);
+            z[k] = Noise(0);
             noisy = noisy || scale[k] != Real(0);
         }
         ROLLED for (int t = 0; t < steps; ++t) {
             if (noisy) draw(z, dim - first, seed, replica + lane, step + t, u32(first / width), tails);
             UNROLL for (int k = 0; k < width; ++k)
-                advance(place[k], speed[k], scale[k] * z[k], bend[k], momentum, rates[t]);
+                advance(place[k], speed[k], scale[k] * Real(z[k]), bend[k], momentum, rates[t]);
             if (slots[t] >= 0) {
                 double loss = losses[slots[t] * lanes + lane];
                 UNROLL for (int k = 0; k < width; ++k)
@@ -289,15 +300,15 @@ DEVICE void advance_diagonal(i64 lane, i64 lanes, int dim, int steps, double *lo
 }
 
 // `z` is scratch of (dim, lanes); `root` (dim, dim) is a square root of the covariance.
-template <typename Real>
+template <typename Noise, typename Real>
 DEVICE void advance_full(i64 lane, i64 lanes, int dim, int steps, double *losses, Real *theta, Real *velocity,
-                         const Real *curvature, const Real *root, int noisy, Real *z, Real momentum, const Real *rates,
+                         const Real *curvature, const Real *root, int noisy, Noise *z, Real momentum, const Real *rates,
                          const i64 *slots, u64 seed, u64 replica, u64 step, double tails) {
-    constexpr int width = Precision<Real>::width;
+    constexpr int width = Precision<Noise>::width;
     ROLLED for (int t = 0; t < steps; ++t) {
         if (noisy) {
             ROLLED for (int first = 0; first < dim; first += width) {
-                Real some[width];
+                Noise some[width];
                 draw(some, dim - first, seed, replica + lane, step + t, u32(first / width), tails);
                 UNROLL for (int k = 0; k < width; ++k)
                     if (first + k < dim) z[i64(first + k) * lanes + lane] = some[k];
@@ -306,7 +317,7 @@ DEVICE void advance_full(i64 lane, i64 lanes, int dim, int steps, double *losses
         ROLLED for (int i = 0; i < dim; ++i) {
             Real noise = Real(0);
             if (noisy) {
-                ROLLED for (int j = 0; j < dim; ++j) noise += root[i64(i) * dim + j] * z[j * lanes + lane];
+                ROLLED for (int j = 0; j < dim; ++j) noise += root[i64(i) * dim + j] * Real(z[j * lanes + lane]);
             }
             const i64 at = i * lanes + lane;
             Real place = theta[at], speed = momentum == Real(0) ? Real(0) : velocity[at];
@@ -328,7 +339,9 @@ template <typename Real> DEVICE void look_alive(i64 lane, i64 lanes, int dim, co
     if (finite) alive[0] = 1;
 }
 
-#define KERNELS(Real, suffix)                                                                                          \
+// Kernels of noisy quadratics: those of a state, and those that draw noise
+
+#define STATE_KERNELS(Real, suffix)                                                                                    \
     KERNEL(start_##suffix, i64 lanes, int dim, Real *theta, const Real *mean, const Real *deviation, u64 seed,         \
            u64 replica) {                                                                                              \
         FOR_EACH_LANE(lanes) start(lane, lanes, dim, theta, mean, deviation, seed, replica);                           \
@@ -336,23 +349,350 @@ template <typename Real> DEVICE void look_alive(i64 lane, i64 lanes, int dim, co
     KERNEL(add_losses_##suffix, i64 lanes, int dim, double *losses, const Real *theta, const Real *curvature) {        \
         FOR_EACH_LANE(lanes) add_losses(lane, lanes, dim, losses, theta, curvature);                                   \
     }                                                                                                                  \
+    KERNEL(look_alive_##suffix, i64 lanes, int dim, const Real *theta, int *alive) {                                   \
+        FOR_EACH_LANE(lanes) look_alive(lane, lanes, dim, theta, alive);                                               \
+    }
+
+#define NOISE_KERNELS(Real, Noise, suffix)                                                                             \
     KERNEL(advance_diagonal_##suffix, i64 lanes, int dim, int steps, double *losses, Real *theta, Real *velocity,      \
            const Real *curvature, const Real *deviation, Real momentum, const Real *rates, const i64 *slots, u64 seed, \
            u64 replica, u64 step, double tails) {                                                                      \
         FOR_EACH_LANE(lanes)                                                                                           \
-        advance_diagonal(lane, lanes, dim, steps, losses, theta, velocity, curvature, deviation, momentum, rates,      \
-                         slots, seed, replica, step, tails);                                                           \
+        advance_diagonal<Noise>(lane, lanes, dim, steps, losses, theta, velocity, curvature, deviation, momentum,      \
+                                rates, slots, seed, replica, step, tails);                                             \
     }                                                                                                                  \
     KERNEL(advance_full_##suffix, i64 lanes, int dim, int steps, double *losses, Real *theta, Real *velocity,          \
-           const Real *curvature, const Real *root, int noisy, Real *z, Real momentum, const Real *rates,              \
+           const Real *curvature, const Real *root, int noisy, Noise *z, Real momentum, const Real *rates,             \
            const i64 *slots, u64 seed, u64 replica, u64 step, double tails) {                                          \
         FOR_EACH_LANE(lanes)                                                                                           \
-        advance_full(lane, lanes, dim, steps, losses, theta, velocity, curvature, root, noisy, z, momentum, rates,     \
-                     slots, seed, replica, step, tails);                                                               \
-    }                                                                                                                  \
-    KERNEL(look_alive_##suffix, i64 lanes, int dim, const Real *theta, int *alive) {                                         \
-        FOR_EACH_LANE(lanes) look_alive(lane, lanes, dim, theta, alive);                                                     \
+        advance_full<Noise>(lane, lanes, dim, steps, losses, theta, velocity, curvature, root, noisy, z, momentum,     \
+                            rates, slots, seed, replica, step, tails);                                                 \
     }
 
-KERNELS(double, float64)
-KERNELS(float, float32)
+STATE_KERNELS(double, float64)
+STATE_KERNELS(float, float32)
+NOISE_KERNELS(double, double, float64)
+NOISE_KERNELS(float, float, float32)
+NOISE_KERNELS(double, float, mixed)
+
+// Exact transitions (jump.py): `power` (dim, s, s), s = 1 without momentum and 2 with; `root` alike, or for jump_full a
+// matrix of order s * dim.
+
+DEVICE void jump_diagonal(i64 lane, i64 lanes, int dim, double *losses, double *theta, double *velocity, int moving,
+                          const double *curvature, const double *power, const double *root, int noisy, u64 seed,
+                          u64 replica, u64 step) {
+    double z[2] = {0.0, 0.0}, loss = losses[lane];
+    ROLLED for (int i = 0; i < dim; ++i) {
+        const i64 at = i64(i) * lanes + lane;
+        if (noisy && (moving || i % 2 == 0))
+            normals_of(philox_words(seed, JUMP, replica + lane, step, u32(moving ? i : i / 2)), z);
+        const double place = theta[at];
+        if (!moving) {
+            theta[at] = power[i] * place + root[i] * (i % 2 ? z[1] : z[0]);
+        } else {
+            const double speed = velocity[at], *p = power + i64(4) * i, *r = root + i64(4) * i;
+            theta[at] = (p[0] * place + p[1] * speed) + r[0] * z[0];
+            velocity[at] = (p[2] * place + p[3] * speed) + (r[2] * z[0] + r[3] * z[1]);
+        }
+        loss += loss_of(theta[at], curvature[i]);
+    }
+    losses[lane] = loss;
+}
+
+// Row `row` of a square `root` times z, whose entries are `lanes` apart.
+DEVICE double combined(const double *root, i64 row, i64 size, const double *z, i64 lanes) {
+    double sum = 0.0;
+    ROLLED for (i64 j = 0; j < size; ++j) sum += root[row * size + j] * z[j * lanes];
+    return sum;
+}
+
+// `z` is scratch of (s * dim, lanes).
+DEVICE void jump_full(i64 lane, i64 lanes, int dim, double *losses, double *theta, double *velocity, int moving,
+                      const double *curvature, const double *power, const double *root, int noisy, double *z, u64 seed,
+                      u64 replica, u64 step) {
+    const i64 size = i64(dim) * (moving ? 2 : 1);
+    double loss = losses[lane];
+    if (noisy) fill(z + lane, lanes, size, seed, JUMP, replica + lane, step);
+    ROLLED for (int i = 0; i < dim; ++i) {
+        const i64 at = i64(i) * lanes + lane;
+        const double place = theta[at];
+        if (!moving) {
+            theta[at] = power[i] * place + (noisy ? combined(root, i, size, z + lane, lanes) : 0.0);
+        } else {
+            const double speed = velocity[at], *p = power + i64(4) * i;
+            theta[at] = (p[0] * place + p[1] * speed) + (noisy ? combined(root, 2 * i, size, z + lane, lanes) : 0.0);
+            const double next = p[2] * place + p[3] * speed;
+            velocity[at] = next + (noisy ? combined(root, 2 * i + 1, size, z + lane, lanes) : 0.0);
+        }
+        loss += loss_of(theta[at], curvature[i]);
+    }
+    losses[lane] = loss;
+}
+
+KERNEL(jump_diagonal_float64, i64 lanes, int dim, double *losses, double *theta, double *velocity, int moving,
+       const double *curvature, const double *power, const double *root, int noisy, u64 seed, u64 replica, u64 step) {
+    FOR_EACH_LANE(lanes)
+    jump_diagonal(lane, lanes, dim, losses, theta, velocity, moving, curvature, power, root, noisy, seed, replica,
+                  step);
+}
+
+KERNEL(jump_full_float64, i64 lanes, int dim, double *losses, double *theta, double *velocity, int moving,
+       const double *curvature, const double *power, const double *root, int noisy, double *z, u64 seed, u64 replica,
+       u64 step) {
+    FOR_EACH_LANE(lanes)
+    jump_full(lane, lanes, dim, losses, theta, velocity, moving, curvature, power, root, noisy, z, seed, replica, step);
+}
+
+// Minibatches of real examples (batches.py, example_kernels.py). Pointers are to the first entry of a lane, which has its
+// entries `lanes` apart; examples are rows.
+
+// The sum of x[j] * y[j * lanes] over j, in that order.
+DEVICE double dot(const double *x, const double *y, i64 lanes, int dim) {
+    double sum = 0.0;
+    ROLLED for (int j = 0; j < dim; ++j) sum += x[j] * y[j * lanes];
+    return sum;
+}
+
+DEVICE void add_times(double *out, double factor, const double *x, i64 lanes, int dim) {
+    ROLLED for (int j = 0; j < dim; ++j) out[j * lanes] += factor * x[j];
+}
+
+DEVICE u32 below(u32 high, u32 low, u64 limit) { return u32((high * limit + (low * limit >> 32)) >> 32); }
+
+// Brings a uniform subset of `count` to the front of `order`, (population, lanes); `picks` notes the swaps if it is not
+// null.
+DEVICE void swap_in(u32 *order, u32 *picks, i64 lanes, u64 count, u64 population, u64 seed, u32 purpose, u64 replica,
+                    u64 step) {
+    Words x{};
+    ROLLED for (u64 k = 0; k < count; ++k) {
+        if (k % 2 == 0) x = philox_words(seed, purpose, replica, step, u32(k / 2));
+        const u64 pick = k + (k % 2 ? below(x.x3, x.x2, population - k) : below(x.x1, x.x0, population - k));
+        if (picks) picks[i64(k) * lanes] = u32(pick);
+        const u32 moved = order[i64(k) * lanes];
+        order[i64(k) * lanes] = order[i64(pick) * lanes];
+        order[i64(pick) * lanes] = moved;
+    }
+}
+
+DEVICE void swap_back(u32 *order, const u32 *picks, i64 lanes, u64 count) {
+    ROLLED for (i64 k = i64(count) - 1; k >= 0; --k) {
+        const i64 pick = picks[k * lanes];
+        const u32 moved = order[k * lanes];
+        order[k * lanes] = order[pick * lanes];
+        order[pick * lanes] = moved;
+    }
+}
+
+DEVICE void in_order(u32 *order, i64 lanes, u64 population) {
+    ROLLED for (u64 i = 0; i < population; ++i) order[i64(i) * lanes] = u32(i);
+}
+
+// Draws the batch of one update and returns where it lies: in `order`, (population, lanes), or (size, lanes) with
+// replacement (`sampling` 1). `fresh` says that `order` is not that of the update before. Without replacement (0)
+// swap_back has to follow, which the noted `picks`, (size, lanes), are for.
+DEVICE const u32 *draw_batch(u32 *order, u32 *picks, i64 lanes, u64 size, u64 population, int sampling, u64 seed,
+                             u64 replica, u64 step, bool fresh) {
+    if (sampling == 0) {
+        if (fresh) in_order(order, lanes, population);
+        swap_in(order, picks, lanes, size, population, seed, MINIBATCH, replica, step);
+        return order;
+    }
+    if (sampling == 1) {
+        Words x{};
+        ROLLED for (u64 k = 0; k < size; ++k) {
+            if (k % 2 == 0) x = philox_words(seed, MINIBATCH, replica, step, u32(k / 2));
+            order[i64(k) * lanes] = k % 2 ? below(x.x3, x.x2, population) : below(x.x1, x.x0, population);
+        }
+        return order;
+    }
+    const u64 batches = population / size, place = step % batches;
+    if (fresh || place == 0) {
+        in_order(order, lanes, population);
+        swap_in(order, nullptr, lanes, population, population, seed, RESHUFFLE, replica, step / batches);
+    }
+    return order + i64(place * size) * lanes;
+}
+
+// Least squares (example_kernels.py): `theta`, `velocity` and `gradient` are (dim, lanes).
+
+DEVICE double excess_loss(const double *theta, const double *hessian, i64 lanes, int dim) {
+    double total = 0.0;
+    ROLLED for (int i = 0; i < dim; ++i) total += theta[i * lanes] * dot(hessian + i64(i) * dim, theta, lanes, dim);
+    return 0.5 * total;
+}
+
+KERNEL(excess_losses_float64, i64 lanes, int dim, double *losses, const double *theta, const double *hessian) {
+    FOR_EACH_LANE(lanes) losses[lane] = excess_loss(theta + lane, hessian, lanes, dim);
+}
+
+DEVICE void least_squares(i64 lane, i64 lanes, int dim, int steps, double *losses, double *theta, double *velocity,
+                          double *gradient, u32 *order, u32 *picks, const double *inputs, const double *residuals,
+                          const double *hessian, i64 population, double momentum, const double *rates,
+                          const i64 *slots, i64 size, int sampling, u64 seed, u64 replica, u64 step) {
+    ROLLED for (int t = 0; t < steps; ++t) {
+        if (size == 0) {
+            ROLLED for (int i = 0; i < dim; ++i) gradient[i * lanes] = dot(hessian + i64(i) * dim, theta, lanes, dim);
+        } else {
+            ROLLED for (int j = 0; j < dim; ++j) gradient[j * lanes] = 0.0;
+            const u32 *chosen = draw_batch(order, picks, lanes, size, population, sampling, seed, replica + lane,
+                                           step + t, t == 0);
+            ROLLED for (i64 k = 0; k < size; ++k) {
+                const i64 example = chosen[k * lanes];
+                const double *x = inputs + example * dim;
+                add_times(gradient, dot(x, theta, lanes, dim) - residuals[example], x, lanes, dim);
+            }
+            if (sampling == 0) swap_back(order, picks, lanes, size);
+            ROLLED for (int j = 0; j < dim; ++j) gradient[j * lanes] /= double(size);
+        }
+        ROLLED for (int j = 0; j < dim; ++j) {
+            const double speed = momentum * velocity[j * lanes] + gradient[j * lanes];
+            velocity[j * lanes] = speed;
+            theta[j * lanes] -= rates[t] * speed;
+        }
+        if (slots[t] >= 0) losses[slots[t] * lanes + lane] = excess_loss(theta, hessian, lanes, dim);
+    }
+}
+
+KERNEL(least_squares_float64, i64 lanes, int dim, int steps, double *losses, double *theta, double *velocity,
+       double *gradient, u32 *order, u32 *picks, const double *inputs, const double *residuals, const double *hessian,
+       i64 population, double momentum, const double *rates, const i64 *slots, i64 size, int sampling, u64 seed,
+       u64 replica, u64 step) {
+    FOR_EACH_LANE(lanes)
+    least_squares(lane, lanes, dim, steps, losses, theta + lane, velocity + lane, gradient + lane, order + lane,
+                  picks + lane, inputs, residuals, hessian, population, momentum, rates, slots, size, sampling, seed,
+                  replica, step);
+}
+
+// Diagonal linear network (diagonal_network_kernels.py): `weights` and `velocity` are (2 * dim, lanes), `beta` and
+// `pull` (dim, lanes).
+
+DEVICE void effective(double *beta, const double *weights, i64 lanes, int dim) {
+    ROLLED for (int j = 0; j < dim; ++j) {
+        const double plus = weights[j * lanes], minus = weights[(i64(dim) + j) * lanes];
+        beta[j * lanes] = plus * plus - minus * minus;
+    }
+}
+
+DEVICE void descend(double *weights, double *velocity, const double *pull, i64 lanes, int dim, double scale,
+                    double momentum, double rate) {
+    ROLLED for (int j = 0; j < dim; ++j) {
+        const i64 plus = j * lanes, minus = (i64(dim) + j) * lanes;
+        const double push = (2.0 * scale) * pull[plus];
+        velocity[plus] = momentum * velocity[plus] + push * weights[plus];
+        velocity[minus] = momentum * velocity[minus] - push * weights[minus];
+        weights[plus] -= rate * velocity[plus];
+        weights[minus] -= rate * velocity[minus];
+    }
+}
+
+// Training loss into `losses`, test loss into the row below.
+DEVICE void measure(double *losses, const double *beta, i64 lanes, int dim, i64 count, const double *inputs,
+                    const double *targets, const double *truth) {
+    double train = 0.0, test = 0.0;
+    ROLLED for (i64 i = 0; i < count; ++i) {
+        const double residual = dot(inputs + i * dim, beta, lanes, dim) - targets[i];
+        train += residual * residual;
+    }
+    ROLLED for (int j = 0; j < dim; ++j) {
+        const double error = beta[j * lanes] - truth[j];
+        test += error * error;
+    }
+    losses[0] = 0.5 * train / double(count);
+    losses[lanes] = 0.5 * test;
+}
+
+KERNEL(network_losses_float64, i64 lanes, int dim, double *losses, const double *weights, double *beta,
+       const double *inputs, const double *targets, const double *truth, i64 count) {
+    FOR_EACH_LANE(lanes) {
+        effective(beta + lane, weights + lane, lanes, dim);
+        measure(losses + lane, beta + lane, lanes, dim, count, inputs, targets, truth);
+    }
+}
+
+// Batches of `whole` times all examples and `rest` more; `z` is (visited, lanes), `times` (count, lanes) if `whole`.
+DEVICE void network_batches(i64 lane, i64 lanes, int dim, int steps, double *losses, double *weights,
+                            double *velocity, double *beta, double *pull, double *z, i64 *times, u32 *order,
+                            u32 *picks, const double *inputs, const double *targets, const double *truth, i64 count,
+                            double momentum, const double *rates, const i64 *slots, i64 whole, i64 rest, int sampling,
+                            double deviation, u64 seed, u64 replica, u64 step) {
+    effective(beta, weights, lanes, dim);
+    ROLLED for (int t = 0; t < steps; ++t) {
+        const u32 *chosen = order;
+        if (rest > 0)
+            chosen = draw_batch(order, picks, lanes, rest, count, sampling, seed, replica + lane, step + t, t == 0);
+        const i64 visited = whole == 0 ? rest : count;
+        if (deviation > 0.0) fill(z, lanes, visited, seed, LABEL_NOISE, replica + lane, step + t);
+        if (whole > 0) {
+            ROLLED for (i64 i = 0; i < count; ++i) times[i * lanes] = whole;
+            ROLLED for (i64 k = 0; k < rest; ++k) times[chosen[k * lanes] * lanes] += 1;
+        }
+        ROLLED for (int j = 0; j < dim; ++j) pull[j * lanes] = 0.0;
+        ROLLED for (i64 k = 0; k < visited; ++k) {
+            const i64 i = whole == 0 ? i64(chosen[k * lanes]) : k;
+            const double *x = inputs + i * dim, label = deviation > 0.0 ? z[k * lanes] : 0.0;
+            const double residual = dot(x, beta, lanes, dim) - targets[i];
+            double share = residual - deviation * label;
+            if (whole > 0) {
+                const double visits = double(times[i * lanes]);
+                share = visits * residual - root_of(visits) * deviation * label;
+            }
+            add_times(pull, share, x, lanes, dim);
+        }
+        if (rest > 0 && sampling == 0) swap_back(order, picks, lanes, rest);
+        descend(weights, velocity, pull, lanes, dim, 1.0 / double(whole * count + rest), momentum, rates[t]);
+        effective(beta, weights, lanes, dim);
+        if (slots[t] >= 0)
+            measure(losses + 2 * slots[t] * lanes + lane, beta, lanes, dim, count, inputs, targets, truth);
+    }
+}
+
+KERNEL(network_batches_float64, i64 lanes, int dim, int steps, double *losses, double *weights, double *velocity,
+       double *beta, double *pull, double *z, i64 *times, u32 *order, u32 *picks, const double *inputs,
+       const double *targets, const double *truth, i64 count, double momentum, const double *rates, const i64 *slots,
+       i64 whole, i64 rest, int sampling, double deviation, u64 seed, u64 replica, u64 step) {
+    FOR_EACH_LANE(lanes)
+    network_batches(lane, lanes, dim, steps, losses, weights + lane, velocity + lane, beta + lane, pull + lane,
+                    z + lane, times + lane, order + lane, picks + lane, inputs, targets, truth, count, momentum, rates,
+                    slots, whole, rest, sampling, deviation, seed, replica, step);
+}
+
+// Gaussian gradient noise of the covariance of minibatches; `z` is (2 * count, lanes), or (count, lanes) where the
+// scale of sampling is 0.
+DEVICE void network_gaussian(i64 lane, i64 lanes, int dim, int steps, double *losses, double *weights,
+                             double *velocity, double *beta, double *pull, double *z, const double *inputs,
+                             const double *targets, const double *truth, i64 count, double momentum,
+                             const double *rates, const i64 *slots, double label_scale, double sampling_scale,
+                             u64 seed, u64 replica, u64 step) {
+    const bool sampled = sampling_scale > 0.0, noisy = label_scale > 0.0 || sampled;
+    effective(beta, weights, lanes, dim);
+    ROLLED for (int t = 0; t < steps; ++t) {
+        double mean = 0.0;
+        if (noisy) fill(z, lanes, sampled ? 2 * count : count, seed, Precision<double>::gradient_noise, replica + lane,
+                        step + t);
+        if (sampled) {
+            ROLLED for (i64 i = count; i < 2 * count; ++i) mean += z[i * lanes] / double(count);
+        }
+        ROLLED for (int j = 0; j < dim; ++j) pull[j * lanes] = 0.0;
+        ROLLED for (i64 i = 0; i < count; ++i) {
+            const double *x = inputs + i * dim;
+            const double residual = dot(x, beta, lanes, dim) - targets[i];
+            const double own = sampled ? z[(count + i) * lanes] : 0.0, label = noisy ? z[i * lanes] : 0.0;
+            const double share = 1.0 / double(count) + sampling_scale * (own - mean);
+            add_times(pull, share * residual + label_scale * label, x, lanes, dim);
+        }
+        descend(weights, velocity, pull, lanes, dim, 1.0, momentum, rates[t]);
+        effective(beta, weights, lanes, dim);
+        if (slots[t] >= 0)
+            measure(losses + 2 * slots[t] * lanes + lane, beta, lanes, dim, count, inputs, targets, truth);
+    }
+}
+
+KERNEL(network_gaussian_float64, i64 lanes, int dim, int steps, double *losses, double *weights, double *velocity,
+       double *beta, double *pull, double *z, const double *inputs, const double *targets, const double *truth,
+       i64 count, double momentum, const double *rates, const i64 *slots, double label_scale, double sampling_scale,
+       u64 seed, u64 replica, u64 step) {
+    FOR_EACH_LANE(lanes)
+    network_gaussian(lane, lanes, dim, steps, losses, weights + lane, velocity + lane, beta + lane, pull + lane,
+                     z + lane, inputs, targets, truth, count, momentum, rates, slots, label_scale, sampling_scale, seed,
+                     replica, step);
+}

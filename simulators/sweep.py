@@ -26,6 +26,8 @@ def simulate_sweep(
     seeds: int = 8,
     replicas: int = 64,
     seed: int = 0,
+    backend: str = "cpu",
+    dtype: str = "float64",
     threads: int | None = None,
     progress: Callable[[float], object] | None = None,
 ) -> xr.Dataset:
@@ -41,6 +43,8 @@ def simulate_sweep(
         Ensembles per point; they use the seeds ``seed``, ``seed + 1``, ….
     replicas : int
         Trajectories per ensemble.
+    backend, dtype, threads
+        As in :func:`simulate`.
     progress : callable, optional
         ``progress(share of the work done)``.
 
@@ -52,7 +56,7 @@ def simulate_sweep(
     Raises
     ------
     ValueError
-        For impossible batch sizes, learning rates, momenta, seeds or replicas.
+        For impossible batch sizes, learning rates, momenta, seeds or replicas, and as :func:`simulate` does.
 
     Examples
     --------
@@ -82,6 +86,8 @@ def simulate_sweep(
                 momentum=inertia[:, None],
                 replicas=replicas,
                 seed=seed + k,
+                backend=backend,
+                dtype=dtype,
                 threads=threads,
             )
             losses, errors = (ensemble[name].isel(step=-1).values for name in ("loss", "loss_stderr"))

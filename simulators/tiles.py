@@ -214,6 +214,7 @@ def _steps(
     full = shared.noise_root.ndim == 2
     advance = kernels.advance_full if full else kernels.advance_diagonal
     noise_root = scaled_root(shared, configuration)
+    z = np.zeros((shared.precision.noise_rows(dim if full else 1), lanes), shared.precision.noise_dtype)
     work = dim * lanes * (dim if full else 1)
     for window in windows(shared, configuration, min(max(WINDOW_WORK // work, 1), WINDOW_STEPS)):
         if stop is not None and stop.is_set():
@@ -226,6 +227,7 @@ def _steps(
             losses,
             theta,
             velocity,
+            z,
             shared.curvature,
             noise_root,
             shared.precision.scalar(configuration.momentum),
