@@ -21,9 +21,9 @@ Box–Muller pairs (cosine, sine) whose radius and angle are one 32-bit word eac
 
 Gradient noise that is not Gaussian takes one block, at block = coordinate, and one number from it (`NoiseLaw`).
 
-Minibatches take 64-bit words in sequence, one for each example drawn; a reshuffled epoch has its index for a step. Label
-noise counts the examples of a batch as coordinates, or all examples where a batch has all of them. Data sets that are
-drawn from a law have their examples for replicas.
+Minibatches take 64-bit words in sequence, one for each example drawn; a reshuffled epoch has its index for a step.
+Label noise counts the examples of a batch as coordinates, or all examples where a batch has all of them. Data sets that
+are drawn from a law have their examples for replicas.
 
 The learning rate, batch size and momentum are deliberately not part of the counter. All configurations share their
 random numbers, so that adding companions to a call never changes a result; estimates at different learning rates are
