@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from noisysgd.validation.augmentation import augment
     from noisysgd.validation.configuration import TrainConfig
     from noisysgd.validation.curvature import largest_eigenvalue
     from noisysgd.validation.data import ImageDataset, load_dataset
@@ -27,6 +28,7 @@ __all__ = [
     "Sweep",
     "TrainConfig",
     "WideResNet",
+    "augment",
     "calibrated_quadratic",
     "largest_eigenvalue",
     "load_dataset",
@@ -46,6 +48,7 @@ _HOME = {
     "Sweep": "sweep",
     "TrainConfig": "configuration",
     "WideResNet": "wide_resnet",
+    "augment": "augmentation",
     "calibrated_quadratic": "prediction",
     "largest_eigenvalue": "curvature",
     "load_dataset": "data",
