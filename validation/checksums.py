@@ -79,4 +79,4 @@ def read_checked(file: SourceFile, path: Path, *, allow_altered: bool = False) -
     return content
 
 
-REMEDY = "Fetch it again, or pass allow_altered=True if you mean to use another version."
+REMEDY = "Delete it and fetch it again, or pass allow_altered=True if you mean to use another version."

@@ -88,8 +88,8 @@ def load_dataset(
     ``"fashion-mnist"``, ``"cifar10"`` and ``"cifar100"`` (fine labels) come from files, which ``noisysgd data fetch``
     downloads, in their published split and order.
 
-    Pixels are standardised channel by channel with mean and standard deviation of the training pixels that are used: those
-    of the subset, after down-sampling. `standardisation` holds the constants, `provenance` everything in words.
+    Pixels are standardised channel by channel with mean and standard deviation of the training pixels that are used:
+    those of the subset, after down-sampling. `standardisation` holds the constants, `provenance` everything in words.
 
     Parameters
     ----------
@@ -129,10 +129,8 @@ def load_dataset(
     """
     checks.one_of("name", name, DATASETS)
     if name == "digits":
-        folderless = folder is None
-        checks.require(
-            folderless, "folder", "none for the digits, which come with scikit-learn", folder, "Leave it out."
-        )
+        expected = "none for the digits, which come with scikit-learn"
+        checks.require(folder is None, "folder", expected, str(folder), "Leave it out.")
         raw, classes = _digits(), 10
     else:
         raw, classes = read_raw(name, folder, allow_altered=allow_altered), SOURCES[name].classes

@@ -26,8 +26,8 @@ examples:
   noisysgd data where cifar100 --folder /scratch/data
 """
 FETCH = """\
-Download the files of a data set that are not there yet: to a temporary name, checked against the published checksums, then
-renamed. Files that are there are checked and left alone.
+Download the files of a data set that are not there yet: to a temporary name, checked against the published checksums,
+then renamed. Files that are there are checked and left alone.
 
 examples:
   noisysgd data fetch cifar10
@@ -62,8 +62,8 @@ def add_data_commands(
         ("verify", VERIFY, "check files against their published checksums", _verify),
     ):
         parser = verbs.add_parser(verb, parents=[common], help=summary, description=text, formatter_class=style)
-        optional = {"nargs": "?"} if verb == "where" else {}
-        parser.add_argument("name", choices=NAMES, metavar="NAME", help=", ".join(NAMES), **optional)
+        count = "?" if verb == "where" else None
+        parser.add_argument("name", nargs=count, choices=NAMES, metavar="NAME", help=", ".join(NAMES))
         parser.add_argument("--folder", type=Path, help="look in this folder, and nowhere else")
         if verb == "fetch":
             parser.add_argument("--mirror", metavar="URL", help="address of a folder to download from instead")

@@ -41,4 +41,5 @@ def average_pool(pixels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     if factor == 1:
         return pixels
     squares = pixels.reshape(count, channels, height // factor, factor, width // factor, factor)
-    return squares.sum(axis=(3, 5), dtype=np.float32) / np.float32(factor**2)  # the sums are exact: below 2²⁴
+    means: npt.NDArray[np.float32] = squares.sum(axis=(3, 5), dtype=np.float32) / np.float32(factor**2)
+    return means  # correctly rounded, since the sums are whole numbers below 2²⁴

@@ -1,4 +1,4 @@
-"""Downloading a data set: to a temporary name, verified, then renamed. A file under its final name is whole and genuine."""
+"""Downloading a data set: to a temporary name, verified, then renamed. What has its final name is whole and genuine."""
 
 import contextlib
 import http.client
@@ -36,7 +36,8 @@ def fetch(
     ----------
     source : Source
     folder : path, optional
-        Files go to its subfolder of the data set's name; by default :func:`noisysgd.validation.search_path.data_folder`.
+        Files go to its subfolder of the data set's name; by default that of
+        :func:`noisysgd.validation.search_path.data_folder`.
     mirror : str, optional
         Address of a folder to download from instead of the published one; checksums are the same.
     progress : callable, optional

@@ -15,8 +15,8 @@ UNSIGNED_BYTE = 0x08
 def parse_idx(content: bytes, name: str, shape: tuple[int | None, ...]) -> Bytes:
     """The array an IDX file of unsigned bytes holds.
 
-    Two zero bytes, one for the type, one for the number of dimensions, each dimension as a big-endian 32-bit number, then
-    the entries in row-major order (Y. LeCun, "The MNIST database": file formats). Nothing may follow.
+    Two zero bytes, one for the type, one for the number of dimensions, each dimension as a big-endian 32-bit number,
+    then the entries in row-major order (Y. LeCun, "The MNIST database": file formats). Nothing may follow.
 
     Parameters
     ----------

@@ -87,7 +87,8 @@ FASHION_MNIST = Source(
     system_folders=(Path("/usr/share/datasets/fashion-mnist"),),
 )
 
-# MD5 as published at https://www.cs.toronto.edu/~kriz/cifar.html; SHA-256 as in the checksum lists of TensorFlow Datasets.
+# MD5 as published at https://www.cs.toronto.edu/~kriz/cifar.html; SHA-256, which that page lacks, as in the checksum
+# lists of TensorFlow Datasets.
 CIFAR10 = Source(
     "cifar10",
     "photographs of ten kinds of things, colour (Krizhevsky 2009)",

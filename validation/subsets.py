@@ -12,10 +12,10 @@ from noisysgd.theory import checks
 def balanced_subset(labels: npt.NDArray[Any], size: int, seed: int = 0) -> npt.NDArray[np.int64]:
     """Which examples a subset of `size` keeps.
 
-    Every example draws a random word, a function of (seed, its index). Each class is ranked by its words, and the subset
-    takes first all of rank 0, then all of rank 1, …, within a rank by word. So classes are represented equally to within one
-    example as long as none runs out; each class's share is a uniform choice; and a smaller subset of the same seed is part
-    of a larger one.
+    Every example draws a random word, a function of (seed, its index). Each class is ranked by its words, and the
+    subset takes first all of rank 0, then all of rank 1, …, within a rank by word. So classes are represented equally to
+    within one example as long as none runs out; each class's share is a uniform choice; and a smaller subset of the same
+    seed is part of a larger one.
 
     Parameters
     ----------
