@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from noisysgd.validation.curvature import largest_eigenvalue
     from noisysgd.validation.data import ImageDataset, load_dataset
     from noisysgd.validation.executors import local_executor, run_one
+    from noisysgd.validation.foreign_batch_science import read_batch_science
+    from noisysgd.validation.foreign_pd1 import pd1_tasks, read_pd1
     from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
     from noisysgd.validation.measurement import Measurement, measure
     from noisysgd.validation.prediction import calibrated_quadratic, observed_boundary, predict_regimes
@@ -35,7 +37,10 @@ __all__ = [
     "local_executor",
     "measure",
     "observed_boundary",
+    "pd1_tasks",
     "predict_regimes",
+    "read_batch_science",
+    "read_pd1",
     "run_one",
     "train",
 ]
@@ -55,7 +60,10 @@ _HOME = {
     "local_executor": "executors",
     "measure": "measurement",
     "observed_boundary": "prediction",
+    "pd1_tasks": "foreign_pd1",
     "predict_regimes": "prediction",
+    "read_batch_science": "foreign_batch_science",
+    "read_pd1": "foreign_pd1",
     "run_one": "executors",
     "train": "training",
 }

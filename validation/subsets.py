@@ -13,9 +13,9 @@ def balanced_subset(labels: npt.NDArray[Any], size: int, seed: int = 0) -> npt.N
     """Which examples a subset of `size` keeps.
 
     Every example draws a random word, a function of (seed, its index). Each class is ranked by its words, and the
-    subset takes first all of rank 0, then all of rank 1, …, within a rank by word. So classes are represented equally to
-    within one example as long as none runs out; each class's share is a uniform choice; and a smaller subset of the same
-    seed is part of a larger one.
+    subset takes first all of rank 0, then all of rank 1, …, within a rank by word. So classes are represented equally
+    to within one example as long as none runs out; each class's share is a uniform choice; and a smaller subset of the
+    same seed is part of a larger one.
 
     Parameters
     ----------
