@@ -1,8 +1,8 @@
 """Trials that others ran, as a Sweep: what the readers of foreign measurements share.
 
-Others search at random: every trial has a learning rate and momentum of its own. A Sweep is a grid, so that such trials
-make one with a single run at each of many points, which is good for a plot but not for the optimum rule. `fraction` puts
-them on the grid of powers of two instead, where the trials that meet at a point become its seeds.
+Others search at random: every trial has a learning rate and momentum of its own. A Sweep is a grid, so that such
+trials make one with a single run at each of many points, which is good for a plot but not for the optimum rule.
+`fraction` puts them on the grid of powers of two instead, where the trials that meet at a point become its seeds.
 """
 
 import collections
