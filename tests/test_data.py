@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -203,3 +204,11 @@ def test_choices_of_data_are_part_of_a_configuration(choice: dict[str, Any]) -> 
 def test_configurations_refuse_impossible_choices(choice: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(learning_rate=0.5, batch_size=64, steps=2, **choice)
+
+
+@pytest.mark.checkout
+def test_the_program_of_the_page_on_data_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    exec(program, {})
+    assert "Standardisation(mean=(" in capsys.readouterr().out
