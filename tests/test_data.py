@@ -107,6 +107,12 @@ def test_subsets_are_balanced_nested_and_in_order(labels: list[int], seed: int, 
     assert not short.any() or kept[short].min() >= kept.max() - 1
 
 
+def test_what_does_not_divide_evenly_falls_to_any_class() -> None:
+    """Of 40 subsets of one example; all in one of the two classes would be a false alarm once in 2³⁹."""
+    labels = np.arange(80) % 2
+    assert {int(labels[balanced_subset(labels, 1, seed)[0]]) for seed in range(40)} == {0, 1}
+
+
 def test_subsets_are_a_uniform_choice_within_a_class() -> None:
     """Each of 40 examples of a class is kept in a fifth of 2000 subsets; χ² at a false-alarm rate of 1e-4."""
     labels = np.arange(80) % 2

@@ -51,7 +51,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     Handler.requests = []
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{running.server_address[1]}"
         running.shutdown()
@@ -228,7 +228,7 @@ def test_fashion_mnist_from_a_server(
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files) as running:
-        threading.Thread(target=running.serve_forever).start()
+        threading.Thread(target=running.serve_forever, args=(0.02,)).start()
         mirror = f"http://127.0.0.1:{running.server_address[1]}"
         assert run("fetch", "fashion-mnist", "--folder", tmp_path, "--mirror", mirror) == 0
         running.shutdown()

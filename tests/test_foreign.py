@@ -109,6 +109,15 @@ def test_plain_sgd_has_no_momentum(tmp_path: Path) -> None:
     assert float(sweep.train_loss.squeeze()) == 2.3
 
 
+def test_average_precisions_are_maximised(tmp_path: Path) -> None:
+    study = write_study(tmp_path, 64, "sgd")
+    for number, (rate, precision) in enumerate([(0.5, 0.3), (1.0, 0.4), (2.0, 0.1)], start=1):
+        table = f"step,val/average_precision\n0,0\n9,{precision}\n"
+        (write_trial(study, number, "COMPLETE", learning_rate=rate) / "measurements.csv").write_text(table)
+    best = theory.optimum(read_batch_science(tmp_path), "validation_average_precision", keep=1)
+    assert float(best.learning_rate.squeeze()) == 1.0
+
+
 def test_measurements_are_ordered_by_step_not_by_line(tmp_path: Path) -> None:
     rows = ("100,1,0.5,1,0.5", "0,9,0.5,1,0.5")
     write_trial(write_study(tmp_path, 2, "sgd"), 1, "COMPLETE", rows=rows, learning_rate=0.5)

@@ -36,9 +36,13 @@ STATUSES = ("COMPLETE", "INCOMPLETE", "INFEASIBLE")
 COLUMNS = {
     f"{theirs}/{column}": f"{ours}_{metric}"
     for theirs, ours in (("train", "train"), ("val", "validation"), ("test", "test"))
-    for column, metric in (("cross_entropy_error", "loss"), ("classification_error", "accuracy"))
+    for column, metric in (
+        ("cross_entropy_error", "loss"),
+        ("classification_error", "accuracy"),
+        ("average_precision", "average_precision"),
+    )
 }
-"""Our name of each column that is read; accuracies are one minus the error."""
+"""Our name of each column that is read; accuracies are one minus the error. Open Images has average precisions."""
 REMEDY = "Unpack the archive again, or point to a folder dataset/model/optimizer."
 
 

@@ -90,17 +90,18 @@ def read_pd1(
         For a task that is not there or not named, and for a line that does not follow the layout: with path and line.
     """
     files = _files(paths)
-    tasks = _tasks(files)
-    remedy = "Name one as task=…"
     if task is None:
-        checks.require(len(tasks) == 1, "task", f"the name of one of {len(tasks)} tasks: {tasks}", task, remedy)
+        tasks = _tasks(files)
+        expected = f"the name of one of {len(tasks)} tasks: {tasks}"
+        checks.require(len(tasks) == 1, "task", expected, task, "Name one as task=….")
         task = tasks[0]
-    checks.require(task in tasks, "task", f"one of {tasks}", task, remedy)
     trials: list[ForeignTrial] = []
     left_out: collections.Counter[str] = collections.Counter()
     seen: dict[str, str] = {}
+    tasks_here = set()
     for number, (where, row) in enumerate(_rows(files), start=1):
         name, size = _study_group(where, row)
+        tasks_here.add(name)
         if name != task or (batch_sizes is not None and size not in batch_sizes):
             continue
         folder = str(row.get("trial_dir") or where)
@@ -111,6 +112,7 @@ def read_pd1(
             left_out[trial] += 1
         else:
             trials.append(trial)
+    checks.require(task in tasks_here, "task", f"one of {sorted(tasks_here)}", task, "Name one of those.")
     checks.require(bool(seen), "batch_sizes", f"some of those of {task}", batch_sizes, "Choose others, or None.")
     configuration = {
         "origin": "PD1 (Wang et al., HyperBO)",

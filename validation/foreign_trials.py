@@ -133,9 +133,12 @@ def sweep_from_trials(
     checks.require(points <= POINTS, "trials", f"a grid of at most {POINTS} points", points, remedy)
     known = {"momentum", "batch_size", "learning_rate", "seed", "status", "trial"}
     metrics = [*sorted({name for row in rows for name in row} - known), "trial"]
-    return sweep_from_records(
-        rows, source="training", metrics=metrics, configuration={**configuration, "fraction": fraction}
-    )
+    configuration = {**configuration, "fraction": fraction}
+    sweep = sweep_from_records(rows, source="training", metrics=metrics, configuration=configuration)
+    for name in metrics:
+        if name.endswith("precision"):
+            sweep[name].attrs["objective"] = "maximize"
+    return sweep
 
 
 def accuracy_or_loss(curves: Mapping[str, Sequence[float]], names: Mapping[str, str]) -> dict[str, list[float]]:
