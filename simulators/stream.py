@@ -61,6 +61,8 @@ class Purpose(IntEnum):
     RESHUFFLE = 7
     LABEL_NOISE = 8
     DATA = 9
+    AUGMENTATION = 16
+    SUBSET = 17
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,8 @@ def settings_in(
     >>> from noisysgd import theory
     >>> problem = theory.power_law(3)
     >>> setting = find(settings_in(CURVATURE_DOMINATED, problem), lambda setting: setting.momentum > 0)
-    >>> 1.9 <= setting.learning_rate <= 0.99 * 3.8
+    >>> critical = theory.critical_learning_rate(problem, momentum=setting.momentum)
+    >>> bool(0.5 * critical <= setting.learning_rate <= 0.99 * critical)
     True
     """
     checks.one_of("regime", regime, (NOISE_DOMINATED, CURVATURE_DOMINATED))

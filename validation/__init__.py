@@ -7,10 +7,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from noisysgd.validation.augmentation import augment
     from noisysgd.validation.configuration import TrainConfig
     from noisysgd.validation.curvature import largest_eigenvalue
     from noisysgd.validation.data import ImageDataset, load_dataset
     from noisysgd.validation.executors import local_executor, run_one
+    from noisysgd.validation.foreign_batch_science import read_batch_science
+    from noisysgd.validation.foreign_pd1 import pd1_tasks, read_pd1
     from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
     from noisysgd.validation.measurement import Measurement, measure
     from noisysgd.validation.prediction import calibrated_quadratic, observed_boundary, predict_regimes
@@ -27,13 +30,17 @@ __all__ = [
     "Sweep",
     "TrainConfig",
     "WideResNet",
+    "augment",
     "calibrated_quadratic",
     "largest_eigenvalue",
     "load_dataset",
     "local_executor",
     "measure",
     "observed_boundary",
+    "pd1_tasks",
     "predict_regimes",
+    "read_batch_science",
+    "read_pd1",
     "run_one",
     "train",
 ]
@@ -46,13 +53,17 @@ _HOME = {
     "Sweep": "sweep",
     "TrainConfig": "configuration",
     "WideResNet": "wide_resnet",
+    "augment": "augmentation",
     "calibrated_quadratic": "prediction",
     "largest_eigenvalue": "curvature",
     "load_dataset": "data",
     "local_executor": "executors",
     "measure": "measurement",
     "observed_boundary": "prediction",
+    "pd1_tasks": "foreign_pd1",
     "predict_regimes": "prediction",
+    "read_batch_science": "foreign_batch_science",
+    "read_pd1": "foreign_pd1",
     "run_one": "executors",
     "train": "training",
 }

@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from noisysgd.validation.data_cli import add_data_commands
+
 DESCRIPTION = "Predict, simulate and measure the two regimes of stochastic gradient descent."
 DEMO_DESCRIPTION = """\
 Predict the optimal learning rate of a noisy quadratic, check it by simulation, train a small Wide-ResNet on handwritten
@@ -60,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="a much smaller sweep, to see the path in about half a minute"
     )
     demo.set_defaults(run=_demo)
+    add_data_commands(commands, common)
     return parser
 
 

@@ -10,7 +10,12 @@ from noisysgd.theory.budget import Budget, EpochBudget, StepBudget
 from noisysgd.theory.schedule import Schedule, half_then_decay
 from noisysgd.theory.temperature import effective_learning_rate
 
-DATASETS = ("digits",)
+DATASETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
+_FOUNDING = (
+    *("learning_rate", "batch_size", "momentum", "epochs", "steps", "dataset", "depth", "width", "ghost_batch_size"),
+    *("l2", "l2_exempt", "seed"),
+)
+"""Fields that every record has; the name of a run rests on them, so nothing is ever added here."""
 L2_EXEMPTIONS = ("nothing", "normalization and biases")
 
 
@@ -30,6 +35,14 @@ class TrainConfig:
         The budget: one of the two. Epochs allow ⌊epochs·N/B⌋ steps.
     dataset : str
         Name for :func:`noisysgd.validation.load_dataset`.
+    subset : int, optional
+        Number of training examples to keep, a balanced choice (:func:`noisysgd.validation.subsets.balanced_subset`).
+    subset_seed : int
+        Which choice; without a subset it must be 0.
+    downsample : int
+        Factor by which images shrink, by averages over squares.
+    augment : bool
+        Whether training images are padded, cropped at random and flipped (:func:`noisysgd.validation.augment`).
     depth, width : int
         Of the Wide-ResNet; the depth is 6n + 4.
     ghost_batch_size : int
@@ -65,6 +78,10 @@ class TrainConfig:
     l2: float = 5e-4
     l2_exempt: str = "nothing"
     seed: int = 0
+    subset: int | None = None
+    subset_seed: int = 0
+    downsample: int = 1
+    augment: bool = False
 
     def __post_init__(self) -> None:
         def whole(name: str, minimum: int, remedy: str) -> None:
@@ -80,6 +97,13 @@ class TrainConfig:
         checks.one_of("l2_exempt", self.l2_exempt, L2_EXEMPTIONS)
         whole("batch_size", 1, "A batch has at least one example.")
         checks.one_of("dataset", self.dataset, DATASETS)
+        if self.subset is not None:
+            whole("subset", 1, "Keep at least one example, or pass None for all.")
+        whole("subset_seed", 0, "Seeds are integers in 0…2⁶³−1.")
+        unused = self.subset is not None or self.subset_seed == 0
+        checks.require(unused, "subset_seed", "0 without a subset", self.subset_seed, "Give a subset or drop the seed.")
+        whole("downsample", 1, "Use 1 for the images as they are.")
+        checks.require(isinstance(self.augment, bool), "augment", "True or False", self.augment, "Pass one of the two.")
         whole("depth", 10, "Depths are 6n + 4, n ≥ 1.")
         checks.require(self.depth % 6 == 4, "depth", "6n + 4: 10, 16, 22, 28, …", self.depth, "Choose one of those.")
         whole("width", 1, "Width 1 is a plain ResNet.")
@@ -118,8 +142,12 @@ class TrainConfig:
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
+        """Plain values, ready for JSON; fields added after version 0.1 only where they differ from their default.
+
+        So a configuration that needs none of them keeps its name, and records of it stay readable.
+        """
+        added = {field.name: field.default for field in fields(self) if field.name not in _FOUNDING}
+        return {name: value for name, value in asdict(self).items() if name not in added or value != added[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -15,6 +15,7 @@ from torch import nn
 
 from noisysgd.simulators.stream import Purpose, random_words
 from noisysgd.theory import checks
+from noisysgd.validation.augmentation import augment
 from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.curvature import training_mode
 from noisysgd.validation.data import ImageDataset, load_dataset
@@ -58,7 +59,7 @@ def train(config: TrainConfig, *, observe: Observer | None = None, observe_at: t
     >>> record["status"], record["steps"]
     ('complete', 2)
     """
-    data = _dataset(config.dataset)
+    data = _dataset(config.dataset, config.subset, config.subset_seed, config.downsample)
     checks.batch_size(config.batch_size, data.train_size)
     started = time.perf_counter()
     schedule = config.schedule(data.train_size)
@@ -81,8 +82,11 @@ def train(config: TrainConfig, *, observe: Observer | None = None, observe_at: t
             for group in optimizer.param_groups:  # a new optimizer would forget its momentum
                 group["lr"] = config.learning_rate * float(schedule.at(step))
         batch = torch.from_numpy(minibatch(config.seed, step, config.batch_size, data.train_size))
+        images = data.train_images[batch]
+        if config.augment:
+            images = augment(images, indices=batch, seed=config.seed, step=step)
         optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(model(data.train_images[batch]), data.train_labels[batch])
+        loss = nn.functional.cross_entropy(model(images), data.train_labels[batch])
         if not loss.item() < DIVERGED_ABOVE:
             status = "diverged"
             break
@@ -163,5 +167,5 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
 
 
 @functools.cache
-def _dataset(name: str) -> ImageDataset:
-    return load_dataset(name)
+def _dataset(name: str, subset: int | None, subset_seed: int, downsample: int) -> ImageDataset:
+    return load_dataset(name, subset=subset, subset_seed=subset_seed, downsample=downsample)
