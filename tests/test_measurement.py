@@ -10,16 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from noisysgd.validation.curvature import (
-    Eigenvalue,
-    MatrixVectorProduct,
-    flatten,
-    largest_eigenvalue,
-    loss_hessian_vector_product,
-)
+from noisysgd.validation.curvature import flatten, loss_hessian_vector_product
 from noisysgd.validation.data import ImageDataset, load_dataset
 from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
 from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
+from noisysgd.validation.lanczos import Eigenvalue, MatrixVectorProduct, largest_eigenvalue
 from noisysgd.validation.measurement import measure
 from noisysgd.validation.wide_resnet import WideResNet
 
@@ -356,7 +351,7 @@ def test_records_are_strict_json_of_plain_values() -> None:
     record = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert record["lambda_max"]["value"] is None
     assert record["lambda_max"]["converged"] is False
-    assert record["B_simple"] == {"value": None, "stderr": None}
+    assert record["B_simple"] == {"value": None, "stderr": None, "converged": False}
     assert record == found.as_dict()
 
 

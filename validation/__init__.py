@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noisysgd.validation.configuration import TrainConfig
-    from noisysgd.validation.curvature import largest_eigenvalue
     from noisysgd.validation.data import ImageDataset, load_dataset
     from noisysgd.validation.executors import local_executor, run_one
     from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
+    from noisysgd.validation.lanczos import largest_eigenvalue
     from noisysgd.validation.measurement import Measurement, measure
     from noisysgd.validation.prediction import calibrated_quadratic, observed_boundary, predict_regimes
     from noisysgd.validation.store import RunStore
@@ -47,7 +47,7 @@ _HOME = {
     "TrainConfig": "configuration",
     "WideResNet": "wide_resnet",
     "calibrated_quadratic": "prediction",
-    "largest_eigenvalue": "curvature",
+    "largest_eigenvalue": "lanczos",
     "load_dataset": "data",
     "local_executor": "executors",
     "measure": "measurement",

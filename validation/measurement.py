@@ -10,16 +10,17 @@ import torch
 from torch import nn
 
 from noisysgd.theory import checks
-from noisysgd.validation.curvature import Eigenvalue, largest_eigenvalue, loss_hessian_vector_product
+from noisysgd.validation.curvature import loss_hessian_vector_product
 from noisysgd.validation.data import ImageDataset
 from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.estimate import Estimate
 from noisysgd.validation.gradient_noise import (
-    Estimate,
     GradientNoise,
     draw_ghost_batches,
     ghost_batch_gradients,
     gradient_noise,
 )
+from noisysgd.validation.lanczos import Eigenvalue, largest_eigenvalue
 
 
 @dataclass(frozen=True)
