@@ -8,54 +8,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import GHOST, dataset, dense_hessian, examples, seeded, small_network
 from torch import nn
 
 from noisysgd.validation.curvature import flatten, loss_hessian_vector_product
-from noisysgd.validation.data import ImageDataset, load_dataset
-from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.data import load_dataset
 from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
 from noisysgd.validation.lanczos import Eigenvalue, MatrixVectorProduct, largest_eigenvalue
 from noisysgd.validation.measurement import measure
 from noisysgd.validation.wide_resnet import WideResNet
-
-GHOST = 4
-
-
-def examples(count: int, channels: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, channels, 4, 4, generator=generator), torch.randint(3, (count,), generator=generator)
-
-
-def dataset(count: int = 48) -> ImageDataset:
-    return ImageDataset("random", *examples(count), *examples(8, seed=1), classes=3, provenance="seeded normals")
-
-
-def seeded(model: nn.Module, scale: float = 0.5) -> nn.Module:
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, scale, generator=generator)
-    return model
-
-
-def small_network(*, ghost: bool = True, dropout: float = 0.0) -> nn.Module:
-    norm = GhostBatchNorm2d(2, GHOST) if ghost else nn.Identity()
-    layers = (nn.Conv2d(1, 2, 3), norm, nn.Softplus(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(8, 3))
-    return seeded(nn.Sequential(*layers))
-
-
-def dense_hessian(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Written with other tools than the library: a flat parameter vector and torch's dense Hessian."""
-    names, shapes = zip(*((name, p.shape) for name, p in model.named_parameters()), strict=True)
-
-    def loss(flat: torch.Tensor) -> torch.Tensor:
-        pieces = torch.split(flat, [shape.numel() for shape in shapes])
-        state = {name: piece.view(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
-        value: torch.Tensor = F.cross_entropy(torch.func.functional_call(model, state, (images,)), labels)
-        return value
-
-    hessian: torch.Tensor = torch.autograd.functional.hessian(loss, flatten(list(model.parameters())))
-    return hessian
 
 
 def product_of(matrix: torch.Tensor) -> MatrixVectorProduct:
@@ -324,15 +285,18 @@ def test_the_model_and_the_global_generator_are_left_as_found(kind: str, trainin
     model.train(training)
     next(iter(model.children())).train(not training)
     before = snapshot(model)
-    first = measure(model, dataset(), ghost_batch_size=GHOST, units=6, products=2, max_products=4)
+    first = measure(model, dataset(), ghost_batch_size=GHOST, units=8, products=2, steps=2)
     assert snapshot(model) == before
-    again = measure(model, dataset(), ghost_batch_size=GHOST, units=6, products=2, max_products=4)
+    again = measure(model, dataset(), ghost_batch_size=GHOST, units=8, products=2, steps=2)
     assert {**first.as_dict(), "seconds": 0} == {**again.as_dict(), "seconds": 0}
 
 
 def test_a_measurement_is_what_brute_force_finds() -> None:
     model, data = small_network(), dataset(6)
-    found = measure(model, data, ghost_batch_size=GHOST, curvature_examples=GHOST, units=5, products=5, rtol=1e-4)
+    options = {"probes": 0, "eigenvalues": 1}
+    found = measure(
+        model, data, ghost_batch_size=GHOST, curvature_examples=GHOST, units=8, products=5, rtol=1e-4, **options
+    )
     # With a single ghost batch behind H, its examples are all that the seeded shuffle decides: try every subset.
     tops = []
     for subset in map(list, itertools.combinations(range(6), GHOST)):
@@ -356,7 +320,7 @@ def test_records_are_strict_json_of_plain_values() -> None:
 
 
 def test_a_ragged_end_is_left_out_of_the_curvature() -> None:
-    found = measure(small_network(), dataset(19), ghost_batch_size=GHOST, units=4, products=2)
+    found = measure(small_network(), dataset(19), ghost_batch_size=GHOST, units=4, products=2, noise_draws=2)
     assert found.curvature_examples == 16
 
 
@@ -379,7 +343,7 @@ def test_bad_measurements_are_refused(arguments: dict[str, float], message: str)
 
 def test_the_unit_of_noise_is_the_models_own_ghost_batch() -> None:
     data = load_dataset("digits")
-    options = {"units": 8, "products": 2, "curvature_examples": 64, "max_products": 3}
+    options = {"units": 8, "products": 2, "curvature_examples": 64, "eigenvalues": 1, "max_products": 3, "probes": 0}
     model = WideResNet(10, 1, classes=10, channels=1, ghost_batch_size=32, seed=0)
     assert measure(model, data, **options).ghost_batch_size == 32
     with pytest.raises(ValueError, match="GhostBatchNorm2d layers of one ghost batch size, got 'none'"):

@@ -164,4 +164,3 @@ def _shards(
 def _unflatten(vector: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     pieces = torch.split(vector, [tensor.numel() for tensor in like])
     return [piece.view(tensor.shape).to(tensor) for piece, tensor in zip(pieces, like, strict=True)]
-

@@ -16,7 +16,7 @@ class Estimate:
     value, stderr : float
         The estimate and its standard error, in the same unit.
     converged : bool
-        Whether the standard error is at most the asked share of \\|value\\|. False where the quantity is undefined.
+        Whether the standard error is at most the asked share of |value|. False where the quantity is undefined.
     """
 
     value: float
@@ -25,7 +25,7 @@ class Estimate:
 
 
 def estimate(value: float, stderr: float, rtol: float) -> Estimate:
-    """An estimate, converged if stderr ≤ rtol·\\|value\\|.
+    """An estimate, converged if stderr ≤ rtol·|value|.
 
     Examples
     --------

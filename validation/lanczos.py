@@ -176,7 +176,7 @@ def leading_eigenpairs(
         # The measured residual may exceed the estimate by rounding: ask for a little more than rtol.
         residuals = norm * ritz_vectors[-1, -count:].abs()
         small = enough and bool((residuals <= 0.9 * rtol * ritz_values[-count:].abs()).all())
-        if enough and (exhausted or (small and k + 1 >= LEAST_STEPS)) or k + 1 == len(basis):
+        if (enough and (exhausted or (small and k + 1 >= LEAST_STEPS))) or k + 1 == len(basis):
             break
         if exhausted:  # an invariant subspace with fewer eigenvalues than were asked for: go on outside of it
             norm = 0.0
@@ -212,6 +212,8 @@ class Krylov:
         Basis times H times basis, of which θ are the eigenvalues.
     products : int
         Matrix-vector products spent: n.
+    exhausted : bool
+        Whether the space is invariant: more products would add nothing.
     """
 
     values: Vector
@@ -220,10 +222,13 @@ class Krylov:
     rotation: torch.Tensor
     projected: Vector
     products: int
+    exhausted: bool
 
     def components(self, vectors: torch.Tensor) -> Vector:
         """Components along the Ritz vectors of vectors of shape (…, dimension): (…, n)."""
-        return np.asarray(((vectors.to(self.basis) @ self.basis.T).double() @ self.rotation.to(self.basis.device)).cpu())
+        return np.asarray(
+            ((vectors.to(self.basis) @ self.basis.T).double() @ self.rotation.to(self.basis.device)).cpu()
+        )
 
     def vectors(self, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
         """The Ritz vectors of the given numbers, shape (len(chosen), dimension)."""
@@ -272,7 +277,7 @@ def krylov(matvec: MatrixVectorProduct, starts: torch.Tensor, products: int) -> 
         if not math.isfinite(length):
             nothing = np.full(spent + 1, math.nan)
             rotation = torch.eye(spent + 1, dtype=torch.float64)
-            return Krylov(nothing, nothing, basis[: spent + 1], rotation, np.diag(nothing), spent + 1)
+            return Krylov(nothing, nothing, basis[: spent + 1], rotation, np.diag(nothing), spent + 1, False)
         scale = max(length, float(projected.abs().max()))
         (coefficients, rest), new = _append(basis, size, image, scale)
         projected[:size, spent] = coefficients
@@ -290,10 +295,13 @@ def krylov(matvec: MatrixVectorProduct, starts: torch.Tensor, products: int) -> 
         rotation[:, order],
         ((inside + inside.T) / 2).numpy(),
         spent,
+        spent == size,
     )
 
 
-def _append(basis: torch.Tensor, size: int, vector: torch.Tensor, scale: float) -> tuple[tuple[torch.Tensor, float], bool]:
+def _append(
+    basis: torch.Tensor, size: int, vector: torch.Tensor, scale: float
+) -> tuple[tuple[torch.Tensor, float], bool]:
     """Add what `vector` has outside the basis, unless that is rounding of `scale`: ((coefficients, norm), added)."""
     coefficients = torch.zeros(size, dtype=torch.float64)
     rest = vector
@@ -312,7 +320,8 @@ def _append(basis: torch.Tensor, size: int, vector: torch.Tensor, scale: float) 
 
 def _random_unit(dimension: int, generator: torch.Generator) -> torch.Tensor:
     vector = torch.randn(dimension, generator=generator, dtype=torch.float64)
-    return vector / vector.norm()
+    unit: torch.Tensor = vector / vector.norm()
+    return unit
 
 
 def _tridiagonal_eigen(diagonal: list[float], off_diagonal: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
