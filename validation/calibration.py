@@ -5,7 +5,7 @@ needs the noise Σ Fᵢᵢ δ(λᵢ) and the displacement Σ θ₀ᵢ² δ(λᵢ
 Both are measured by one Krylov space with the density of states, on common nodes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,6 +26,9 @@ class Calibration:
     replicates : tuple of theory.NoisyQuadratic
         The problem with the noise of each independent group of units alone. A prediction's standard error from the
         noise's sampling is the standard deviation of the replicates' predictions over the root of their number.
+    coarse : theory.NoisyQuadratic or None
+        The problem from half of the Hessian products; how far its predictions are off bounds, as a rule, how far those
+        of `problem` are for want of products.
     dropped_modes : float
         Share of the directions that have no place in a convex quadratic: negative or flat curvature.
     dropped_gradient, dropped_noise : float
@@ -38,6 +41,7 @@ class Calibration:
 
     problem: theory.NoisyQuadratic
     replicates: tuple[theory.NoisyQuadratic, ...]
+    coarse: theory.NoisyQuadratic | None
     dropped_modes: float
     dropped_gradient: float
     dropped_noise: float
@@ -90,28 +94,80 @@ class Calibration:
         remedy = "Measure with probes > 0, and pass the Measurement or its as_dict()."
         known = spectrum is not None and record.get("dataset_size") is not None
         checks.require(known, "measurement", "a spectrum and a dataset_size", sorted(record), remedy)
-        density = spectrum["density"]
-        sound = all(x is not None for x in density["nodes"])
-        checks.require(
-            sound, "measurement", "finite nodes", density["nodes"], "The network has diverged: measure earlier."
-        )
-        nodes, gradient = np.array(density["nodes"]), np.array(spectrum["gradient"])
-        weights, noise = np.array(density["draws"]).mean(axis=0), np.array(spectrum["noise"])
-        top = float(nodes.max())
+        nodes = spectrum["density"]["nodes"]
+        remedy = "The network has diverged: measure earlier."
+        checks.require(all(x is not None for x in nodes), "measurement", "finite nodes", nodes, remedy)
         remedy = "No learning rate is critical here: measure another state."
-        checks.require(top > 0, "measurement", "some positive curvature", top, remedy)
-        kept = nodes > flat * top
-        size = int(record["dataset_size"])
-        problems = [_problem(nodes, weights, gradient, row, kept, size) for row in (noise.mean(axis=0), *noise)]
+        checks.require(max(nodes) > 0, "measurement", "some positive curvature", max(nodes), remedy)
+        floor, size = flat * max(nodes), int(record["dataset_size"])
+        measures = _Measures.read(spectrum)
+        coarse = spectrum.get("coarse")
+        halved = _Measures.read(coarse) if coarse and max(coarse["density"]["nodes"]) > floor else None
+        dropped = measures.nodes <= floor
         return cls(
-            problem=problems[0],
-            replicates=tuple(problems[1:]),
-            dropped_modes=_share(weights, ~kept),
-            dropped_gradient=_share(gradient, ~kept),
-            dropped_noise=_share(noise.mean(axis=0), ~kept),
-            negative_modes=_share(weights, nodes < -flat * top),
-            converged=bool(density["converged"]),
+            problem=measures.problem(measures.noise.mean(axis=0), floor, size),
+            replicates=tuple(measures.problem(row, floor, size) for row in measures.noise),
+            coarse=halved.problem(halved.noise.mean(axis=0), floor, size) if halved else None,
+            dropped_modes=_share(measures.weights, dropped),
+            dropped_gradient=_share(measures.gradient, dropped),
+            dropped_noise=_share(measures.noise.mean(axis=0), dropped),
+            negative_modes=_share(measures.weights, measures.nodes < -floor),
+            converged=bool(spectrum["density"]["converged"]),
         )
+
+    def predict(self, of: Callable[[theory.NoisyQuadratic], Any]) -> tuple[FloatArray, FloatArray]:
+        """A prediction and its error: of `problem`, with the spread of `replicates` and the distance to `coarse`.
+
+        The two errors are added in quadrature; infinite where a replicate is, for a stated error should not be hidden
+        by a divergence, and where `coarse` is None.
+
+        Parameters
+        ----------
+        of : callable
+            Maps a problem to a number or an array, such as an expected loss.
+
+        Examples
+        --------
+        >>> density = {"nodes": [2.0, 1.0], "draws": [[1.0, 1.0]], "converged": True}
+        >>> half = {"density": density, "gradient": [4.0, 1.0], "noise": [[1.0, 1.0]]}
+        >>> spectrum = half | {"noise": [[2.0, 1.0], [4.0, 1.0]], "coarse": half}
+        >>> found = Calibration.from_measurement({"spectrum": spectrum, "dataset_size": 100})
+        >>> value, error = found.predict(lambda problem: problem.noise[0])
+        >>> float(value), round(float(error), 6)  # 3, with 1 from the replicates and 2 from the coarse one
+        (3.0, 2.236068)
+        """
+        value = np.asarray(of(self.problem), dtype=np.float64)
+        draws = np.array([of(problem) for problem in self.replicates], dtype=np.float64)
+        with np.errstate(invalid="ignore"):
+            sampling = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
+            truncation = np.abs(value - of(self.coarse)) if self.coarse is not None else np.full(value.shape, np.inf)
+            error = np.hypot(sampling, truncation)
+        return value, np.where(np.isnan(error), np.inf, error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Measures:
+    """Density of states, gradient and noise over common nodes, read from a record."""
+
+    nodes: FloatArray
+    weights: FloatArray
+    gradient: FloatArray
+    noise: FloatArray
+
+    @classmethod
+    def read(cls, spectrum: Mapping[str, Any]) -> Self:
+        weights = np.array(spectrum["density"]["draws"]).mean(axis=0)
+        nodes = np.array(spectrum["density"]["nodes"])
+        return cls(nodes, weights, np.array(spectrum["gradient"]), np.array(spectrum["noise"]))
+
+    def problem(self, noise: FloatArray, floor: float, size: int) -> theory.NoisyQuadratic:
+        """The quadratic of the nodes above `floor`."""
+        kept = self.nodes > floor
+        curvature = self.nodes[kept]
+        # A node that the probes miss by accident still carries gradient and noise: a weight of nothing would lose them.
+        count = np.maximum(self.weights[kept], 1e-9)
+        displacement = self.gradient[kept] / (count * curvature**2)
+        return theory.NoisyQuadratic(curvature, noise[kept] / count, 0.0, displacement, size, count)
 
 
 def calibrate(measurement: Any, *, flat: float = 1e-3) -> theory.NoisyQuadratic:
@@ -131,23 +187,6 @@ def calibrate(measurement: Any, *, flat: float = 1e-3) -> theory.NoisyQuadratic:
     (array([1., 3.]), array([10., 10.]), array([1., 1.]))
     """
     return Calibration.from_measurement(measurement, flat=flat).problem
-
-
-def _problem(
-    nodes: FloatArray, weights: FloatArray, gradient: FloatArray, noise: FloatArray, kept: Any, size: int
-) -> theory.NoisyQuadratic:
-    curvature = nodes[kept]
-    # A node that the probes miss by accident still carries gradient and noise: a weight of nothing would lose them.
-    count = np.maximum(weights[kept], 1e-9)
-    displacement = gradient[kept] / (count * curvature**2)
-    return theory.NoisyQuadratic(
-        curvature,
-        noise=noise[kept] / count,
-        initial_mean=0.0,
-        initial_variance=displacement,
-        dataset_size=size,
-        weights=count,
-    )
 
 
 def _share(masses: FloatArray, chosen: Any) -> float:

@@ -230,6 +230,20 @@ class Krylov:
             ((vectors.to(self.basis) @ self.basis.T).double() @ self.rotation.to(self.basis.device)).cpu()
         )
 
+    def first(self, products: int) -> "Krylov":
+        """The space as it was after the first `products` of its products."""
+        inside, beyond = self.projected[:products, :products], self.projected[products:, :products]
+        values, rotation = np.linalg.eigh(inside)
+        return Krylov(
+            values[::-1],
+            np.linalg.norm(beyond @ rotation, axis=0)[::-1],
+            self.basis[:products],
+            torch.from_numpy(rotation[:, ::-1].copy()),
+            inside,
+            products,
+            self.exhausted and products == self.products,
+        )
+
     def vectors(self, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
         """The Ritz vectors of the given numbers, shape (len(chosen), dimension)."""
         return self.rotation[:, torch.from_numpy(chosen)].T.to(self.basis) @ self.basis
@@ -276,7 +290,7 @@ def krylov(matvec: MatrixVectorProduct, starts: torch.Tensor, products: int) -> 
         length = float(image.norm())
         if not math.isfinite(length):
             nothing = np.full(spent + 1, math.nan)
-            rotation = torch.eye(spent + 1, dtype=torch.float64)
+            rotation = torch.full((spent + 1, spent + 1), math.nan, dtype=torch.float64)
             return Krylov(nothing, nothing, basis[: spent + 1], rotation, np.diag(nothing), spent + 1, False)
         scale = max(length, float(projected.abs().max()))
         (coefficients, rest), new = _append(basis, size, image, scale)

@@ -110,11 +110,14 @@ class SpectralMeasures:
     noise : (draws, n) array
         Noise variance Σ Fᵢᵢ of the eigenvalues at each node, as independent groups of units have it, F being the
         covariance of one example; every row sums to that group's estimate of tr F.
+    coarse : SpectralMeasures or None
+        The same from the first half of the products, to compare with; None if there are too few.
     """
 
     density: SpectralDensity
     gradient: Vector
     noise: Vector
+    coarse: "SpectralMeasures | None"
 
 
 def spectral_density(
@@ -168,7 +171,7 @@ def spectral_density(
     """
     starts = _probes(dimension, probes, seed).to(device=device, dtype=dtype)
     space = krylov(matvec, starts, _budget(len(starts), steps))
-    return _density(space, starts, 0, rtol)
+    return _density(space, starts, len(starts), rtol)
 
 
 def spectral_measures(
@@ -244,23 +247,30 @@ def spectral_measures(
         noises.append(signs @ (group - group.mean(dim=0)) * math.sqrt(scale / (len(group) - 1)))
     starts = torch.cat([gradient[None].to(units), random, torch.stack(noises)])
     space = krylov(matvec, starts, _budget(len(starts), steps))
-    density = _density(space, random, 1, rtol)
+    half = space.products // 2
+
+    def measures(space: Krylov, coarse: SpectralMeasures | None) -> SpectralMeasures:
+        density = _density(space, random, len(starts), rtol)
+        noise = [_noise_row(space, density.single, *pair, scale) for pair in zip(groups, noises, strict=True)]
+        return SpectralMeasures(density, space.components(gradient) ** 2, np.array(noise), coarse)
+
+    return measures(space, measures(space.first(half), None) if half >= len(starts) else None)
+
+
+def _noise_row(
+    space: Krylov, single: npt.NDArray[np.bool_], group: torch.Tensor, noise: torch.Tensor, scale: float
+) -> Vector:
+    """Noise at each node by one group of units: exactly along single eigenvectors, as `noise` has it elsewhere."""
     if np.isnan(space.values).any():
-        nothing = np.full(space.values.shape, math.nan)
-        return SpectralMeasures(density, nothing, np.tile(nothing, (draws, 1)))
-    shares = space.components(torch.stack(noises)) ** 2
-    single = np.flatnonzero(density.single)
-    directions = space.vectors(single)
-    rows = []
-    for group, share in zip(groups, shares, strict=True):
-        centred = (group - group.mean(dim=0)).double()
-        row = scale / (len(group) - 1) * float(centred.square().sum()) * np.ones_like(share)
-        known = scale / (len(group) - 1) * (centred @ directions.double().T).square().sum(dim=0).cpu().numpy()
-        rest = np.where(density.single, 0.0, share)
-        row *= (1 - known.sum() / row[0]) * rest / (rest.sum() or 1.0)
-        row[single] = known
-        rows.append(row)
-    return SpectralMeasures(density, space.components(gradient) ** 2, np.array(rows))
+        return np.full(space.values.shape, math.nan)
+    centred = (group - group.mean(dim=0)).double()
+    scale /= len(group) - 1
+    directions = space.vectors(np.flatnonzero(single)).double()
+    known = scale * (centred @ directions.T).square().sum(dim=0).cpu().numpy()
+    row = np.where(single, 0.0, space.components(noise) ** 2)
+    row *= (scale * float(centred.square().sum()) - known.sum()) / (row.sum() or 1.0)
+    row[single] = known
+    return row
 
 
 def _budget(starts: int, steps: int) -> int:
@@ -276,8 +286,8 @@ def _probes(dimension: int, probes: int, seed: int) -> torch.Tensor:
     return unit
 
 
-def _density(space: Krylov, probes: torch.Tensor, others: int, rtol: float) -> SpectralDensity:
-    """Density from a Krylov space whose start vectors include `probes`."""
+def _density(space: Krylov, probes: torch.Tensor, starts: int, rtol: float) -> SpectralDensity:
+    """Density from a Krylov space of so many starts, `probes` among them."""
     dimension = probes.shape[1]
     if np.isnan(space.values).any():
         lost = np.full((len(probes), space.products), dimension / space.products)
@@ -290,10 +300,9 @@ def _density(space: Krylov, probes: torch.Tensor, others: int, rtol: float) -> S
     left = draws.sum(axis=1, keepdims=True)
     draws *= (dimension - single.sum()) / np.where(left > 0, left, 1.0)
     draws[:, single] = 1.0
-    truncation = _truncation(space, probes, raw.mean(axis=0), others)
-    return SpectralDensity(
-        space.values, draws, single, space.residuals, truncation, truncation <= rtol, space.products, rtol
-    )
+    truncation = _truncation(space, probes, raw.mean(axis=0), starts)
+    converged = bool(truncation <= rtol)
+    return SpectralDensity(space.values, draws, single, space.residuals, truncation, converged, space.products, rtol)
 
 
 def _single(space: Krylov, weight: Vector, probes: int, dimension: int) -> npt.NDArray[np.bool_]:
@@ -303,25 +312,27 @@ def _single(space: Krylov, weight: Vector, probes: int, dimension: int) -> npt.N
     gaps = np.abs(np.diff(space.values))
     nearest = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf))
     most = chdtri(probes, SINGLE) / probes  # the mean of squares of as many normals is larger with this probability
-    single = (space.residuals <= ISOLATED * nearest) & (weight <= most)
+    # Copies of one multiple eigenvalue differ by rounding: no residual is smaller than that.
+    rounding = 10 * torch.finfo(space.basis.dtype).eps * np.abs(space.values).max()
+    single = (np.maximum(space.residuals, rounding) <= ISOLATED * nearest) & (weight <= most)
     return single if not single.all() else np.zeros_like(single)
 
 
-def _truncation(space: Krylov, probes: torch.Tensor, weight: Vector, others: int) -> float:
+def _truncation(space: Krylov, probes: torch.Tensor, weight: Vector, starts: int) -> float:
     """Wasserstein-1 distance to the density of half the products, over the mean |λ|."""
-    half = space.products // 2
     if space.exhausted:
         return 0.0
-    if half < len(probes) + others:
+    if space.products // 2 < starts:
         return math.nan
-    values, rotation = np.linalg.eigh(space.projected[:half, :half])
-    components = (probes @ space.basis[:half].T).double().cpu().numpy() @ rotation
-    coarse = (components**2).mean(axis=0)
-    fine = weight / weight.sum()
-    edges, order = np.unique(np.concatenate([space.values, values])), np.argsort(space.values)
-    done = np.cumsum(fine[order])[np.searchsorted(space.values[order], edges, side="right") - 1]
-    done = np.where(edges < space.values[-1], 0.0, done)
-    before = np.cumsum(coarse / coarse.sum())[np.searchsorted(values, edges, side="right") - 1]
-    before = np.where(edges < values[0], 0.0, before)
-    distance = float((np.abs(done - before)[:-1] * np.diff(edges)).sum())
-    return distance / (float(fine @ np.abs(space.values)) or 1.0)
+    half = space.first(space.products // 2)
+    coarse = (half.components(probes) ** 2).mean(axis=0)
+    edges = np.unique(np.concatenate([space.values, half.values]))
+    below = [_cumulative(n, w, edges) for n, w in ((space.values, weight), (half.values, coarse))]
+    distance = float((np.abs(below[0] - below[1])[:-1] * np.diff(edges)).sum())
+    return distance / (float(weight @ np.abs(space.values)) / weight.sum() or 1.0)
+
+
+def _cumulative(nodes: Vector, weights: Vector, edges: Vector) -> Vector:
+    """Share of the weight at or below each edge."""
+    done = np.concatenate([[0.0], np.cumsum(weights[::-1])])
+    return np.asarray(done[np.searchsorted(nodes[::-1], edges, side="right")] / done[-1])
