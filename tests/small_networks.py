@@ -74,3 +74,9 @@ def dense_hessian(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) 
     """Written with other tools than the library: a flat parameter vector and torch's dense Hessian."""
     hessian: torch.Tensor = torch.autograd.functional.hessian(*flat_loss(model, images, labels))
     return hessian
+
+
+def flat_gradient(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The gradient of that loss. (Running averages may move, which torch.func forbids.)"""
+    loss, start = flat_loss(model, images, labels)
+    return torch.autograd.grad(loss(start.requires_grad_()), start)[0]

@@ -8,14 +8,27 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import GHOST, dataset, dense_hessian, examples, seeded, small_network
+from small_networks import (
+    GHOST,
+    dataset,
+    dense_hessian,
+    examples,
+    flat_gradient,
+    flat_loss,
+    seeded,
+    skip_init,
+    small_network,
+)
 from torch import nn
 
+from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.curvature import flatten, loss_hessian_vector_product
 from noisysgd.validation.data import load_dataset
+from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
 from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
 from noisysgd.validation.lanczos import Eigenvalue, MatrixVectorProduct, largest_eigenvalue
-from noisysgd.validation.measurement import measure
+from noisysgd.validation.measurement import measure, recorder
+from noisysgd.validation.training import train
 from noisysgd.validation.wide_resnet import WideResNet
 
 
@@ -159,12 +172,13 @@ def enumerated_units(model: nn.Module, count: int, ghost: int) -> torch.Tensor:
     return ghost_batch_gradients(model.double(), images.double(), labels, subsets)
 
 
+@pytest.mark.parametrize("ghost_norm", [True, False])
 @pytest.mark.parametrize("products", [2, 3])
-def test_the_estimates_are_exactly_unbiased(products: int) -> None:
+def test_the_estimates_are_exactly_unbiased(products: int, ghost_norm: bool) -> None:
     # Every possible draw of three units is visited, so expectations are exact and no tolerance hides a bias.
-    count, ghost = 4, 2
-    units = enumerated_units(small_network(ghost=False), count, ghost)
-    hessian = dense_hessian(small_network(ghost=False).double(), examples(8)[0].double(), examples(8)[1])
+    count, ghost = (5, 4) if ghost_norm else (4, 2)
+    units = enumerated_units(small_network(ghost=ghost_norm), count, ghost)
+    hessian = dense_hessian(small_network(ghost=ghost_norm).double(), examples(8)[0].double(), examples(8)[1])
     mean, spread = units.mean(dim=0), units - units.mean(dim=0)
     covariance = spread.T @ spread / len(units)
     factor = ghost * (count - 1) / (count - ghost)
@@ -358,3 +372,134 @@ def test_one_large_eigenvalue_among_many_equal_ones_is_found(dtype: torch.dtype)
     found = largest_eigenvalue(lambda v: spectrum * v, 100_000, seed=0, rtol=1e-2, dtype=dtype)
     assert found.converged
     assert found.value == pytest.approx(2.0, rel=1e-2)
+
+
+# --- everything at once, beside dense matrices ------------------------------------------------------------------
+
+
+def groupings(count: int) -> list[list[int]]:
+    """Every way to put `count` = 8 examples into two ghost batches."""
+    firsts = [list(c) for c in itertools.combinations(range(count), GHOST) if 0 in c]
+    return [first + [k for k in range(count) if k not in first] for first in firsts]
+
+
+@pytest.mark.parametrize("kind", ["ghost_batch", "skip_init", "wide_resnet"])
+def test_all_of_a_measurement_is_that_of_dense_hessians_and_full_covariances(kind: str) -> None:
+    """Float32, so to 1e-3 of the largest eigenvalue; what is sampled, to five standard errors."""
+    make = {"ghost_batch": small_network, "skip_init": skip_init, "wide_resnet": narrow_wide_resnet}[kind]
+    model, data = make(), dataset(8)
+    options = {"units": 200, "products": 200, "eigenvectors": True, "sharpness_batches": 200, "max_products": 60}
+    found = measure(model, data, ghost_batch_size=GHOST, **options, steps=20)
+    double = make().double()
+    images, labels = data.train_images.double(), data.train_labels
+    # The seeded shuffle decides who shares a ghost batch: one of the 35 ways must explain all that depends on it.
+    orders = [list(range(8))] if kind == "skip_init" else groupings(8)
+    slopes = [flat_gradient(double, images[order], labels[order]) for order in orders]
+    lengths = np.array([float(slope.square().sum()) for slope in slopes])
+    chosen = int(np.argmin(np.abs(lengths - found.spectrum.gradient.sum())))
+    hessian, slope = dense_hessian(double, images[orders[chosen]], labels[orders[chosen]]), slopes[chosen]
+    values = torch.linalg.eigvalsh(hessian).flip(0).numpy()
+    near = 1e-3 * values[0]
+    np.testing.assert_allclose([pair.value for pair in found.eigenvalues], values[:3], atol=near)
+    assert found.lambda_max.converged
+    for pair, vector in zip(found.eigenvalues, found.eigenvectors.double(), strict=True):
+        assert float((hessian @ vector - pair.value * vector).norm()) < pair.residual + near
+    spectrum = found.spectrum
+    if found.parameters < 9 * 20:  # the Krylov space is everything that is curved
+        assert found.trace_curvature.value == pytest.approx(float(hessian.trace()), abs=10 * near)
+        assert found.trace_curvature.converged
+        assert spectrum.density.converged
+    else:
+        assert abs(found.trace_curvature.value - float(hessian.trace())) < 5 * found.trace_curvature.stderr
+    for power in (0, 1, 2):  # Σ g² λ^k = gᵀH^k g
+        exact = float(slope @ torch.linalg.matrix_power(hessian, power) @ slope)
+        assert spectrum.gradient @ spectrum.density.nodes**power == pytest.approx(exact, rel=2e-3)
+    units = ghost_batch_gradients(double, images, labels, np.array(list(itertools.combinations(range(8), GHOST))))
+    covariance = units.T.cov(correction=0) * GHOST * 7 / 4
+    mean = units.mean(dim=0)
+    expected = {
+        "trace_noise": covariance.trace(),
+        "gradient_norm_squared": mean @ mean,
+        "noise_curvature_trace": (hessian @ covariance).trace(),
+        "gradient_curvature": mean @ hessian @ mean,
+        "B_simple": covariance.trace() / (mean @ mean),
+        "B_noise": (hessian @ covariance).trace() / (mean @ hessian @ mean),
+    }
+    for name, value in expected.items():
+        estimate = getattr(found, name)
+        assert abs(estimate.value - float(value)) < 5 * estimate.stderr, name
+        assert estimate.converged == (estimate.stderr <= 0.1 * abs(estimate.value))
+    for power, exact in enumerate((covariance.trace(), (hessian @ covariance).trace())):
+        draws = spectrum.noise @ spectrum.density.nodes**power
+        assert abs(draws.mean() - float(exact)) < 8 * draws.std(ddof=1) / 2  # Student's t, 3 degrees: once in 250
+    rayleigh = []
+    for unit, batch in zip(units, itertools.combinations(range(8), GHOST), strict=True):
+        loss, start = flat_loss(double, images[list(batch)], labels[list(batch)])
+        _, bent = torch.autograd.functional.vhp(loss, start, unit)
+        rayleigh.append(float(bent @ unit / unit.square().sum()))
+    assert abs(found.batch_sharpness.value - np.mean(rayleigh)) < 5 * found.batch_sharpness.stderr
+
+
+def narrow_wide_resnet() -> nn.Module:
+    """Ghost batch norm in a residual network with a learned scale for every layer, as deep as dense matrices allow."""
+    generator = torch.Generator().manual_seed(5)
+    layers = (
+        nn.Conv2d(1, 3, 3, padding=1, bias=False),
+        GhostBatchNorm2d(3, GHOST),
+        nn.ReLU(),
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False),
+        GhostBatchNorm2d(4, GHOST),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+    model = nn.Sequential(*layers)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.7, generator=generator)
+    return model
+
+
+def test_the_running_averages_do_not_enter_the_measurement() -> None:
+    """Power: the Hessian of evaluation mode, which they do enter, is another one."""
+    model, data = small_network(), dataset()
+    options = {"units": 8, "products": 2, "probes": 0, "sharpness_batches": 2}
+    before = measure(model, data, ghost_batch_size=GHOST, **options)
+    model[1].running_mean += 1.0
+    model[1].running_var *= 0.01
+    after = measure(model.eval(), data, ghost_batch_size=GHOST, **options)
+    assert {**before.as_dict(), "seconds": 0} == {**after.as_dict(), "seconds": 0}
+    evaluated = dense_hessian(model, data.train_images, data.train_labels)
+    assert abs(float(torch.linalg.eigvalsh(evaluated)[-1]) / before.lambda_max.value - 1) > 0.3
+
+
+def test_a_run_is_measured_at_the_steps_asked_for_and_stays_the_same_run() -> None:
+    data, states = load_dataset("digits"), []
+    options = {"units": 16, "products": 2, "curvature_examples": 64, "steps": 2, "sharpness_batches": 2}
+    config = TrainConfig(learning_rate=0.5, batch_size=64, steps=6)
+    watched = train(config, observe=recorder(data, states, **options), observe_at=(0, 3, 6))
+    plain = train(config)
+    assert [state["step"] for state in states] == [0, 3, 6]
+    assert {**watched, "seconds": 0} == {**plain, "seconds": 0}
+    assert len({state["lambda_max"]["value"] for state in states}) == 3
+    for state in states:
+        assert state == json.loads(json.dumps(state, allow_nan=False))
+        assert len(state["spectrum"]["density"]["nodes"]) == 18
+        assert len(state["eigenvalues"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"eigenvalues": 0}, "count"),
+        ({"probes": 1}, "probes"),
+        ({"noise_draws": 1}, "noise_draws"),
+        ({"sharpness_batch_size": 6}, "sharpness_batch_size: expected a multiple of ghost_batch_size=4"),
+        ({"sharpness_batch_size": 52}, "sharpness_batch_size"),
+        ({"sharpness_batches": 1}, "batches: expected at least two"),
+    ],
+)
+def test_bad_sizes_of_the_newer_parts_are_refused(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        measure(small_network(), dataset(), ghost_batch_size=GHOST, units=8, products=2, steps=1, **arguments)  # type: ignore[arg-type]
