@@ -263,12 +263,12 @@ def _noise_row(
     """Noise at each node by one group of units: exactly along single eigenvectors, as `noise` has it elsewhere."""
     if np.isnan(space.values).any():
         return np.full(space.values.shape, math.nan)
-    centred = (group - group.mean(dim=0)).double()
+    centred = group - group.mean(dim=0)
     scale /= len(group) - 1
-    directions = space.vectors(np.flatnonzero(single)).double()
-    known = scale * (centred @ directions.T).square().sum(dim=0).cpu().numpy()
+    directions = space.vectors(np.flatnonzero(single))
+    known = scale * (centred @ directions.T).double().square().sum(dim=0).cpu().numpy()
     row = np.where(single, 0.0, space.components(noise) ** 2)
-    row *= (scale * float(centred.square().sum()) - known.sum()) / (row.sum() or 1.0)
+    row *= (scale * float(centred.square().sum(dim=1).double().sum()) - known.sum()) / (row.sum() or 1.0)
     row[single] = known
     return row
 
