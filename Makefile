@@ -21,6 +21,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/bench_steps_to_target.py
 	$(BIN)/python benchmarks/bench_simulators.py
 	$(BIN)/python benchmarks/bench_minibatch.py
+	$(BIN)/python benchmarks/bench_measurement.py
 
 # The simulator beside other libraries, in an environment of its own.
 bench-libraries:

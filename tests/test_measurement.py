@@ -8,59 +8,28 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import (
+    GHOST,
+    dataset,
+    dense_hessian,
+    examples,
+    flat_gradient,
+    flat_loss,
+    seeded,
+    skip_init,
+    small_network,
+)
 from torch import nn
 
-from noisysgd.validation.curvature import (
-    Eigenvalue,
-    MatrixVectorProduct,
-    flatten,
-    largest_eigenvalue,
-    loss_hessian_vector_product,
-)
-from noisysgd.validation.data import ImageDataset, load_dataset
+from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation.curvature import flatten, loss_hessian_vector_product
+from noisysgd.validation.data import load_dataset
 from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
 from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
-from noisysgd.validation.measurement import measure
+from noisysgd.validation.lanczos import Eigenvalue, MatrixVectorProduct, largest_eigenvalue
+from noisysgd.validation.measurement import measure, recorder
+from noisysgd.validation.training import train
 from noisysgd.validation.wide_resnet import WideResNet
-
-GHOST = 4
-
-
-def examples(count: int, channels: int = 1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, channels, 4, 4, generator=generator), torch.randint(3, (count,), generator=generator)
-
-
-def dataset(count: int = 48) -> ImageDataset:
-    return ImageDataset("random", *examples(count), *examples(8, seed=1), classes=3, provenance="seeded normals")
-
-
-def seeded(model: nn.Module, scale: float = 0.5) -> nn.Module:
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, scale, generator=generator)
-    return model
-
-
-def small_network(*, ghost: bool = True, dropout: float = 0.0) -> nn.Module:
-    norm = GhostBatchNorm2d(2, GHOST) if ghost else nn.Identity()
-    layers = (nn.Conv2d(1, 2, 3), norm, nn.Softplus(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(8, 3))
-    return seeded(nn.Sequential(*layers))
-
-
-def dense_hessian(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Written with other tools than the library: a flat parameter vector and torch's dense Hessian."""
-    names, shapes = zip(*((name, p.shape) for name, p in model.named_parameters()), strict=True)
-
-    def loss(flat: torch.Tensor) -> torch.Tensor:
-        pieces = torch.split(flat, [shape.numel() for shape in shapes])
-        state = {name: piece.view(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
-        value: torch.Tensor = F.cross_entropy(torch.func.functional_call(model, state, (images,)), labels)
-        return value
-
-    hessian: torch.Tensor = torch.autograd.functional.hessian(loss, flatten(list(model.parameters())))
-    return hessian
 
 
 def product_of(matrix: torch.Tensor) -> MatrixVectorProduct:
@@ -203,12 +172,13 @@ def enumerated_units(model: nn.Module, count: int, ghost: int) -> torch.Tensor:
     return ghost_batch_gradients(model.double(), images.double(), labels, subsets)
 
 
+@pytest.mark.parametrize("ghost_norm", [True, False])
 @pytest.mark.parametrize("products", [2, 3])
-def test_the_estimates_are_exactly_unbiased(products: int) -> None:
+def test_the_estimates_are_exactly_unbiased(products: int, ghost_norm: bool) -> None:
     # Every possible draw of three units is visited, so expectations are exact and no tolerance hides a bias.
-    count, ghost = 4, 2
-    units = enumerated_units(small_network(ghost=False), count, ghost)
-    hessian = dense_hessian(small_network(ghost=False).double(), examples(8)[0].double(), examples(8)[1])
+    count, ghost = (5, 4) if ghost_norm else (4, 2)
+    units = enumerated_units(small_network(ghost=ghost_norm), count, ghost)
+    hessian = dense_hessian(small_network(ghost=ghost_norm).double(), examples(8)[0].double(), examples(8)[1])
     mean, spread = units.mean(dim=0), units - units.mean(dim=0)
     covariance = spread.T @ spread / len(units)
     factor = ghost * (count - 1) / (count - ghost)
@@ -329,15 +299,18 @@ def test_the_model_and_the_global_generator_are_left_as_found(kind: str, trainin
     model.train(training)
     next(iter(model.children())).train(not training)
     before = snapshot(model)
-    first = measure(model, dataset(), ghost_batch_size=GHOST, units=6, products=2, max_products=4)
+    first = measure(model, dataset(), ghost_batch_size=GHOST, units=8, products=2, steps=2)
     assert snapshot(model) == before
-    again = measure(model, dataset(), ghost_batch_size=GHOST, units=6, products=2, max_products=4)
+    again = measure(model, dataset(), ghost_batch_size=GHOST, units=8, products=2, steps=2)
     assert {**first.as_dict(), "seconds": 0} == {**again.as_dict(), "seconds": 0}
 
 
 def test_a_measurement_is_what_brute_force_finds() -> None:
     model, data = small_network(), dataset(6)
-    found = measure(model, data, ghost_batch_size=GHOST, curvature_examples=GHOST, units=5, products=5, rtol=1e-4)
+    options = {"probes": 0, "eigenvalues": 1}
+    found = measure(
+        model, data, ghost_batch_size=GHOST, curvature_examples=GHOST, units=8, products=5, rtol=1e-4, **options
+    )
     # With a single ghost batch behind H, its examples are all that the seeded shuffle decides: try every subset.
     tops = []
     for subset in map(list, itertools.combinations(range(6), GHOST)):
@@ -356,12 +329,12 @@ def test_records_are_strict_json_of_plain_values() -> None:
     record = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert record["lambda_max"]["value"] is None
     assert record["lambda_max"]["converged"] is False
-    assert record["B_simple"] == {"value": None, "stderr": None}
+    assert record["B_simple"] == {"value": None, "stderr": None, "converged": False}
     assert record == found.as_dict()
 
 
 def test_a_ragged_end_is_left_out_of_the_curvature() -> None:
-    found = measure(small_network(), dataset(19), ghost_batch_size=GHOST, units=4, products=2)
+    found = measure(small_network(), dataset(19), ghost_batch_size=GHOST, units=4, products=2, noise_draws=2)
     assert found.curvature_examples == 16
 
 
@@ -384,7 +357,7 @@ def test_bad_measurements_are_refused(arguments: dict[str, float], message: str)
 
 def test_the_unit_of_noise_is_the_models_own_ghost_batch() -> None:
     data = load_dataset("digits")
-    options = {"units": 8, "products": 2, "curvature_examples": 64, "max_products": 3}
+    options = {"units": 8, "products": 2, "curvature_examples": 64, "eigenvalues": 1, "max_products": 3, "probes": 0}
     model = WideResNet(10, 1, classes=10, channels=1, ghost_batch_size=32, seed=0)
     assert measure(model, data, **options).ghost_batch_size == 32
     with pytest.raises(ValueError, match="GhostBatchNorm2d layers of one ghost batch size, got 'none'"):
@@ -399,3 +372,134 @@ def test_one_large_eigenvalue_among_many_equal_ones_is_found(dtype: torch.dtype)
     found = largest_eigenvalue(lambda v: spectrum * v, 100_000, seed=0, rtol=1e-2, dtype=dtype)
     assert found.converged
     assert found.value == pytest.approx(2.0, rel=1e-2)
+
+
+# --- everything at once, beside dense matrices ------------------------------------------------------------------
+
+
+def groupings(count: int) -> list[list[int]]:
+    """Every way to put `count` = 8 examples into two ghost batches."""
+    firsts = [list(c) for c in itertools.combinations(range(count), GHOST) if 0 in c]
+    return [first + [k for k in range(count) if k not in first] for first in firsts]
+
+
+@pytest.mark.parametrize("kind", ["ghost_batch", "skip_init", "wide_resnet"])
+def test_all_of_a_measurement_is_that_of_dense_hessians_and_full_covariances(kind: str) -> None:
+    """Float32, so to 1e-3 of the largest eigenvalue; what is sampled, to five standard errors."""
+    make = {"ghost_batch": small_network, "skip_init": skip_init, "wide_resnet": narrow_wide_resnet}[kind]
+    model, data = make(), dataset(8)
+    options = {"units": 200, "products": 200, "eigenvectors": True, "sharpness_batches": 200, "max_products": 60}
+    found = measure(model, data, ghost_batch_size=GHOST, **options, steps=20)
+    double = make().double()
+    images, labels = data.train_images.double(), data.train_labels
+    # The seeded shuffle decides who shares a ghost batch: one of the 35 ways must explain all that depends on it.
+    orders = [list(range(8))] if kind == "skip_init" else groupings(8)
+    slopes = [flat_gradient(double, images[order], labels[order]) for order in orders]
+    lengths = np.array([float(slope.square().sum()) for slope in slopes])
+    chosen = int(np.argmin(np.abs(lengths - found.spectrum.gradient.sum())))
+    hessian, slope = dense_hessian(double, images[orders[chosen]], labels[orders[chosen]]), slopes[chosen]
+    values = torch.linalg.eigvalsh(hessian).flip(0).numpy()
+    near = 1e-3 * values[0]
+    np.testing.assert_allclose([pair.value for pair in found.eigenvalues], values[:3], atol=near)
+    assert found.lambda_max.converged
+    for pair, vector in zip(found.eigenvalues, found.eigenvectors.double(), strict=True):
+        assert float((hessian @ vector - pair.value * vector).norm()) < pair.residual + near
+    spectrum = found.spectrum
+    if found.parameters < 9 * 20:  # the Krylov space is everything that is curved
+        assert found.trace_curvature.value == pytest.approx(float(hessian.trace()), abs=10 * near)
+        assert found.trace_curvature.converged
+        assert spectrum.density.converged
+    else:
+        assert abs(found.trace_curvature.value - float(hessian.trace())) < 5 * found.trace_curvature.stderr
+    for power in (0, 1, 2):  # Σ g² λ^k = gᵀH^k g
+        exact = float(slope @ torch.linalg.matrix_power(hessian, power) @ slope)
+        assert spectrum.gradient @ spectrum.density.nodes**power == pytest.approx(exact, rel=2e-3)
+    units = ghost_batch_gradients(double, images, labels, np.array(list(itertools.combinations(range(8), GHOST))))
+    covariance = units.T.cov(correction=0) * GHOST * 7 / 4
+    mean = units.mean(dim=0)
+    expected = {
+        "trace_noise": covariance.trace(),
+        "gradient_norm_squared": mean @ mean,
+        "noise_curvature_trace": (hessian @ covariance).trace(),
+        "gradient_curvature": mean @ hessian @ mean,
+        "B_simple": covariance.trace() / (mean @ mean),
+        "B_noise": (hessian @ covariance).trace() / (mean @ hessian @ mean),
+    }
+    for name, value in expected.items():
+        estimate = getattr(found, name)
+        assert abs(estimate.value - float(value)) < 5 * estimate.stderr, name
+        assert estimate.converged == (estimate.stderr <= 0.1 * abs(estimate.value))
+    for power, exact in enumerate((covariance.trace(), (hessian @ covariance).trace())):
+        draws = spectrum.noise @ spectrum.density.nodes**power
+        assert abs(draws.mean() - float(exact)) < 8 * draws.std(ddof=1) / 2  # Student's t, 3 degrees: once in 250
+    rayleigh = []
+    for unit, batch in zip(units, itertools.combinations(range(8), GHOST), strict=True):
+        loss, start = flat_loss(double, images[list(batch)], labels[list(batch)])
+        _, bent = torch.autograd.functional.vhp(loss, start, unit)
+        rayleigh.append(float(bent @ unit / unit.square().sum()))
+    assert abs(found.batch_sharpness.value - np.mean(rayleigh)) < 5 * found.batch_sharpness.stderr
+
+
+def narrow_wide_resnet() -> nn.Module:
+    """Ghost batch norm in a residual network with a learned scale for every layer, as deep as dense matrices allow."""
+    generator = torch.Generator().manual_seed(5)
+    layers = (
+        nn.Conv2d(1, 3, 3, padding=1, bias=False),
+        GhostBatchNorm2d(3, GHOST),
+        nn.ReLU(),
+        nn.Conv2d(3, 4, 3, stride=2, padding=1, bias=False),
+        GhostBatchNorm2d(4, GHOST),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+    model = nn.Sequential(*layers)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.7, generator=generator)
+    return model
+
+
+def test_the_running_averages_do_not_enter_the_measurement() -> None:
+    """Power: the Hessian of evaluation mode, which they do enter, is another one."""
+    model, data = small_network(), dataset()
+    options = {"units": 8, "products": 2, "probes": 0, "sharpness_batches": 2}
+    before = measure(model, data, ghost_batch_size=GHOST, **options)
+    model[1].running_mean += 1.0
+    model[1].running_var *= 0.01
+    after = measure(model.eval(), data, ghost_batch_size=GHOST, **options)
+    assert {**before.as_dict(), "seconds": 0} == {**after.as_dict(), "seconds": 0}
+    evaluated = dense_hessian(model, data.train_images, data.train_labels)
+    assert abs(float(torch.linalg.eigvalsh(evaluated)[-1]) / before.lambda_max.value - 1) > 0.3
+
+
+def test_a_run_is_measured_at_the_steps_asked_for_and_stays_the_same_run() -> None:
+    data, states = load_dataset("digits"), []
+    options = {"units": 16, "products": 2, "curvature_examples": 64, "steps": 2, "sharpness_batches": 2}
+    config = TrainConfig(learning_rate=0.5, batch_size=64, steps=6)
+    watched = train(config, observe=recorder(data, states, **options), observe_at=(0, 3, 6))
+    plain = train(config)
+    assert [state["step"] for state in states] == [0, 3, 6]
+    assert {**watched, "seconds": 0} == {**plain, "seconds": 0}
+    assert len({state["lambda_max"]["value"] for state in states}) == 3
+    for state in states:
+        assert state == json.loads(json.dumps(state, allow_nan=False))
+        assert len(state["spectrum"]["density"]["nodes"]) == 18
+        assert len(state["eigenvalues"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"eigenvalues": 0}, "count"),
+        ({"probes": 1}, "probes"),
+        ({"noise_draws": 1}, "noise_draws"),
+        ({"sharpness_batch_size": 6}, "sharpness_batch_size: expected a multiple of ghost_batch_size=4"),
+        ({"sharpness_batch_size": 52}, "sharpness_batch_size"),
+        ({"sharpness_batches": 1}, "batches: expected at least two"),
+    ],
+)
+def test_bad_sizes_of_the_newer_parts_are_refused(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        measure(small_network(), dataset(), ghost_batch_size=GHOST, units=8, products=2, steps=1, **arguments)  # type: ignore[arg-type]

@@ -8,31 +8,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from noisysgd.validation.augmentation import augment
+    from noisysgd.validation.calibration import Calibration, calibrate
     from noisysgd.validation.configuration import TrainConfig
-    from noisysgd.validation.curvature import largest_eigenvalue
     from noisysgd.validation.data import ImageDataset, load_dataset
     from noisysgd.validation.executors import local_executor, run_one
     from noisysgd.validation.foreign_batch_science import read_batch_science
     from noisysgd.validation.foreign_pd1 import pd1_tasks, read_pd1
     from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
-    from noisysgd.validation.measurement import Measurement, measure
+    from noisysgd.validation.lanczos import largest_eigenvalue, leading_eigenpairs
+    from noisysgd.validation.measurement import Measurement, measure, recorder
     from noisysgd.validation.prediction import calibrated_quadratic, observed_boundary, predict_regimes
+    from noisysgd.validation.sharpness import batch_sharpness, stability
+    from noisysgd.validation.spectrum import SpectralDensity, SpectralMeasures, spectral_density
     from noisysgd.validation.store import RunStore
     from noisysgd.validation.sweep import Sweep
+    from noisysgd.validation.traces import hutch_plus_plus_trace, hutchinson_trace
     from noisysgd.validation.training import train
     from noisysgd.validation.wide_resnet import WideResNet
 
 __all__ = [
+    "Calibration",
     "GhostBatchNorm2d",
     "ImageDataset",
     "Measurement",
     "RunStore",
+    "SpectralDensity",
+    "SpectralMeasures",
     "Sweep",
     "TrainConfig",
     "WideResNet",
     "augment",
+    "batch_sharpness",
+    "calibrate",
     "calibrated_quadratic",
+    "hutch_plus_plus_trace",
+    "hutchinson_trace",
     "largest_eigenvalue",
+    "leading_eigenpairs",
     "load_dataset",
     "local_executor",
     "measure",
@@ -41,21 +53,32 @@ __all__ = [
     "predict_regimes",
     "read_batch_science",
     "read_pd1",
+    "recorder",
     "run_one",
+    "spectral_density",
+    "stability",
     "train",
 ]
 
 _HOME = {
+    "Calibration": "calibration",
     "GhostBatchNorm2d": "ghost_batch_norm",
     "ImageDataset": "data",
     "Measurement": "measurement",
     "RunStore": "store",
+    "SpectralDensity": "spectrum",
+    "SpectralMeasures": "spectrum",
     "Sweep": "sweep",
     "TrainConfig": "configuration",
     "WideResNet": "wide_resnet",
     "augment": "augmentation",
+    "batch_sharpness": "sharpness",
+    "calibrate": "calibration",
     "calibrated_quadratic": "prediction",
-    "largest_eigenvalue": "curvature",
+    "hutch_plus_plus_trace": "traces",
+    "hutchinson_trace": "traces",
+    "largest_eigenvalue": "lanczos",
+    "leading_eigenpairs": "lanczos",
     "load_dataset": "data",
     "local_executor": "executors",
     "measure": "measurement",
@@ -64,7 +87,10 @@ _HOME = {
     "predict_regimes": "prediction",
     "read_batch_science": "foreign_batch_science",
     "read_pd1": "foreign_pd1",
+    "recorder": "measurement",
     "run_one": "executors",
+    "spectral_density": "spectrum",
+    "stability": "sharpness",
     "train": "training",
 }
 

@@ -17,20 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
 from noisysgd.theory import checks
-from noisysgd.validation.curvature import MatrixVectorProduct, flatten, loss_function
+from noisysgd.validation.curvature import LossFunction, flatten, loss_function
+from noisysgd.validation.estimate import Estimate, estimate
+from noisysgd.validation.lanczos import MatrixVectorProduct
 
 Vector = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its standard error; both NaN where the quantity is undefined."""
-
-    value: float
-    stderr: float
 
 
 @dataclass(frozen=True)
@@ -102,12 +97,13 @@ def ghost_batch_gradients(
     batches: npt.NDArray[np.int64],
     *,
     l2: float = 0.0,
+    criterion: LossFunction = F.cross_entropy,
 ) -> torch.Tensor:
     """Training-mode loss gradients of each ghost batch, shape (units, trainable parameters).
 
     Leaves the model as it was. The gradient of ½·l2·‖ω‖² is included; it moves G and not F.
     """
-    loss, parameters = loss_function(model, l2=l2)
+    loss, parameters = loss_function(model, l2=l2, criterion=criterion)
     dimension = sum(parameter.numel() for parameter in parameters)
     gradients = parameters[0].new_empty(len(batches), dimension, requires_grad=False)
     for row, batch in zip(gradients, batches, strict=True):
@@ -125,6 +121,7 @@ def gradient_noise(
     ghost_batch_size: int,
     dataset_size: int,
     products: int | None = None,
+    rtol: float = 0.1,
 ) -> GradientNoise:
     """Noise covariance traces and noise scales from the gradients of independent ghost batches.
 
@@ -147,6 +144,8 @@ def gradient_noise(
         g and N, g < N.
     products : int, optional
         P, from 2 to K; by default K. One more product is spent on the sum.
+    rtol : float
+        Standard error, as a share of the value, at which an estimate counts as converged.
 
     Returns
     -------
@@ -172,22 +171,31 @@ def gradient_noise(
     checks.require(products <= units, "products", f"at most the {units} units", products, "Draw more units.")
     remedy = "The noise of the full batch is zero; use smaller ghost batches."
     checks.require(ghost_batch_size < dataset_size, "ghost_batch_size", f"< {dataset_size}", ghost_batch_size, remedy)
-    scale = ghost_batch_size * (dataset_size - 1) / (dataset_size - ghost_batch_size)
+    scale = example_scale(ghost_batch_size, dataset_size)
     total = gradients.sum(dim=0)
     curved = torch.stack([unit @ matvec(unit) for unit in gradients[:products]])
     own, other = _pair_averages(_to_numpy(gradients.square().sum(dim=1)), _to_numpy(gradients @ total))
     curved_own, curved_other = _pair_averages(_to_numpy(curved), _to_numpy(gradients @ matvec(total)))
     trace, curved_trace = scale * (own - other), scale * (curved_own - curved_other)
     return GradientNoise(
-        trace_noise=_estimate(trace, units),
-        gradient_norm_squared=_estimate(other, units),
-        noise_curvature_trace=_estimate(curved_trace, products),
-        gradient_curvature=_estimate(curved_other, products),
-        simple_noise_scale=_ratio(trace, other, units),
-        noise_scale=_ratio(curved_trace, curved_other, products),
+        trace_noise=_estimate(trace, units, rtol),
+        gradient_norm_squared=_estimate(other, units, rtol),
+        noise_curvature_trace=_estimate(curved_trace, products, rtol),
+        gradient_curvature=_estimate(curved_other, products, rtol),
+        simple_noise_scale=_ratio(trace, other, units, rtol),
+        noise_scale=_ratio(curved_trace, curved_other, products, rtol),
         units=units,
         products=products + 1,
     )
+
+
+def example_scale(ghost_batch_size: int, dataset_size: int) -> float:
+    """F over the covariance of one unit's gradient: g·(N − 1)/(N − g).
+
+    >>> example_scale(1, 100), round(example_scale(50, 100), 6)
+    (1.0, 99.0)
+    """
+    return ghost_batch_size * (dataset_size - 1) / (dataset_size - ghost_batch_size)
 
 
 def _pair_averages(own: Vector, rows: Vector) -> tuple[Vector, Vector]:
@@ -206,14 +214,16 @@ def _pair_averages(own: Vector, rows: Vector) -> tuple[Vector, Vector]:
     return mean, (squares - count * mean) / (count * (count - 1))
 
 
-def _estimate(values: Vector, met: int) -> Estimate:
+def _estimate(values: Vector, met: int, rtol: float) -> Estimate:
     strata = [stratum for stratum in (values[1 : met + 1], values[met + 1 :]) if len(stratum)]
     variance = sum((len(s) - 1) / len(s) * float(np.square(s - s.mean()).sum()) for s in strata)
-    return Estimate(float(values[0]), math.sqrt(variance))
+    return estimate(float(values[0]), math.sqrt(variance), rtol)
 
 
-def _ratio(numerator: Vector, denominator: Vector, met: int) -> Estimate:
-    return _estimate(numerator / denominator, met) if denominator[0] > 0 else Estimate(math.nan, math.nan)
+def _ratio(numerator: Vector, denominator: Vector, met: int, rtol: float) -> Estimate:
+    if not denominator[0] > 0:
+        return estimate(math.nan, math.nan, rtol)
+    return _estimate(numerator / denominator, met, rtol)
 
 
 def _to_numpy(vector: torch.Tensor) -> Vector:

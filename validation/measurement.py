@@ -1,54 +1,70 @@
 """One measurement of what the theory needs from a network: curvature, gradient noise and noise scales."""
 
+import dataclasses
 import math
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
 from noisysgd.theory import checks
-from noisysgd.validation.curvature import Eigenvalue, largest_eigenvalue, loss_hessian_vector_product
+from noisysgd.validation.curvature import LossFunction, loss_gradient, loss_hessian_vector_product
 from noisysgd.validation.data import ImageDataset
+from noisysgd.validation.estimate import Estimate
 from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
-from noisysgd.validation.gradient_noise import (
-    Estimate,
-    GradientNoise,
-    draw_ghost_batches,
-    ghost_batch_gradients,
-    gradient_noise,
-)
+from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
+from noisysgd.validation.lanczos import Eigenvalue, leading_eigenpairs
+from noisysgd.validation.sharpness import batch_sharpness
+from noisysgd.validation.spectrum import SpectralMeasures, spectral_measures
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Measurement:
     """Curvature and gradient noise of a network at its present parameters.
+
+    Every number comes with its uncertainty and a flag ``converged``: `Eigenvalue` with a residual, `Estimate` with a
+    standard error, `SpectralDensity` with a spread between probes and a truncation error.
 
     Parameters
     ----------
     lambda_max : Eigenvalue
         Largest Hessian eigenvalue of the training-mode loss.
+    eigenvalues : tuple of Eigenvalue
+        The largest ones, in order; the first is `lambda_max`.
     trace_noise, gradient_norm_squared, noise_curvature_trace, gradient_curvature : Estimate
         tr F, |G|², tr(HF), GᵀHG: see `GradientNoise`.
     B_simple, B_noise : Estimate
         Noise scales tr F/|G|² and tr(HF)/GᵀHG in examples; NaN where the estimated denominator is not positive.
     B_simple_defined, B_noise_defined : bool
         Whether it is positive.
-    ghost_batch_size, units, curvature_examples, parameters : int
-        Examples per unit, number of units, number of examples behind H, number of trainable parameters.
+    trace_curvature : Estimate or None
+        tr H, from the probes of `spectrum`.
+    batch_sharpness : Estimate or None
+        Curvature of batches' losses along their own gradients; see :func:`~noisysgd.validation.batch_sharpness`.
+    spectrum : SpectralMeasures or None
+        Density of states, gradient and noise over the spectrum of H.
+    eigenvectors : torch.Tensor or None
+        Shape (len(eigenvalues), parameters), if asked for. Not part of a record.
+    ghost_batch_size, units, curvature_examples, dataset_size, parameters : int
+        Examples per unit, number of units, number of examples behind H, in the training set, trainable parameters.
+    sharpness_batch_size, sharpness_batches : int
+        Size and number of the batches behind `batch_sharpness`.
     hessian_products : int
-        Hessian-vector products spent in all.
+        Hessian-vector products of all examples behind H spent in all.
     seconds : float
         Wall-clock time.
     seed : int
-        Seed of the grouping, the draw of the units and the Lanczos start.
+        Seed of the grouping, the draw of the units and all start vectors.
     l2 : float
         Coefficient of the ½·l2·‖ω‖² included in the loss.
     """
 
     lambda_max: Eigenvalue
+    eigenvalues: tuple[Eigenvalue, ...]
     trace_noise: Estimate
     gradient_norm_squared: Estimate
     noise_curvature_trace: Estimate
@@ -57,10 +73,17 @@ class Measurement:
     B_noise: Estimate
     B_simple_defined: bool
     B_noise_defined: bool
+    trace_curvature: Estimate | None
+    batch_sharpness: Estimate | None
+    spectrum: SpectralMeasures | None
+    eigenvectors: torch.Tensor | None
     ghost_batch_size: int
     units: int
     curvature_examples: int
+    dataset_size: int
     parameters: int
+    sharpness_batch_size: int
+    sharpness_batches: int
     hessian_products: int
     seconds: float
     seed: int
@@ -68,7 +91,8 @@ class Measurement:
 
     def as_dict(self) -> dict[str, Any]:
         """Nested dictionary of plain Python values, valid JSON: NaN and infinity, which JSON lacks, become None."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: _plain(value) for name, value in named.items() if name != "eigenvectors"}
 
 
 def measure(
@@ -82,18 +106,30 @@ def measure(
     micro_batch: int | None = None,
     rtol: float = 1e-2,
     max_products: int = 40,
+    eigenvalues: int = 3,
+    eigenvectors: bool = False,
+    probes: int = 4,
+    noise_draws: int = 4,
+    steps: int = 10,
+    sharpness_batches: int = 32,
+    sharpness_batch_size: int | None = None,
+    estimate_rtol: float = 0.1,
     l2: float = 0.0,
+    criterion: LossFunction = F.cross_entropy,
     seed: int = 0,
 ) -> Measurement:
     """Measure curvature and gradient noise of `model` on the training set of `data`.
 
-    The Hessian H is that of the mean cross-entropy of the training set, cut into ghost batches after one seeded shuffle
+    The Hessian H is that of the mean loss over the training set, cut into ghost batches after one seeded shuffle
     (data sets often come sorted); a last incomplete ghost batch is left out. H depends on that cut, the more so the
     nearer the network is to fitting its data: compare several seeds before leaning on λ_max there. The noise is that of
     ghost batches drawn at random from the whole training set. Everything is evaluated in training mode, with running
     averages frozen and dropout off. Any module that maps images to logits will do; without `GhostBatchNorm2d` the unit
     is simply `ghost_batch_size` independent examples. The model is left exactly as found, and global random generators
     are not moved.
+
+    Products with H are nearly all of the cost, two to four gradients of the training set each: up to `max_products` for
+    the eigenvalues, (1 + probes + noise_draws)·steps for the spectrum, products + 1 for the noise.
 
     Parameters
     ----------
@@ -106,16 +142,28 @@ def measure(
     units : int
         Ghost batches drawn for the noise; memory is units × parameters numbers.
     products : int
-        How many of them meet the Hessian, 2 … units; they decide the error of tr(HF), at about four gradients of the
-        whole training set each.
+        How many of them meet the Hessian, 2 … units; they decide the error of tr(HF).
     curvature_examples : int, optional
         Examples behind H, after the shuffle; by default all. Rounded down to whole ghost batches.
     micro_batch : int, optional
         Examples differentiated at a time in Hessian products, a multiple of `ghost_batch_size`; by default all at once.
     rtol, max_products
-        Tolerance and limit of the Lanczos iteration, see `largest_eigenvalue`.
+        Tolerance and limit of the Lanczos iteration, see :func:`~noisysgd.validation.lanczos.leading_eigenpairs`.
+    eigenvalues : int
+        How many of the largest eigenvalues.
+    eigenvectors : bool
+        Whether to keep their eigenvectors.
+    probes, noise_draws, steps : int
+        Of :func:`~noisysgd.validation.spectrum.spectral_measures`; ``probes=0`` leaves the spectrum out.
+    sharpness_batches, sharpness_batch_size : int
+        Batches for the batch sharpness and their size, a multiple of `ghost_batch_size`, which is the default;
+        ``sharpness_batches=0`` leaves it out.
+    estimate_rtol : float
+        Standard error, or truncation of the spectrum, as a share of the value, at which something counts as converged.
     l2 : float
         Includes ½·l2·‖ω‖² in the loss.
+    criterion : callable
+        ``criterion(logits, labels)``, a mean over examples; by default the cross-entropy.
     seed : int
         Everything random is a function of it.
 
@@ -134,8 +182,8 @@ def measure(
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     >>> _ = torch.nn.init.zeros_(model[1].weight)
     >>> found = measure(model, load_dataset("digits"), ghost_batch_size=16, units=64, products=4)
-    >>> found.lambda_max.converged, found.trace_noise.value > 0
-    (True, True)
+    >>> found.lambda_max.converged, found.trace_noise.value > 0, found.spectrum.density.nodes.size
+    (True, True, 90)
     """
     given = _ghost_batch_size(model) if ghost_batch_size is None else ghost_batch_size
     size = checks.integer("ghost_batch_size", given, 1, remedy="Use the model's ghost batch size.")
@@ -151,28 +199,100 @@ def measure(
     checks.require(wanted <= data.train_size, "curvature_examples", expected, wanted, remedy)
     whole = micro_batch is None or micro_batch % size == 0
     checks.require(whole, "micro_batch", f"a multiple of ghost_batch_size={size}", micro_batch, "Round it.")
+    batch = size if sharpness_batch_size is None else sharpness_batch_size
+    batch = checks.integer("sharpness_batch_size", batch, size, remedy="Use a multiple of the ghost batch size.")
+    expected = f"a multiple of ghost_batch_size={size}, at most {data.train_size}"
+    fits = batch % size == 0 and batch <= data.train_size
+    checks.require(fits, "sharpness_batch_size", expected, batch, "Use the batch size of training.")
 
     began = time.perf_counter()
-    grouping_seed, units_seed = np.random.SeedSequence(seed).spawn(2)
+    grouping_seed, units_seed, batches_seed = np.random.SeedSequence(seed).spawn(3)
     reference = next((p for p in model.parameters() if p.requires_grad), torch.empty(0))
     images, labels = data.train_images.to(reference.device), data.train_labels.to(reference.device)
     order = np.random.Generator(np.random.Philox(grouping_seed)).permutation(data.train_size)
     chosen = torch.from_numpy(order[: wanted // size * size]).to(reference.device)
-    matvec = loss_hessian_vector_product(model, images[chosen], labels[chosen], l2=l2, micro_batch=micro_batch)
-    batches = draw_ghost_batches(data.train_size, ghost_batch_size=size, units=units, seed=units_seed)
-    gradients = ghost_batch_gradients(model, images, labels, batches, l2=l2)
-    noise = gradient_noise(gradients, matvec, ghost_batch_size=size, dataset_size=data.train_size, products=products)
-    dimension = gradients.shape[1]
-    top = largest_eigenvalue(
+    behind: dict[str, Any] = {"l2": l2, "micro_batch": micro_batch, "criterion": criterion}
+    matvec = loss_hessian_vector_product(model, images[chosen], labels[chosen], **behind)
+    drawn = draw_ghost_batches(data.train_size, ghost_batch_size=size, units=units, seed=units_seed)
+    gradients = ghost_batch_gradients(model, images, labels, drawn, l2=l2, criterion=criterion)
+    sizes = {"ghost_batch_size": size, "dataset_size": data.train_size}
+    noise = gradient_noise(gradients, matvec, **sizes, products=products, rtol=estimate_rtol)
+    top = leading_eigenpairs(
         matvec,
-        dimension,
+        gradients.shape[1],
+        eigenvalues,
         seed=seed,
         rtol=rtol,
         max_products=max_products,
         dtype=reference.dtype,
         device=reference.device,
     )
-    return _assemble(top, noise, (size, len(chosen), dimension), time.perf_counter() - began, seed, l2)
+    spectrum = None
+    if probes:
+        slope = loss_gradient(model, images[chosen], labels[chosen], **behind)
+        options = {"probes": probes, "noise_draws": noise_draws, "steps": steps, "seed": seed}
+        spectrum = spectral_measures(matvec, slope, gradients, **sizes, **options, rtol=estimate_rtol)
+    sharpness = None
+    if sharpness_batches:
+        many = draw_ghost_batches(data.train_size, ghost_batch_size=batch, units=sharpness_batches, seed=batches_seed)
+        sharpness = batch_sharpness(model, images, labels, many, l2=l2, rtol=estimate_rtol, criterion=criterion)
+    return Measurement(
+        lambda_max=top.values[0],
+        eigenvalues=top.values,
+        trace_noise=noise.trace_noise,
+        gradient_norm_squared=noise.gradient_norm_squared,
+        noise_curvature_trace=noise.noise_curvature_trace,
+        gradient_curvature=noise.gradient_curvature,
+        B_simple=noise.simple_noise_scale,
+        B_noise=noise.noise_scale,
+        B_simple_defined=noise.simple_noise_scale_defined,
+        B_noise_defined=noise.noise_scale_defined,
+        trace_curvature=spectrum.density.moment(1) if spectrum else None,
+        batch_sharpness=sharpness,
+        spectrum=spectrum,
+        eigenvectors=top.vectors if eigenvectors else None,
+        ghost_batch_size=size,
+        units=units,
+        curvature_examples=len(chosen),
+        dataset_size=data.train_size,
+        parameters=gradients.shape[1],
+        sharpness_batch_size=batch,
+        sharpness_batches=sharpness_batches,
+        hessian_products=top.products + noise.products + (spectrum.density.products if spectrum else 0),
+        seconds=time.perf_counter() - began,
+        seed=seed,
+        l2=l2,
+    )
+
+
+def recorder(
+    data: ImageDataset, into: list[dict[str, Any]], *, seed: int = 0, **options: Any
+) -> Callable[[int, nn.Module], None]:
+    """An observer for :func:`noisysgd.validation.train` that appends a measurement of every state it is shown.
+
+    Parameters
+    ----------
+    data : ImageDataset
+    into : list
+        Receives ``{"step": step, …}`` with the fields of :class:`Measurement` as plain values.
+    seed, options
+        For :func:`measure`, the same at every step: then differences between steps are not those between groupings.
+
+    Examples
+    --------
+    >>> from noisysgd.validation import TrainConfig, load_dataset, train
+    >>> states = []
+    >>> quick = {"units": 8, "products": 2, "eigenvalues": 1, "curvature_examples": 64, "probes": 0}
+    >>> observe = recorder(load_dataset("digits"), states, **quick)
+    >>> record = train(TrainConfig(learning_rate=0.1, batch_size=64, steps=2), observe=observe, observe_at=(0, 2))
+    >>> [state["step"] for state in states], states[0]["lambda_max"]["value"] > 0
+    ([0, 2], True)
+    """
+
+    def observe(step: int, model: nn.Module) -> None:
+        into.append({"step": step} | measure(model, data, seed=seed, **options).as_dict())
+
+    return observe
 
 
 def _ghost_batch_size(model: nn.Module) -> int:
@@ -183,32 +303,9 @@ def _ghost_batch_size(model: nn.Module) -> int:
     return sizes.pop()
 
 
-def _assemble(
-    top: Eigenvalue, noise: GradientNoise, sizes: tuple[int, int, int], seconds: float, seed: int, l2: float
-) -> Measurement:
-    ghost_batch_size, curvature_examples, parameters = sizes
-    return Measurement(
-        lambda_max=top,
-        trace_noise=noise.trace_noise,
-        gradient_norm_squared=noise.gradient_norm_squared,
-        noise_curvature_trace=noise.noise_curvature_trace,
-        gradient_curvature=noise.gradient_curvature,
-        B_simple=noise.simple_noise_scale,
-        B_noise=noise.noise_scale,
-        B_simple_defined=noise.simple_noise_scale_defined,
-        B_noise_defined=noise.noise_scale_defined,
-        ghost_batch_size=ghost_batch_size,
-        units=noise.units,
-        curvature_examples=curvature_examples,
-        parameters=parameters,
-        hessian_products=top.products + noise.products,
-        seconds=seconds,
-        seed=seed,
-        l2=l2,
-    )
-
-
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray | tuple | list):
+        return [_plain(entry) for entry in (value.tolist() if isinstance(value, np.ndarray) else value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value
