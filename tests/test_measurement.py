@@ -493,7 +493,7 @@ def test_a_run_is_measured_at_the_steps_asked_for_and_stays_the_same_run() -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"eigenvalues": 0}, "count"),
+        ({"eigenvalues": 0}, "eigenvalues: expected an integer"),
         ({"probes": 1}, "probes"),
         ({"noise_draws": 1}, "noise_draws"),
         ({"sharpness_batch_size": 6}, "sharpness_batch_size: expected a multiple of ghost_batch_size=4"),
