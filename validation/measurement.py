@@ -192,6 +192,7 @@ def measure(
     remedy = "Use at least one ghost batch and at most the training set."
     wanted = checks.integer("curvature_examples", wanted, size, remedy=remedy)
     units = checks.integer("units", units, 3, remedy="The jackknife needs at least three ghost batches.")
+    eigenvalues = checks.integer("eigenvalues", eigenvalues, 1, remedy="The first is λ_max.")
     l2 = checks.scalar("l2", checks.at_least("l2", l2, 0.0, remedy="Use 0 for no penalty."))
     if micro_batch is not None:
         micro_batch = checks.integer("micro_batch", micro_batch, 1, remedy="Use a multiple of the ghost batch size.")
