@@ -57,6 +57,7 @@ class Purpose(IntEnum):
     RESHUFFLE = 7
     LABEL_NOISE = 8
     DATA = 9
+    DROPOUT = 11
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,27 @@
+"""The precision of convolutions and matrix products: exact float32 unless something faster is asked for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+FLAGS = ((torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"))
+
+
+@contextmanager
+def arithmetic(precision: str, device: str) -> Iterator[None]:
+    """Within the ``with`` block, products are computed in that precision; torch's settings are put back on leaving.
+
+    "float32" also turns off what torch turns on by itself: TensorFloat-32 in cuDNN's convolutions. "tf32" has an effect
+    on GPUs that have it, and none on a CPU. "bfloat16" is autocast on either.
+    """
+    before = [getattr(place, name) for place, name in FLAGS]
+    try:
+        for place, name in FLAGS:
+            setattr(place, name, precision == "tf32")
+        kind = torch.device(device).type
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            yield
+    finally:
+        for (place, name), value in zip(FLAGS, before, strict=True):
+            setattr(place, name, value)
