@@ -23,7 +23,8 @@ def test_trainable_parameter_counts_are_the_published_ones(depth: int, width: in
 
 
 @pytest.mark.parametrize(
-    ("depth", "width", "classes", "expected"), [(16, 4, 10, 2_747_536), (28, 10, 10, 36_471_350), (16, 4, 100, 2_770_666)]
+    ("depth", "width", "classes", "expected"),
+    [(16, 4, 10, 2_747_536), (28, 10, 10, 36_471_350), (16, 4, 100, 2_770_666)],
 )
 def test_trainable_parameter_counts_under_skipinit(depth: int, width: int, classes: int, expected: int) -> None:
     """Two published ones; 90 classes more are 90 rows of 256 weights and a bias."""

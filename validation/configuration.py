@@ -20,7 +20,10 @@ PRECISIONS = ("float32", "tf32", "bfloat16")
 WIDE_RESNET = "wide_resnet"
 
 FIRST_FIELDS = frozenset(
-    "learning_rate batch_size momentum epochs steps dataset depth width ghost_batch_size l2 l2_exempt seed".split()
+    (
+        *("learning_rate", "batch_size", "momentum", "epochs", "steps", "dataset", "depth", "width"),
+        *("ghost_batch_size", "l2", "l2_exempt", "seed"),
+    )
 )
 """Always written. Any other field is left out while it has its default, so that adding one renames no stored run."""
 

@@ -10,9 +10,9 @@ from noisysgd.theory import checks
 class SeededDropout(nn.Dropout):
     """Dropout of features (B, `features`) by masks that :func:`draw_masks` provides for a whole batch beforehand.
 
-    Each feature is zeroed with probability `p` and scaled by 1/(1−p) otherwise, while training. Micro-batches take their
-    rows of the batch's mask, so that cutting a batch up changes no mask. Where no masks were drawn it is torch's own
-    dropout, from the global generator.
+    Each feature is zeroed with probability `p` and scaled by 1/(1−p) otherwise, while training. Micro-batches take
+    their rows of the batch's mask, so that cutting a batch up changes no mask. Where no masks were drawn it is torch's
+    own dropout, from the global generator.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class SeededDropout(nn.Dropout):
         self.masks: torch.Tensor | None = None
         self.rows: torch.Tensor | None = None
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's name
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Features (B, `features`), some of them dropped."""
         if self.rows is None or not self.training:
             return super().forward(input)

@@ -79,7 +79,9 @@ class GhostBatchNorm2d(nn.Module):
         self.momentum = float(momentum)
         self.eps = float(eps)
         self.track_running_stats = True
-        self._collected: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        # Tensors, because compiled code would be compiled again for every length of a list or value of a number.
+        self._sums: torch.Tensor | None = None
+        self._groups: torch.Tensor | None = None
         self.weight = nn.Parameter(torch.ones(self.features))
         self.bias = nn.Parameter(torch.zeros(self.features))
         self.register_buffer("running_mean", torch.zeros(self.features))
@@ -108,7 +110,7 @@ class GhostBatchNorm2d(nn.Module):
     def _native(self, images: torch.Tensor) -> torch.Tensor:
         if not self.track_running_stats:
             return F.batch_norm(images, None, None, self.weight, self.bias, True, self.momentum, self.eps)
-        if self._collected is None:
+        if self._sums is None:
             running = self.running_mean, self.running_var
             return F.batch_norm(images, *running, self.weight, self.bias, True, self.momentum, self.eps)
         return self._looped(images, 1)
@@ -117,9 +119,10 @@ class GhostBatchNorm2d(nn.Module):
         # One native call per group, on a view. Copies the images once forward and once backward; folding copies twice.
         mean, variance = self._statistics(groups)
         results = []
-        for number, group in enumerate(images.split(self.ghost_batch_size)):
-            own = (None, None) if mean is None or variance is None else (mean[number], variance[number])
-            results.append(F.batch_norm(group, *own, self.weight, self.bias, True, 1.0, self.eps))
+        for number, group in enumerate(torch.split(images, self.ghost_batch_size)):
+            own_mean = None if mean is None else mean[number]
+            own_variance = None if variance is None else variance[number]
+            results.append(F.batch_norm(group, own_mean, own_variance, self.weight, self.bias, True, 1.0, self.eps))
         self._update(mean, variance)
         return torch.cat(results) if groups > 1 else results[0]
 
@@ -131,9 +134,11 @@ class GhostBatchNorm2d(nn.Module):
         pixels = self.ghost_batch_size * height * width
         rows = images.permute(0, 2, 3, 1).reshape(groups, pixels, channels).transpose(0, 1)
         mean, variance = self._statistics(groups)
-        own = (None, None) if mean is None or variance is None else (mean.view(-1), variance.view(-1))
+        own_mean = None if mean is None else mean.view(-1)
+        own_variance = None if variance is None else variance.view(-1)
         weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
-        rows = F.batch_norm(rows.reshape(pixels, groups * channels), *own, weight, bias, True, 1.0, self.eps)
+        rows = rows.reshape(pixels, groups * channels)
+        rows = F.batch_norm(rows, own_mean, own_variance, weight, bias, True, 1.0, self.eps)
         self._update(mean, variance)
         normalised = rows.view(pixels, groups, channels).transpose(0, 1).reshape(batch, height, width, channels)
         normalised = normalised.permute(0, 3, 1, 2)
@@ -153,8 +158,9 @@ class GhostBatchNorm2d(nn.Module):
     def _update(self, mean: torch.Tensor | None, variance: torch.Tensor | None) -> None:
         if mean is None or variance is None:
             return
-        if self._collected is not None:
-            self._collected.append((mean, variance))
+        if self._sums is not None and self._groups is not None:
+            self._sums += torch.stack([mean, variance]).sum(1, dtype=self._sums.dtype)
+            self._groups += len(mean)
         else:
             self.running_mean.lerp_(mean.mean(0), self.momentum)
             self.running_var.lerp_(variance.mean(0), self.momentum)
@@ -189,17 +195,20 @@ def one_update(model: nn.Module, *, substeps: int = 1) -> Iterator[None]:
     layers = [module for module in model.modules() if isinstance(module, GhostBatchNorm2d)]
     try:
         for layer in layers:
-            layer._collected = []
+            layer._sums = layer.running_mean.new_zeros(2, layer.features, dtype=torch.float64)
+            layer._groups = layer.running_mean.new_zeros((), dtype=torch.float64)
         yield
         for layer in layers:
-            if layer._collected:
-                mean, variance = (torch.cat(pieces).mean(0) for pieces in zip(*layer._collected, strict=True))
-                weight = layer.momentum if substeps == 1 else 1.0 - (1.0 - layer.momentum) ** (1.0 / substeps)
-                layer.running_mean.lerp_(mean, weight)
-                layer.running_var.lerp_(variance, weight)
+            assert layer._sums is not None
+            assert layer._groups is not None
+            weight = layer.momentum if substeps == 1 else 1.0 - (1.0 - layer.momentum) ** (1.0 / substeps)
+            means = (layer._sums / layer._groups.clamp(min=1)).to(layer.running_mean.dtype)
+            for running, mean in zip((layer.running_mean, layer.running_var), means, strict=True):
+                # A layer that no pass went through, or with its averages frozen, keeps what it has.
+                running.lerp_(torch.where(layer._groups > 0, mean, running), weight)
     finally:
         for layer in layers:
-            layer._collected = None
+            layer._sums = layer._groups = None
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The L2 penalty, with its convention and its exemptions said aloud.
 
-Papers mean two things by "an L2 coefficient of λ": ½ λ‖ω‖², whose gradient λω is PyTorch's ``weight_decay=λ``, and λ‖ω‖²,
-which is twice as strong.
+Papers mean two things by "an L2 coefficient of λ": ½ λ‖ω‖², whose gradient λω is PyTorch's ``weight_decay=λ``, and
+λ‖ω‖², which is twice as strong.
 """
 
 from typing import Any
@@ -44,4 +44,4 @@ def penalty(groups: list[dict[str, Any]]) -> float:
     2.5
     """
     squares = [(g["weight_decay"], sum(float(p.double().square().sum()) for p in g["params"])) for g in groups]
-    return sum(0.5 * decay * square for decay, square in squares)
+    return float(sum(0.5 * decay * square for decay, square in squares))

@@ -66,7 +66,9 @@ def _imported(name: str) -> Factory:
     try:
         factory: Factory = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"config.model: expected an importable 'module:factory', got {name!r} ({error}). {remedy}") from error
+        raise ValueError(
+            f"config.model: expected an importable 'module:factory', got {name!r} ({error}). {remedy}"
+        ) from error
     return factory
 
 

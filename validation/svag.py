@@ -1,8 +1,8 @@
 """SVAG as training: updates along c₁∇L_B₁ + c₂∇L_B₂ with learning rate ε/l, l of them for one of SGD.
 
-Li, Malladi & Arora (2021), arXiv 2102.12470. B₁ and B₂ are drawn independently of each other; the mean gradient is SGD's,
-the covariance of its noise l times as large. What depends on l beyond rounding at l → ∞ is discretisation error: a run
-that SVAG leaves unchanged is one that its SDE describes. With l = 1 it is SGD, bit for bit.
+Li, Malladi & Arora (2021), arXiv 2102.12470. B₁ and B₂ are drawn independently of each other; the mean gradient is
+SGD's, the covariance of its noise l times as large. As l grows the run approaches the SDE of SGD's first order: where
+the results of SVAG do not depend on l, the SDE describes SGD. With l = 1 it is SGD, bit for bit.
 """
 
 from noisysgd.theory.svag import svag_coefficients

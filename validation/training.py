@@ -60,11 +60,12 @@ def train(
     observe : callable, optional
         Called as ``observe(step, model)`` before the updates numbered `observe_at` (0 is the initial state, the total
         number of steps the final one); it must leave the model as it found it, as
-        :func:`noisysgd.validation.measure` does. Steps before a checkpoint that the run goes on from are not seen again.
+        :func:`noisysgd.validation.measure` does. Steps before a checkpoint that the run goes on from are not seen
+        again.
     observe_at : tuple of int
     checkpoint : path, optional
         Where the state is kept while the run is under way. If there is one, the run goes on from it, to the very result
-        it would have had without the interruption. It is left there at the end, for whoever stores the record to delete.
+        it would have had without the interruption. The last one is left there, for whoever stores the record to delete.
     checkpoint_every : int, optional
         Steps between checkpoints; by default one is written whenever a minute has passed.
 
@@ -222,7 +223,11 @@ class TrainingRun:
             If it is another run's, or its network has other parameters.
         """
         remedy = "Delete it to start this run, or resume with the configuration it was written by."
-        checks.require(state.get("config") == self.config.as_dict(), name, "this run's", state.get("config"), remedy)
+        ours, theirs = self.config.as_dict(), state["config"]
+        pairs = {field: (ours.get(field), theirs.get(field)) for field in ours.keys() | theirs.keys()}
+        differing = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+        expected = "a checkpoint of this run"
+        checks.require(not differing, name, expected, f"another's (ours, theirs): {differing}", remedy)
         parameters = _parameters(self.optimizer)
         shapes = [None if buffer is None else buffer.shape for buffer in state["momentum"]]
         fitting = len(shapes) == len(parameters) and all(
@@ -276,7 +281,7 @@ class TrainingRun:
                 loss = nn.functional.cross_entropy(logits.float(), labels[rows])
                 total += share * loss.detach()
                 scale = weight * share
-                (loss if scale == 1.0 else scale * loss).backward()  # type: ignore[no-untyped-call]
+                (loss if scale == 1.0 else scale * loss).backward()
         finally:
             forget_masks(self.model)
         return total.item()
@@ -301,9 +306,7 @@ def minibatch(seed: int, step: int, batch_size: int, dataset_size: int) -> np.nd
 def resident(data: ImageDataset, device: str, *, channels_last: bool = True) -> ImageDataset:
     """The data set on `device`, its images laid out as the network takes them: nothing is copied there again."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    train, test = (
-        images.to(device=device, memory_format=layout) for images in (data.train_images, data.test_images)
-    )
+    train, test = (images.to(device=device, memory_format=layout) for images in (data.train_images, data.test_images))
     return replace(
         data,
         train_images=train,
@@ -344,7 +347,7 @@ def _scores(
     """Mean cross-entropy and accuracy of the examples in `order`, in chunks of `size`."""
     device = next(model.parameters()).device
     order = order.to(images.device)
-    logits = torch.cat([model(take(images, chunk).to(device)) for chunk in order.split(size)])
+    logits = torch.cat([model(take(images, chunk).to(device)) for chunk in torch.split(order, size)])
     labels = labels[order].to(device)
     loss = nn.functional.cross_entropy(logits.double(), labels)
     return float(loss), float((logits.argmax(1) == labels).double().mean())
