@@ -3,7 +3,8 @@
     python benchmarks/bench_training.py
 
 One thread on one core. Times are processor time of this process. Where two sides are compared they take turns, so that
-load from others falls on both, and the least time of each counts. Images are random numbers of CIFAR-10's shape, and the digits.
+load from others falls on both, and the least time of each counts. Images are random numbers of CIFAR-10's shape, and
+the digits.
 """
 
 import argparse

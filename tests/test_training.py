@@ -15,6 +15,7 @@ from noisysgd.validation import training as training_module
 from noisysgd.validation.divergence import diverged, loss_limit
 from noisysgd.validation.dropout import SeededDropout
 from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.heavy_ball import HeavyBall
 from noisysgd.validation.training import TrainingRun, evaluate, minibatch
 
 CONFIG = TrainConfig(learning_rate=0.3, batch_size=32, momentum=0.9, steps=24, seed=3)
@@ -163,8 +164,7 @@ def test_the_optimizer_follows_the_schedule_and_keeps_its_momentum():
     rates = []
     while not run.finished:
         run.advance()
-        (group,) = run.optimizer.param_groups
-        rates.append(group["lr"])
+        rates.append(run.optimizer.lr)
     np.testing.assert_array_equal(rates, CONFIG.learning_rate * run.schedule.at(np.arange(26)))
     assert len(set(rates)) == 6 + 1 + 10
 
@@ -208,7 +208,7 @@ def test_svags_noise_has_l_times_the_variance_and_the_same_mean():
         run = TrainingRun(config.with_(dynamics=dynamics, svag=svag), load_dataset("digits"), linear)
         found = []
         for run.step in range(400):
-            run.optimizer.zero_grad(set_to_none=True)
+            run.optimizer.zero_grad()
             run._differentiate()
             found.append(run.model[1].weight.grad.flatten())
         return torch.stack(found).double()
@@ -433,3 +433,29 @@ def test_compiled_training_agrees_and_hands_out_the_plain_network(changes):
     torch._dynamo.reset()
     assert seen == [Small]
     assert record["train_loss"] == pytest.approx(train(config, **arguments)["train_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_optimizer_is_torchs_own_to_rounding(momentum):
+    """In several types and layouts, with a parameter that has no gradient now and then."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(shape):
+        return torch.randn(shape, generator=generator)
+
+    start = [draw((5,)), draw((8, 3, 3, 3)).to(memory_format=torch.channels_last), draw((3, 4)).double(), draw(())]
+    ours, theirs = ([p.clone().requires_grad_() for p in start] for _ in range(2))
+    optimizer = HeavyBall([{"params": ours, "weight_decay": 0.01}], lr=0.0, momentum=momentum)
+    reference = torch.optim.SGD(theirs, lr=0.1, momentum=momentum, weight_decay=0.01)
+    for step in range(6):
+        optimizer.lr = reference.param_groups[0]["lr"] = 0.1 / (step + 1)
+        optimizer.zero_grad()
+        reference.zero_grad()
+        for number, (p, q) in enumerate(zip(ours, theirs, strict=True)):
+            if (step + number) % 4:
+                gradient = draw(p.shape).to(p.dtype)
+                p.grad, q.grad = (torch.empty_like(t).copy_(gradient) for t in (p, q))
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q)

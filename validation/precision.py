@@ -16,13 +16,17 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
     "float32" also turns off what torch turns on by itself: TensorFloat-32 in cuDNN's convolutions. "tf32" has an effect
     on GPUs that have it, and none on a CPU. "bfloat16" is autocast on either.
     """
-    before = [getattr(place, name) for place, name in FLAGS]
+    kind, tensor_float = torch.device(device).type, precision == "tf32"
+    changed = [(place, name) for place, name in FLAGS if getattr(place, name) != tensor_float]
     try:
-        for place, name in FLAGS:
-            setattr(place, name, precision == "tf32")
-        kind = torch.device(device).type
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+        for place, name in changed:
+            setattr(place, name, tensor_float)
+        wanted = precision == "bfloat16"
+        if not wanted and not torch.is_autocast_enabled(kind):
             yield
+        else:
+            with torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted):
+                yield
     finally:
-        for (place, name), value in zip(FLAGS, before, strict=True):
-            setattr(place, name, value)
+        for place, name in changed:
+            setattr(place, name, not tensor_float)

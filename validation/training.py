@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
 from noisysgd.simulators.stream import Purpose, random_words
@@ -27,6 +28,7 @@ from noisysgd.validation.data import ImageDataset, load_dataset
 from noisysgd.validation.divergence import diverged, loss_limit
 from noisysgd.validation.dropout import draw_masks, forget_masks, take_rows
 from noisysgd.validation.ghost_batch_norm import one_update
+from noisysgd.validation.heavy_ball import HeavyBall
 from noisysgd.validation.microbatches import check_separable, pieces
 from noisysgd.validation.networks import Factory, network
 from noisysgd.validation.precision import arithmetic
@@ -36,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 CHECKPOINT_SECONDS = 60.0
+AHEAD = 32
+"""Steps whose batches are drawn at once."""
 
 Observer = Callable[[int, nn.Module], None]
 
@@ -182,6 +186,7 @@ class TrainingRun:
         self.divergence: str | None = None
         self._forward = torch.compile(self.model) if config.compile else self.model
         self._pieces = pieces(config.batch_size, config.micro_batch_size)
+        self._batches: dict[int, torch.Tensor] = {}
         self._changes = {0, *self.schedule.boundaries.tolist()}
         self._set_rate()
         self.model.train()
@@ -195,7 +200,7 @@ class TrainingRun:
         """One update; none, but `divergence`, if its batch shows that the run has diverged."""
         if self.step in self._changes:
             self._set_rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss = self._differentiate()
         if diverged(loss, self.limit):
             self.divergence = f"minibatch cross-entropy {loss:g} at step {self.step}, limit {self.limit:g}"
@@ -205,7 +210,7 @@ class TrainingRun:
 
     def state(self, seconds: float = 0.0) -> dict[str, Any]:
         """What a checkpoint holds: everything that is not a function of the configuration and the step."""
-        buffers = [self.optimizer.state[p].get("momentum_buffer") for p in _parameters(self.optimizer)]
+        buffers = [self.optimizer.buffers.get(parameter) for parameter in self.optimizer.parameters]
         return {
             "config": self.config.as_dict(),
             "step": self.step,
@@ -228,7 +233,7 @@ class TrainingRun:
         differing = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
         expected = "a checkpoint of this run"
         checks.require(not differing, name, expected, f"another's (ours, theirs): {differing}", remedy)
-        parameters = _parameters(self.optimizer)
+        parameters = self.optimizer.parameters
         shapes = [None if buffer is None else buffer.shape for buffer in state["momentum"]]
         fitting = len(shapes) == len(parameters) and all(
             shape in (None, p.shape) for shape, p in zip(shapes, parameters, strict=True)
@@ -240,7 +245,7 @@ class TrainingRun:
             raise ValueError(f"{name}: expected the parameters of this network ({error}). {remedy}") from error
         for parameter, buffer in zip(parameters, state["momentum"], strict=True):
             if buffer is not None:
-                self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+                self.optimizer.buffers[parameter] = torch.empty_like(parameter).copy_(buffer)
         self.step = state["step"]
         self._set_rate()
         return float(state["seconds"])
@@ -248,8 +253,7 @@ class TrainingRun:
     def _set_rate(self) -> None:
         if self.step < self.schedule.steps:
             rate = self.config.learning_rate * float(self.schedule.at(self.step)) / self.config.svag
-            for group in self.optimizer.param_groups:  # a new optimizer would forget its momentum
-                group["lr"] = rate
+            self.optimizer.lr = rate  # a new optimizer would forget its momentum
 
     def _differentiate(self) -> float:
         """Add the gradient of the update's loss to ``.grad``; the mean cross-entropy of its batches."""
@@ -262,7 +266,7 @@ class TrainingRun:
 
     def _differentiate_batch(self, weight: float, draw: int) -> float:
         config, size, device = self.config, self.config.batch_size, self.config.device
-        batch = torch.from_numpy(minibatch(config.seed, draw, size, self.data.train_size)).to(device)
+        batch = self._batch(draw)
         images, labels = take(self.data.train_images, batch), self.data.train_labels[batch]
         if config.augment:
             images = _augmented(images, batch, seed=config.seed, step=draw)
@@ -271,20 +275,35 @@ class TrainingRun:
         if config.model != WIDE_RESNET:  # which may draw from the global generator, as torch's own dropout does
             word = random_words(config.seed, Purpose.DROPOUT, replica=2**31, step=draw, count=1)[0]
             torch.manual_seed(int(word >> 1))
-        total = torch.zeros((), device=device)
         try:
+            if len(self._pieces) == 1:
+                return float(self._differentiate_piece(images, labels, weight))
+            total = torch.zeros((), device=device)
             for rows in self._pieces:
                 share = (rows.stop - rows.start) / size
                 take_rows(self.model, rows)
-                with arithmetic(config.precision, device):
-                    logits = self._forward(images[rows])
-                loss = nn.functional.cross_entropy(logits.float(), labels[rows])
-                total += share * loss.detach()
-                scale = weight * share
-                (loss if scale == 1.0 else scale * loss).backward()
+                total += share * self._differentiate_piece(images[rows], labels[rows], weight * share)
+            return float(total)
         finally:
-            forget_masks(self.model)
-        return total.item()
+            if config.dropout:
+                forget_masks(self.model)
+
+    def _differentiate_piece(self, images: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
+        with arithmetic(self.config.precision, self.config.device):
+            logits = self._forward(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        (loss if weight == 1.0 else weight * loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _batch(self, draw: int) -> torch.Tensor:
+        """The batch of step `draw`, on the device; drawn some steps at a time, which costs less each."""
+        if draw not in self._batches:
+            size, seed, examples = self.config.batch_size, self.config.seed, self.data.train_size
+            ahead = max(1, min(AHEAD, 2**20 // examples))
+            rows = np.stack([minibatch(seed, draw + k, size, examples) for k in range(ahead)])
+            batches = torch.from_numpy(rows).to(self.config.device)
+            self._batches.update((draw + k, batch) for k, batch in enumerate(batches))
+        return self._batches.pop(draw)
 
 
 def minibatch(seed: int, step: int, batch_size: int, dataset_size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -349,24 +368,14 @@ def _scores(
     order = order.to(images.device)
     logits = torch.cat([model(take(images, chunk).to(device)) for chunk in torch.split(order, size)])
     labels = labels[order].to(device)
-    loss = nn.functional.cross_entropy(logits.double(), labels)
+    loss = F.cross_entropy(logits.double(), labels)
     return float(loss), float((logits.argmax(1) == labels).double().mean())
 
 
-def heavy_ball(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    """The paper's optimizer: u ← m u + g, ω ← ω − ε u, without dampening and without Nesterov's step."""
-    return torch.optim.SGD(
-        l2.parameter_groups(model, l2=config.l2, convention=config.l2_convention, exempt=config.l2_exempt),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        dampening=0.0,
-        nesterov=False,
-        foreach=True,
-    )
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def heavy_ball(model: nn.Module, config: TrainConfig) -> HeavyBall:
+    """The optimizer of a run."""
+    groups = l2.parameter_groups(model, l2=config.l2, convention=config.l2_convention, exempt=config.l2_exempt)
+    return HeavyBall(groups, lr=config.learning_rate, momentum=config.momentum)
 
 
 def _augmented(images: torch.Tensor, indices: torch.Tensor, *, seed: int, step: int) -> torch.Tensor:
