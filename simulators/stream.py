@@ -61,6 +61,7 @@ class Purpose(IntEnum):
     RESHUFFLE = 7
     LABEL_NOISE = 8
     DATA = 9
+    DROPOUT = 11
     AUGMENTATION = 16
     SUBSET = 17
 

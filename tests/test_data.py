@@ -204,7 +204,7 @@ def test_choices_of_data_are_part_of_a_configuration(choice: dict[str, Any]) -> 
         ({"subset": 0}, "subset: expected an integer ≥ 1"),
         ({"subset_seed": 1}, "subset_seed: expected 0 without a subset, got 1"),
         ({"downsample": 0.5}, "downsample: expected an integer"),
-        ({"augment": 1}, "augment: expected True or False, got 1"),
+        ({"augment": 1}, "augment: expected a bool, got 1"),
     ],
 )
 def test_configurations_refuse_impossible_choices(choice: dict[str, Any], message: str) -> None:

@@ -2,7 +2,16 @@ import pytest
 import torch
 from torch import nn
 
-from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d, frozen_running_statistics
+from noisysgd.validation import ghost_batch_norm as module
+from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d, frozen_running_statistics, one_update
+
+
+@pytest.fixture(params=["folded", "looped"], autouse=True)
+def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything holds for both ways of computing several groups."""
+    monkeypatch.setattr(module, "LOOP_FROM", 1 if request.param == "looped" else 10**9)
+    return str(request.param)
+
 
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 
@@ -131,3 +140,62 @@ def test_frozen_running_statistics_thaw_after_an_exception() -> None:
 def test_bad_arguments_are_named(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         GhostBatchNorm2d(**{"features": 3, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cuts", [(4, 8, 12, 16, 20), (4, 20), (12, 20), (20,)])
+def test_pieces_of_whole_groups_update_the_running_averages_as_the_whole_batch_does(cuts: tuple[int, ...]) -> None:
+    whole, pieces, x = layer(), layer(), images(20)
+    expected = whole(x)
+    with one_update(pieces):
+        starts = (0, *cuts[:-1])
+        found = torch.cat([pieces(x[start:stop]) for start, stop in zip(starts, cuts, strict=True)])
+        assert not pieces.running_mean.any()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(pieces, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
+    whole(x), pieces(x)  # and goes on as usual afterwards
+    torch.testing.assert_close(pieces.running_var, whole.running_var, rtol=1e-12, atol=1e-12)
+
+
+def test_substeps_forget_together_what_one_step_does() -> None:
+    once, often, x = layer(), layer(), images(8)
+    once(x)
+    for _ in range(5):
+        with one_update(often, substeps=5):
+            often(x)
+    torch.testing.assert_close(often.running_mean, once.running_mean)
+    torch.testing.assert_close(often.running_var, once.running_var)
+
+
+def test_a_failed_batch_updates_nothing() -> None:
+    norm = layer()
+
+    def fail() -> None:
+        with one_update(norm):
+            norm(images(8))
+            norm(images(3))
+
+    with pytest.raises(ValueError, match="batch"):
+        fail()
+    assert not norm.running_mean.any()
+    norm(images(8))
+    assert norm.running_mean.any()
+
+
+def test_frozen_averages_stay_frozen_in_pieces_too() -> None:
+    norm = layer()
+    with frozen_running_statistics(norm), one_update(norm):
+        norm(images(8))
+    assert not norm.running_mean.any()
+
+
+def test_statistics_are_float32_under_autocast() -> None:
+    norm, x = layer().float(), images(12).float()
+    expected = norm(x)
+    again = layer().float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = again(x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert again.running_mean.dtype == torch.float32
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.05)
+    torch.testing.assert_close(again.running_mean, norm.running_mean, rtol=0.01, atol=0.01)

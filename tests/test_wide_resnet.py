@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
+from noisysgd.validation.dropout import SeededDropout, draw_masks, forget_masks, take_rows
 from noisysgd.validation.wide_resnet import WideResNet
 
 
@@ -19,6 +20,18 @@ def digits_like(batch: int, channels: int = 1, size: int = 8) -> torch.Tensor:
 def test_trainable_parameter_counts_are_the_published_ones(depth: int, width: int, classes: int, expected: int) -> None:
     model = WideResNet(depth, width, classes)
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == expected
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "classes", "expected"),
+    [(16, 4, 10, 2_747_536), (28, 10, 10, 36_471_350), (16, 4, 100, 2_770_666)],
+)
+def test_trainable_parameter_counts_under_skipinit(depth: int, width: int, classes: int, expected: int) -> None:
+    """Two published ones; 90 classes more are 90 rows of 256 weights and a bias."""
+    assert 2_770_666 == 2_747_536 + 90 * 257
+    model = WideResNet(depth, width, classes, normalization="skipinit")
+    assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == expected
+    assert not list(model.buffers())
 
 
 def read_forward(state: dict[str, torch.Tensor], x: torch.Tensor, blocks: int, ghost: int) -> torch.Tensor:
@@ -53,6 +66,96 @@ def test_the_forward_pass_is_the_architecture(depth: int, width: int, channels: 
             )
     x = digits_like(batch, channels, size).double()
     torch.testing.assert_close(model(x), read_forward(dict(model.state_dict()), x, (depth - 4) // 6, ghost=4))
+
+
+def read_skipinit(state: dict[str, torch.Tensor], x: torch.Tensor, blocks: int) -> torch.Tensor:
+    """Regularized SkipInit without its dropout, written out a second time from the state dict alone."""
+
+    def conv(x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
+        weight = state[f"{name}.weight"]
+        size = weight.shape[-1]
+        patches = F.unfold(x, size, padding=size // 2, stride=stride)  # symmetric, whatever the stride
+        y = weight.flatten(1) @ patches + state[f"{name}.bias"][:, None]
+        return y.view(len(x), len(weight), *(-(-side // stride) for side in x.shape[2:]))
+
+    x = conv(x, "stem")
+    for number in range(3 * blocks):
+        name = f"blocks.{number}"
+        stride = 2 if number in (blocks, 2 * blocks) else 1
+        y = conv(conv(x.clamp(min=0), f"{name}.conv1", stride).clamp(min=0), f"{name}.conv2")
+        shortcut = conv(x.clamp(min=0), f"{name}.shortcut", stride) if f"{name}.shortcut.weight" in state else x
+        x = shortcut + state[f"{name}.branch_scale"] * y
+    return x.clamp(min=0).flatten(2).mean(2) @ state["linear.weight"].T + state["linear.bias"]
+
+
+@pytest.mark.parametrize(("depth", "width", "channels", "size"), [(10, 1, 1, 8), (16, 1, 1, 7), (16, 2, 3, 16)])
+def test_the_forward_pass_is_skipinits(depth: int, width: int, channels: int, size: int) -> None:
+    model = WideResNet(depth, width, 7, channels, normalization="skipinit", seed=3).double()
+    x = digits_like(5, channels, size).double()
+    blocks = (depth - 4) // 6
+    torch.testing.assert_close(model(x), read_skipinit(dict(model.state_dict()), x, blocks))  # as initialised
+    with torch.no_grad():  # biases and α away from zero, which hides mistakes
+        for number, parameter in enumerate(model.parameters()):
+            parameter += 0.1 * torch.cos(torch.arange(parameter.numel(), dtype=torch.float64) + number).view_as(
+                parameter
+            )
+    torch.testing.assert_close(model(x), read_skipinit(dict(model.state_dict()), x, blocks))
+
+
+def test_skipinit_begins_as_its_shortcuts_and_moves_alpha_first() -> None:
+    model = WideResNet(10, 2, channels=1, normalization="skipinit")
+    x = model.stem(digits_like(4))
+    for block in model.blocks:
+        assert torch.equal(block(x), x if block.shortcut is None else block.shortcut(F.relu(x)))
+        x = block(x)
+    F.cross_entropy(model(digits_like(4)), torch.arange(4)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        assert bool(parameter.grad.any()) != (".conv" in name), name
+
+
+def test_skipinit_examples_do_not_see_each_other() -> None:
+    model, x = WideResNet(10, 1, channels=1, normalization="skipinit").double(), digits_like(5).double()
+    torch.testing.assert_close(torch.cat([model(x[:2]), model(x[2:])]), model(x))
+
+
+@pytest.mark.parametrize("normalization", ["ghost_batch", "skipinit"])
+def test_dropout_acts_on_pooled_features_while_training_only(normalization: str) -> None:
+    arguments = {"channels": 1, "normalization": normalization, "ghost_batch_size": 4}
+    kept, dropping = WideResNet(10, 1, **arguments), WideResNet(10, 1, **arguments, dropout=0.5)
+    x = digits_like(4)
+    seen: list[torch.Tensor] = []
+    dropping.linear.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    kept.linear.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    draw_masks(dropping, seed=0, step=0, batch_size=4)
+    dropping(x), kept(x)
+    zeroed = (seen[0] == 0) & (seen[1] != 0)
+    assert 0.3 < float(zeroed.float().mean()) < 0.7
+    torch.testing.assert_close(seen[0][~zeroed], 2 * seen[1][~zeroed])
+    assert torch.equal(dropping.eval()(x), kept.eval()(x))
+
+
+def test_masks_are_functions_of_seed_step_and_row() -> None:
+    layer, ones = SeededDropout(500, 0.25), torch.ones(8, 500)
+
+    def mask(seed: int, step: int, batch: int = 8) -> torch.Tensor:
+        draw_masks(layer, seed=seed, step=step, batch_size=batch)
+        result: torch.Tensor = layer(ones[:batch])
+        return result
+
+    first = mask(1, 5)
+    state = torch.random.get_rng_state()
+    assert torch.equal(mask(1, 5), first)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.equal(mask(1, 6), first)
+    assert not torch.equal(mask(2, 5), first)
+    assert first.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert abs(float((first == 0).float().mean()) - 0.25) < 6 * (0.25 * 0.75 / 4000) ** 0.5
+    mask(1, 5)
+    take_rows(layer, slice(2, 5))
+    assert torch.equal(layer(ones[:3]), first[2:5])
+    forget_masks(layer)
+    assert not torch.equal(layer(ones), layer(ones))  # torch's own again
 
 
 def test_the_projection_takes_the_activated_input_also_in_the_first_stage() -> None:
@@ -108,7 +211,8 @@ def test_every_parameter_gets_a_gradient() -> None:
         ({"channels": 0}, "channels"),
         ({"seed": -1}, "seed"),
         ({"ghost_batch_size": 0}, "ghost_batch_size"),
-        ({"normalization": "skipinit"}, "normalization: expected one of 'ghost_batch', got 'skipinit'"),
+        ({"normalization": "layer"}, "normalization: expected one of 'ghost_batch', 'skipinit', got 'layer'"),
+        ({"dropout": 1.0}, "dropout: expected 0 ≤ probability < 1, got 1.0"),
     ],
 )
 def test_bad_arguments_are_explained(arguments: dict[str, object], message: str) -> None:

@@ -2,21 +2,30 @@
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from noisysgd.theory import checks
 from noisysgd.theory.budget import Budget, EpochBudget, StepBudget
-from noisysgd.theory.schedule import Schedule, half_then_decay
+from noisysgd.theory.schedule import Schedule, half_then_decay, warmup
 from noisysgd.theory.temperature import effective_learning_rate
 
 DATASETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
-_FOUNDING = (
-    *("learning_rate", "batch_size", "momentum", "epochs", "steps", "dataset", "depth", "width", "ghost_batch_size"),
-    *("l2", "l2_exempt", "seed"),
-)
-"""Fields that every record has; the name of a run rests on them, so nothing is ever added here."""
 L2_EXEMPTIONS = ("nothing", "normalization and biases")
+L2_CONVENTIONS = ("half", "full")
+NORMALIZATIONS = ("ghost_batch", "skipinit")
+DYNAMICS = ("sgd", "svag")
+PRECISIONS = ("float32", "tf32", "bfloat16")
+WIDE_RESNET = "wide_resnet"
+
+FIRST_FIELDS = frozenset(
+    (
+        *("learning_rate", "batch_size", "momentum", "epochs", "steps", "dataset", "depth", "width"),
+        *("ghost_batch_size", "l2", "l2_exempt", "seed"),
+    )
+)
+"""Always written. Any other field is left out while it has its default, so that adding one renames no stored run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +50,48 @@ class TrainConfig:
         Which choice; without a subset it must be 0.
     downsample : int
         Factor by which images shrink, by averages over squares.
-    augment : bool
-        Whether training images are padded, cropped at random and flipped (:func:`noisysgd.validation.augment`).
+    model : str
+        "wide_resnet"; or "module:factory", imported where the run takes place and called with this configuration and
+        the data set; or any other name for a network passed to :func:`~noisysgd.validation.train`. The name is what
+        stands for the network in the run's key, so give another network another name.
     depth, width : int
         Of the Wide-ResNet; the depth is 6n + 4.
+    normalization : {"ghost_batch", "skipinit"}
+        Of the Wide-ResNet: see :class:`~noisysgd.validation.WideResNet`.
+    dropout : float
+        Probability of dropping a feature before the last layer of the Wide-ResNet.
     ghost_batch_size : int
-        Examples per batch-norm group; must divide the batch size.
+        Examples per batch-norm group; must divide the batch size, except under "skipinit", where no example sees
+        another. 1 says the same of a network of your own.
     l2 : float
-        Coefficient λ of the penalty ½ λ‖ω‖² (PyTorch's ``weight_decay``; λ‖ω‖² would be twice that).
+        Coefficient λ of the penalty.
+    l2_convention : {"half", "full"}
+        Whether the penalty is ½ λ‖ω‖² (PyTorch's ``weight_decay``) or λ‖ω‖², which is twice that.
     l2_exempt : {"nothing", "normalization and biases"}
-        Parameters that the penalty spares: none, or all vectors.
+        Parameters that the penalty spares: none, or all with fewer than two axes.
+    warmup : float
+        Share of the budget, 0 ≤ w < 1, over which the learning rate rises linearly before the schedule begins.
+    dynamics : {"sgd", "svag"}
+        SGD (with `momentum`, heavy ball), or the stochastic variance amplified gradient, which approaches SGD's SDE as
+        `svag` grows; see :mod:`noisysgd.validation.svag`.
+    svag : int
+        SVAG's l: the budget's steps become l times as many, each of two batches and 1/l times the learning rate.
+    augment : bool
+        Whether training images are padded, cropped and flipped at random.
+    device : str
+        "cpu", "cuda" or "cuda:1": where tensors live.
+    precision : {"float32", "tf32", "bfloat16"}
+        Of convolutions and products: exact float32 (the reference), TensorFloat-32 where the GPU has it, or autocast to
+        bfloat16. Parameters and losses are float32 always.
+    channels_last : bool
+        Layout of images and convolutions.
+    compile : bool
+        Train through ``torch.compile``. Measurements always take the plain network.
+    micro_batch_size : int, optional
+        Largest number of examples to pass through the network at once, a multiple of the ghost batch size. Saves
+        memory; changes results by rounding only.
     seed : int
-        Fixes the initial parameters and the batches.
+        Fixes the initial parameters, the batches, their augmentation and dropout.
 
     Raises
     ------
@@ -81,7 +120,19 @@ class TrainConfig:
     subset: int | None = None
     subset_seed: int = 0
     downsample: int = 1
+    model: str = WIDE_RESNET
+    normalization: str = "ghost_batch"
+    dropout: float = 0.0
+    l2_convention: str = "half"
+    warmup: float = 0.0
+    dynamics: str = "sgd"
+    svag: int = 1
     augment: bool = False
+    device: str = "cpu"
+    precision: str = "float32"
+    channels_last: bool = True
+    compile: bool = False
+    micro_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         def whole(name: str, minimum: int, remedy: str) -> None:
@@ -103,16 +154,39 @@ class TrainConfig:
         unused = self.subset is not None or self.subset_seed == 0
         checks.require(unused, "subset_seed", "0 without a subset", self.subset_seed, "Give a subset or drop the seed.")
         whole("downsample", 1, "Use 1 for the images as they are.")
-        checks.require(isinstance(self.augment, bool), "augment", "True or False", self.augment, "Pass one of the two.")
         whole("depth", 10, "Depths are 6n + 4, n ≥ 1.")
         checks.require(self.depth % 6 == 4, "depth", "6n + 4: 10, 16, 22, 28, …", self.depth, "Choose one of those.")
         whole("width", 1, "Width 1 is a plain ResNet.")
-        whole("ghost_batch_size", 2, "Batch statistics need at least two examples.")
+        checks.one_of("normalization", self.normalization, NORMALIZATIONS)
+        named = isinstance(self.model, str) and bool(self.model.strip())
+        checks.require(named, "model", "a name", self.model, "Pass the network itself to train(config, model=...).")
+        whole("ghost_batch_size", 2 if self._normalizes_batches else 1, "Batch statistics need at least two examples.")
         whole("seed", 0, "Seeds are integers in 0…2⁶³−1.")
         checks.require(self.seed < 2**63, "seed", "a seed < 2⁶³", self.seed, "Take it modulo 2**63.")
-        divides = self.batch_size % self.ghost_batch_size == 0
+        divides = self.batch_size % self.group_size == 0
         expected = f"a multiple of the ghost batch size {self.ghost_batch_size}"
         checks.require(divides, "batch_size", expected, self.batch_size, "Change one of the two.")
+        if self.micro_batch_size is not None:
+            whole("micro_batch_size", 1, "None takes batches whole.")
+            divides = self.micro_batch_size % self.group_size == 0
+            checks.require(divides, "micro_batch_size", expected, self.micro_batch_size, "Change one of the two.")
+        for name in ("dropout", "warmup"):
+            scalar(name, checks.real(name, getattr(self, name)))
+            value = getattr(self, name)
+            checks.require(0 <= value < 1, name, "0 ≤ value < 1", value, "It is a share.")
+        checks.one_of("l2_convention", self.l2_convention, L2_CONVENTIONS)
+        checks.one_of("dynamics", self.dynamics, DYNAMICS)
+        checks.one_of("precision", self.precision, PRECISIONS)
+        whole("svag", 1, "l = 1 is SGD.")
+        plain = self.dynamics == "svag" or self.svag == 1
+        checks.require(plain, "svag", "1 unless dynamics='svag'", self.svag, "Choose the dynamics it is meant for.")
+        still = self.dynamics == "sgd" or self.momentum == 0
+        checks.require(still, "momentum", "0 under SVAG", self.momentum, "SVAG is defined for SGD without momentum.")
+        for name in ("augment", "channels_last", "compile"):
+            value = getattr(self, name)
+            checks.instance(name, value, bool, remedy="Pass True or False.")
+        known = isinstance(self.device, str) and re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None
+        checks.require(known, "device", "'cpu', 'cuda' or 'cuda:0' and so on", self.device, "Name one device.")
         one = (self.epochs is None) != (self.steps is None)
         got = f"epochs={self.epochs}, steps={self.steps}"
         checks.require(one, "epochs, steps", "exactly one of the two", got, "A run has one budget.")
@@ -129,8 +203,25 @@ class TrainConfig:
         return EpochBudget(self.epochs, dataset_size) if self.epochs is not None else StepBudget(self.steps or 0)
 
     def schedule(self, dataset_size: int) -> Schedule:
-        """The paper's schedule over that budget."""
-        return half_then_decay(int(self.budget(dataset_size).steps(self.batch_size)))
+        """The paper's schedule over that budget, after the warm-up if there is one.
+
+        Under SVAG it has l times the budget's steps; its multipliers are those of SGD's learning rate.
+        """
+        steps = int(self.budget(dataset_size).steps(self.batch_size))
+        rise = min(int(self.warmup * steps), steps - 1)
+        schedule = half_then_decay(steps - rise)
+        if rise:
+            schedule = warmup(schedule, rise, levels=rise)
+        return Schedule(self.svag * schedule.lengths, schedule.multipliers)
+
+    @property
+    def _normalizes_batches(self) -> bool:
+        return self.model == WIDE_RESNET and self.normalization == "ghost_batch"
+
+    @property
+    def group_size(self) -> int:
+        """Examples that must stay together because their batch statistics are shared; 1 if none are."""
+        return 1 if self.model == WIDE_RESNET and self.normalization == "skipinit" else self.ghost_batch_size
 
     @property
     def effective_learning_rate(self) -> float:
@@ -142,12 +233,10 @@ class TrainConfig:
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON; fields added after version 0.1 only where they differ from their default.
-
-        So a configuration that needs none of them keeps its name, and records of it stay readable.
-        """
-        added = {field.name: field.default for field in fields(self) if field.name not in _FOUNDING}
-        return {name: value for name, value in asdict(self).items() if name not in added or value != added[name]}
+        """Plain values, ready for JSON: the first version's fields, and those of the others that are not at default."""
+        defaults = {field.name: field.default for field in fields(self)}
+        values = asdict(self)
+        return {name: v for name, v in values.items() if name in FIRST_FIELDS or v != defaults[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

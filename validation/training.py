@@ -1,115 +1,309 @@
-"""Training one network: SGD and heavy ball, as the paper runs them.
+"""Training one network: SGD, heavy ball and SVAG, as the paper runs them.
 
-Everything random is a function of (seed, purpose, step), never of a generator's position, so that a run has one result.
+Everything random is a function of (seed, purpose, step), never of a generator's position, so that a run has one result,
+however often it was interrupted.
 """
 
 import functools
+import importlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
 from noisysgd.simulators.stream import Purpose, random_words
 from noisysgd.theory import checks
-from noisysgd.validation.augmentation import augment
-from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation import checkpoint as checkpoints
+from noisysgd.validation import l2
+from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
 from noisysgd.validation.curvature import training_mode
 from noisysgd.validation.data import ImageDataset, load_dataset
-from noisysgd.validation.wide_resnet import WideResNet
+from noisysgd.validation.divergence import diverged, loss_limit
+from noisysgd.validation.dropout import draw_masks, forget_masks, take_rows
+from noisysgd.validation.ghost_batch_norm import one_update
+from noisysgd.validation.heavy_ball import HeavyBall
+from noisysgd.validation.microbatches import check_separable, pieces
+from noisysgd.validation.networks import Factory, network
+from noisysgd.validation.precision import arithmetic
+from noisysgd.validation.svag import weighted_draws
 
 logger = logging.getLogger(__name__)
 
-DIVERGED_ABOVE = 1e4
-"""Minibatch cross-entropy, in nats, taken as divergence: guessing costs log(classes); no run returns from here."""
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+CHECKPOINT_SECONDS = 60.0
+AHEAD = 32
+"""Steps whose batches are drawn at once."""
 
 Observer = Callable[[int, nn.Module], None]
 
 
-def train(config: TrainConfig, *, observe: Observer | None = None, observe_at: tuple[int, ...] = ()) -> dict[str, Any]:
+def train(
+    config: TrainConfig,
+    *,
+    model: nn.Module | Factory | None = None,
+    observe: Observer | None = None,
+    observe_at: tuple[int, ...] = (),
+    checkpoint: Path | None = None,
+    checkpoint_every: int | None = None,
+) -> dict[str, Any]:
     """Train one network and return its record.
 
     Parameters
     ----------
     config : TrainConfig
+    model : torch.nn.Module or callable, optional
+        A network of your own, or ``model(config, data)`` that makes one. ``config.model`` must name it: the name, not
+        the network, is part of the run's key. A module is trained in place, from the parameters it comes with.
     observe : callable, optional
         Called as ``observe(step, model)`` before the updates numbered `observe_at` (0 is the initial state, the total
         number of steps the final one); it must leave the model as it found it, as
-        :func:`noisysgd.validation.measure` does.
+        :func:`noisysgd.validation.measure` does. Steps before a checkpoint that the run goes on from are not seen
+        again.
+    observe_at : tuple of int
+    checkpoint : path, optional
+        Where the state is kept while the run is under way. If there is one, the run goes on from it, to the very result
+        it would have had without the interruption. The last one is left there, for whoever stores the record to delete.
+    checkpoint_every : int, optional
+        Steps between checkpoints; by default one is written whenever a minute has passed.
 
     Returns
     -------
     dict
         Plain values: ``config``, ``status`` ("complete" or "diverged"), ``steps`` taken, ``seconds``, and the metrics
         ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy`` (``None`` if diverged). Losses are mean
-        cross-entropies in nats, without the L2 term. The training loss is the one being minimised, of the whole
-        training set under ghost batch statistics; test metrics use running statistics.
+        cross-entropies in nats, without the L2 term, which is ``l2_term``. The training loss is the one being
+        minimised, of the whole training set under ghost batch statistics; test metrics use running statistics.
+        ``network`` says which class it was, with how many parameters; ``divergence`` how it diverged, or ``None``.
 
     Raises
     ------
     ValueError
-        If the batch is larger than the data set.
+        If the batch is larger than the data set, the device is not there, `model` and ``config.model`` do not go
+        together, or the checkpoint is damaged or another run's.
 
     Examples
     --------
     >>> record = train(TrainConfig(learning_rate=0.5, batch_size=64, steps=2))
     >>> record["status"], record["steps"]
     ('complete', 2)
+
+    A network of one's own:
+
+    >>> def perceptron(config, data):
+    ...     return nn.Sequential(nn.Flatten(), nn.Linear(64, data.classes))
+    >>> record = train(TrainConfig(learning_rate=0.1, batch_size=64, steps=2, model="perceptron"), model=perceptron)
+    >>> record["network"]["parameters"]
+    650
     """
-    data = _dataset(config.dataset, config.subset, config.subset_seed, config.downsample)
-    checks.batch_size(config.batch_size, data.train_size)
     started = time.perf_counter()
-    schedule = config.schedule(data.train_size)
-    model = WideResNet(
-        config.depth,
-        config.width,
-        classes=data.classes,
-        channels=data.train_images.shape[1],
-        ghost_batch_size=config.ghost_batch_size,
-        seed=config.seed,
-    )
-    optimizer = _optimizer(model, config)
-    model.train()
-    status, step = "complete", 0
-    boundaries = {0, *schedule.boundaries.tolist()}
-    for step in range(schedule.steps):
-        if observe is not None and step in observe_at:
-            observe(step, model)
-        if step in boundaries:
-            for group in optimizer.param_groups:  # a new optimizer would forget its momentum
-                group["lr"] = config.learning_rate * float(schedule.at(step))
-        batch = torch.from_numpy(minibatch(config.seed, step, config.batch_size, data.train_size))
-        images = data.train_images[batch]
-        if config.augment:
-            images = augment(images, indices=batch, seed=config.seed, step=step)
-        optimizer.zero_grad(set_to_none=True)
-        loss = nn.functional.cross_entropy(model(images), data.train_labels[batch])
-        if not loss.item() < DIVERGED_ABOVE:
-            status = "diverged"
-            break
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        optimizer.step()
-    else:
-        step = schedule.steps
-        if observe is not None and step in observe_at:
-            observe(step, model)
-    metrics = evaluate(model, data, config) if status == "complete" else {}
-    if metrics and not metrics["train_loss"] < DIVERGED_ABOVE:
-        status, metrics = "diverged", {}
-    logger.debug("%s after %d steps: %s", status, step, config)
+    run = TrainingRun(config, _dataset(config.dataset, config.subset, config.subset_seed, config.downsample), model)
+    if checkpoint_every is not None:
+        checkpoint_every = checks.integer("checkpoint_every", checkpoint_every, 1, remedy="None: every minute.")
+    elapsed, saved_at = 0.0, started
+    if checkpoint is not None and Path(checkpoint).exists():
+        elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
+        logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
+    with _global_generators_left_alone(config.device):
+        while not run.finished:
+            if observe is not None and run.step in observe_at:
+                observe(run.step, run.model)
+            run.advance()
+            now = time.perf_counter()
+            due = run.step % checkpoint_every == 0 if checkpoint_every else now - saved_at >= CHECKPOINT_SECONDS
+            if checkpoint is not None and due and not run.finished:
+                checkpoints.write(checkpoint, run.state(elapsed + now - started))
+                saved_at = time.perf_counter()
+        if run.divergence is None and observe is not None and run.step in observe_at:
+            observe(run.step, run.model)
+        metrics: dict[str, Any] = dict.fromkeys(METRICS)
+        if run.divergence is None:
+            metrics = evaluate(run.model, run.data, config)
+            if diverged(metrics["train_loss"], run.limit):
+                run.divergence = f"final training loss {metrics['train_loss']:g}, limit {run.limit:g}"
+                metrics = dict.fromkeys(METRICS)
+    status = "complete" if run.divergence is None else "diverged"
+    logger.debug("%s after %d steps: %s", status, run.step, config)
     return {
         "config": config.as_dict(),
         "status": status,
-        "steps": step,
-        "seconds": time.perf_counter() - started,
-        **{name: metrics.get(name) for name in METRICS},
+        "steps": run.step,
+        "seconds": elapsed + time.perf_counter() - started,
+        **metrics,
+        "l2_term": l2.penalty(run.optimizer.param_groups) if status == "complete" else None,
+        "divergence": run.divergence,
+        "network": {
+            "class": f"{type(run.model).__module__}.{type(run.model).__qualname__}",
+            "parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+        },
     }
 
 
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+class TrainingRun:
+    """A run under way: its network and its optimizer between two updates.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    data : ImageDataset
+        Moved to the configuration's device.
+    model : torch.nn.Module or callable, optional
+        As for :func:`train`.
+
+    Attributes
+    ----------
+    step : int
+        Updates taken.
+    divergence : str or None
+        Why the run ended early.
+
+    Examples
+    --------
+    >>> run = TrainingRun(TrainConfig(learning_rate=0.5, batch_size=64, steps=3), load_dataset("digits"))
+    >>> run.advance()
+    >>> run.step, run.finished
+    (1, False)
+    """
+
+    def __init__(self, config: TrainConfig, data: ImageDataset, model: nn.Module | Factory | None = None) -> None:
+        checks.batch_size(config.batch_size, data.train_size)
+        _check_device(config.device)
+        self.config = config
+        self.data = resident(data, config.device, channels_last=config.channels_last)
+        self.schedule = config.schedule(data.train_size)
+        self.model = network(config, data, model)
+        if config.micro_batch_size is not None:
+            check_separable(self.model)
+        self.optimizer = heavy_ball(self.model, config)
+        self.limit = loss_limit(data.classes)
+        self.step = 0
+        self.divergence: str | None = None
+        self._forward = torch.compile(self.model) if config.compile else self.model
+        self._pieces = pieces(config.batch_size, config.micro_batch_size)
+        self._batches: dict[int, torch.Tensor] = {}
+        self._changes = {0, *self.schedule.boundaries.tolist()}
+        self._set_rate()
+        self.model.train()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up or the run has diverged."""
+        return self.divergence is not None or self.step >= self.schedule.steps
+
+    def advance(self) -> None:
+        """One update; none, but `divergence`, if its batch shows that the run has diverged."""
+        if self.step in self._changes:
+            self._set_rate()
+        self.optimizer.zero_grad()
+        loss = self._differentiate()
+        if diverged(loss, self.limit):
+            self.divergence = f"minibatch cross-entropy {loss:g} at step {self.step}, limit {self.limit:g}"
+            return
+        self.optimizer.step()
+        self.step += 1
+
+    def state(self, seconds: float = 0.0) -> dict[str, Any]:
+        """What a checkpoint holds: everything that is not a function of the configuration and the step."""
+        buffers = [self.optimizer.buffers.get(parameter) for parameter in self.optimizer.parameters]
+        return {
+            "config": self.config.as_dict(),
+            "step": self.step,
+            "seconds": seconds,
+            "model": dict(self.model.state_dict()),
+            "momentum": buffers,
+        }
+
+    def restore(self, state: dict[str, Any], name: str = "state") -> float:
+        """Go on from `state`; returns the seconds that had been spent.
+
+        Raises
+        ------
+        ValueError
+            If it is another run's, or its network has other parameters.
+        """
+        remedy = "Delete it to start this run, or resume with the configuration it was written by."
+        ours, theirs = self.config.as_dict(), state["config"]
+        pairs = {field: (ours.get(field), theirs.get(field)) for field in ours.keys() | theirs.keys()}
+        differing = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+        expected = "a checkpoint of this run"
+        checks.require(not differing, name, expected, f"another's (ours, theirs): {differing}", remedy)
+        parameters = self.optimizer.parameters
+        shapes = [None if buffer is None else buffer.shape for buffer in state["momentum"]]
+        fitting = len(shapes) == len(parameters) and all(
+            shape in (None, p.shape) for shape, p in zip(shapes, parameters, strict=True)
+        )
+        checks.require(fitting, name, "one momentum buffer per parameter", shapes, remedy)
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(f"{name}: expected the parameters of this network ({error}). {remedy}") from error
+        for parameter, buffer in zip(parameters, state["momentum"], strict=True):
+            if buffer is not None:
+                self.optimizer.buffers[parameter] = torch.empty_like(parameter).copy_(buffer)
+        self.step = state["step"]
+        self._set_rate()
+        return float(state["seconds"])
+
+    def _set_rate(self) -> None:
+        if self.step < self.schedule.steps:
+            rate = self.config.learning_rate * float(self.schedule.at(self.step)) / self.config.svag
+            self.optimizer.lr = rate  # a new optimizer would forget its momentum
+
+    def _differentiate(self) -> float:
+        """Add the gradient of the update's loss to ``.grad``; the mean cross-entropy of its batches."""
+        config = self.config
+        draws = weighted_draws(config.dynamics, config.svag, self.step)
+        if len(draws) == 1 and len(self._pieces) == 1:
+            return self._differentiate_batch(*draws[0])
+        with one_update(self.model, substeps=config.svag):
+            return sum(self._differentiate_batch(weight, draw) for weight, draw in draws) / len(draws)
+
+    def _differentiate_batch(self, weight: float, draw: int) -> float:
+        config, size, device = self.config, self.config.batch_size, self.config.device
+        batch = self._batch(draw)
+        images, labels = take(self.data.train_images, batch), self.data.train_labels[batch]
+        if config.augment:
+            images = _augmented(images, batch, seed=config.seed, step=draw)
+        if config.dropout:
+            draw_masks(self.model, seed=config.seed, step=draw, batch_size=size, device=device)
+        if config.model != WIDE_RESNET:  # which may draw from the global generator, as torch's own dropout does
+            word = random_words(config.seed, Purpose.DROPOUT, replica=2**31, step=draw, count=1)[0]
+            torch.manual_seed(int(word >> 1))
+        try:
+            if len(self._pieces) == 1:
+                return float(self._differentiate_piece(images, labels, weight))
+            total = torch.zeros((), device=device)
+            for rows in self._pieces:
+                share = (rows.stop - rows.start) / size
+                take_rows(self.model, rows)
+                total += share * self._differentiate_piece(images[rows], labels[rows], weight * share)
+            return float(total)
+        finally:
+            if config.dropout:
+                forget_masks(self.model)
+
+    def _differentiate_piece(self, images: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
+        with arithmetic(self.config.precision, self.config.device):
+            logits = self._forward(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        (loss if weight == 1.0 else weight * loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _batch(self, draw: int) -> torch.Tensor:
+        """The batch of step `draw`, on the device; drawn some steps at a time, which costs less each."""
+        if draw not in self._batches:
+            size, seed, examples = self.config.batch_size, self.config.seed, self.data.train_size
+            ahead = max(1, min(AHEAD, 2**20 // examples))
+            rows = np.stack([minibatch(seed, draw + k, size, examples) for k in range(ahead)])
+            batches = torch.from_numpy(rows).to(self.config.device)
+            self._batches.update((draw + k, batch) for k, batch in enumerate(batches))
+        return self._batches.pop(draw)
 
 
 def minibatch(seed: int, step: int, batch_size: int, dataset_size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -128,42 +322,77 @@ def minibatch(seed: int, step: int, batch_size: int, dataset_size: int) -> np.nd
     return np.asarray(chosen[np.argsort(words[chosen])], dtype=np.int64)
 
 
+def resident(data: ImageDataset, device: str, *, channels_last: bool = True) -> ImageDataset:
+    """The data set on `device`, its images laid out as the network takes them: nothing is copied there again."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    train, test = (images.to(device=device, memory_format=layout) for images in (data.train_images, data.test_images))
+    return replace(
+        data,
+        train_images=train,
+        test_images=test,
+        train_labels=data.train_labels.to(device),
+        test_labels=data.test_labels.to(device),
+    )
+
+
+def take(images: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """``images[batch]`` in the layout of `images`, which indexing alone would lose."""
+    if images.is_contiguous():
+        return images[batch]
+    return images.permute(0, 2, 3, 1)[batch].permute(0, 3, 1, 2)
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[str, float]:
-    """The metrics of a record, for a model as it stands."""
-    size = config.ghost_batch_size * max(1, 256 // config.ghost_batch_size)
-    whole = data.train_size - data.train_size % config.ghost_batch_size  # a ragged last group has no statistics
+    """The metrics of a record, for a model as it stands, where it stands."""
+    group = config.group_size
+    size = group * max(1, 256 // group)
+    whole = data.train_size - data.train_size % group  # a ragged last group has no statistics
     # Shuffled once and for all, so that ghost batches mix classes as they do in training.
     order = torch.from_numpy(minibatch(0, 0, data.train_size, data.train_size)[:whole])
-    with training_mode(model):
-        train = _scores(model, data.train_images[order], data.train_labels[order], size)
-    model.eval()
-    test = _scores(model, data.test_images, data.test_labels, size)
-    model.train()
+    everything = torch.arange(len(data.test_images))
+    with arithmetic(config.precision, config.device):
+        with training_mode(model):
+            train = _scores(model, data.train_images, data.train_labels, order, size)
+        model.eval()
+        test = _scores(model, data.test_images, data.test_labels, everything, size)
+        model.train()
     return {"train_loss": train[0], "train_accuracy": train[1], "test_loss": test[0], "test_accuracy": test[1]}
 
 
-def _scores(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, size: int) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy, in chunks of `size`."""
-    logits = torch.cat([model(chunk) for chunk in torch.split(images, size)])
-    loss = nn.functional.cross_entropy(logits.double(), labels)
+def _scores(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, order: torch.Tensor, size: int
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of the examples in `order`, in chunks of `size`."""
+    device = next(model.parameters()).device
+    order = order.to(images.device)
+    logits = torch.cat([model(take(images, chunk).to(device)) for chunk in torch.split(order, size)])
+    labels = labels[order].to(device)
+    loss = F.cross_entropy(logits.double(), labels)
     return float(loss), float((logits.argmax(1) == labels).double().mean())
 
 
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
-    spare_vectors = config.l2_exempt != "nothing"
-    parameters = list(model.parameters())
-    spared = [p for p in parameters if spare_vectors and p.ndim == 1]
-    kept = [p for p in parameters if not (spare_vectors and p.ndim == 1)]
-    groups = [{"params": kept, "weight_decay": config.l2}, {"params": spared, "weight_decay": 0.0}]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        dampening=0.0,
-        nesterov=False,
-        foreach=True,
-    )
+def heavy_ball(model: nn.Module, config: TrainConfig) -> HeavyBall:
+    """The optimizer of a run."""
+    groups = l2.parameter_groups(model, l2=config.l2, convention=config.l2_convention, exempt=config.l2_exempt)
+    return HeavyBall(groups, lr=config.learning_rate, momentum=config.momentum)
+
+
+def _augmented(images: torch.Tensor, indices: torch.Tensor, *, seed: int, step: int) -> torch.Tensor:
+    module = importlib.import_module("noisysgd.validation.augmentation")  # only runs that augment need it
+    augmented: torch.Tensor = module.augment(images, indices=indices, seed=seed, step=step)
+    return augmented
+
+
+def _check_device(device: str) -> None:
+    there = torch.device(device).type != "cuda" or torch.cuda.is_available()
+    remedy = "Use device='cpu', or a machine with a GPU and PyTorch's CUDA build."
+    checks.require(there, "device", "a device that PyTorch finds here", device, remedy)
+
+
+def _global_generators_left_alone(device: str) -> Any:
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    return torch.random.fork_rng(devices=devices)
 
 
 @functools.cache

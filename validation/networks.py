@@ -1,0 +1,77 @@
+"""The network of a run: the Wide-ResNet of its configuration, or one of the user's own."""
+
+import importlib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from noisysgd.theory import checks
+from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
+from noisysgd.validation.data import ImageDataset
+from noisysgd.validation.wide_resnet import WideResNet
+
+Factory = Callable[[TrainConfig, ImageDataset], nn.Module]
+
+
+def network(config: TrainConfig, data: ImageDataset, given: nn.Module | Factory | None = None) -> nn.Module:
+    """The network that `config` names, or the `given` one, on the configuration's device.
+
+    A factory is called as ``factory(config, data)`` with torch's global generator seeded by the configuration, so that
+    its initial parameters are a function of the seed; the generator's state is put back. A module is taken as it is.
+
+    Raises
+    ------
+    ValueError
+        If the name and what is given do not go together, or the name's factory cannot be imported.
+    """
+    if given is None and config.model == WIDE_RESNET:
+        model: nn.Module = WideResNet(
+            config.depth,
+            config.width,
+            classes=data.classes,
+            channels=data.train_images.shape[1],
+            normalization=config.normalization,
+            ghost_batch_size=config.ghost_batch_size,
+            dropout=config.dropout,
+            seed=config.seed,
+        )
+        return _placed(model, config)
+    remedy = "Name your network: config.with_(model='my network'); its runs are filed under that name."
+    checks.require(config.model != WIDE_RESNET, "config.model", "a name of your own", config.model, remedy)
+    given = _imported(config.model) if given is None else given
+    if not isinstance(given, nn.Module):
+        checks.require(callable(given), "model", "a torch.nn.Module or a function that makes one", given, "Pass one.")
+        with torch.random.fork_rng(devices=_generators(config.device)):
+            torch.manual_seed(config.seed)
+            given = given(config, data)
+        checks.instance("model(config, data)", given, nn.Module, remedy="The function returns the network.")
+    return _placed(given, config)
+
+
+def _placed(model: nn.Module, config: TrainConfig) -> nn.Module:
+    # The Wide-ResNet is channels_last as it is, and one-channel weights would otherwise stay contiguous.
+    if config.model != WIDE_RESNET and config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    elif config.model == WIDE_RESNET and not config.channels_last:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()
+    return model.to(config.device)
+
+
+def _imported(name: str) -> Factory:
+    module, separator, attribute = name.partition(":")
+    remedy = "Pass the network to train(config, model=...), or name an importable 'module:factory'."
+    checks.require(bool(separator), "config.model", "'module:factory', or a network passed along", name, remedy)
+    try:
+        factory: Factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"config.model: expected an importable 'module:factory', got {name!r} ({error}). {remedy}"
+        ) from error
+    return factory
+
+
+def _generators(device: str) -> list[torch.device]:
+    """GPUs whose generator a run on `device` may move."""
+    return [torch.device(device)] if torch.device(device).type == "cuda" else []
