@@ -22,6 +22,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/bench_simulators.py
 	$(BIN)/python benchmarks/bench_minibatch.py
 	$(BIN)/python benchmarks/bench_measurement.py
+	$(BIN)/python benchmarks/bench_training.py
 
 # The simulator beside other libraries, in an environment of its own.
 bench-libraries:
