@@ -12,8 +12,11 @@ from noisysgd.theory.temperature import effective_learning_rate
 
 DATASETS = ("digits",)
 L2_EXEMPTIONS = ("nothing", "normalization and biases")
-YOUNGER = {"final_learning_rate": None}
-"""Values that came after the first stores were written: left out where they say nothing, so that runs keep names."""
+FIRST_FIELDS = frozenset(
+    {"learning_rate", "batch_size", "momentum", "epochs", "steps", "dataset", "depth", "width"}
+    | {"ghost_batch_size", "l2", "l2_exempt", "seed"}
+)
+"""Always written. Any other field is left out while it has its default, so that adding one renames no stored run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +134,10 @@ class TrainConfig:
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Plain values, ready for JSON: the first version's fields, and those of the others that are not at default."""
+        defaults = {field.name: field.default for field in fields(self)}
         values = asdict(self)
-        return {k: v for k, v in values.items() if k not in YOUNGER or v != YOUNGER[k]}
+        return {name: v for name, v in values.items() if name in FIRST_FIELDS or v != defaults[name]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ Progress = Callable[[int, int, float], None]
 """Called with (runs done, runs planned, share of the work done)."""
 Work = Callable[[RunStore, TrainConfig], Any]
 """Trains one configuration and writes its record; ``False`` says that another process has it under way."""
+MakeExecutor = Callable[[], AbstractContextManager[Executor]]
 Place = tuple[float, int, float | None]
 """Momentum, batch size and budget."""
 Windows = Mapping[Place, Mapping[str, Grid]]
@@ -44,6 +46,11 @@ class State:
     finished: bool
 
     @property
+    def found(self) -> list[Mapping[str, Any]]:
+        """Records of the planned runs that the store has."""
+        return [self.records[config.key] for config in self.configs if config.key in self.records]
+
+    @property
     def missing(self) -> list[TrainConfig]:
         """Planned runs that the store lacks."""
         return [config for config in self.configs if config.key not in self.records]
@@ -61,17 +68,30 @@ class Growing(ABC):
         """Configurations of the given windows, or of the initial ones, the costliest first."""
 
     @abstractmethod
-    def collect(self, windows: Windows, records: Sequence[Mapping[str, Any]]) -> xr.Dataset:
-        """Records as a dataset; planned runs without one are missing."""
+    def collect(self, windows: Windows, records: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> xr.Dataset:
+        """Records as a dataset, with variables for `more` of their numbers; planned runs without one are missing."""
 
     @abstractmethod
     def grow(self, windows: Windows, dataset: xr.Dataset) -> Windows:
         """Windows with more learning rates or budgets where the complete `dataset` asks for them; else the same."""
 
+    @abstractmethod
+    def limits(self, windows: Windows) -> Windows:
+        """The given windows, grown as far as the sweep allows."""
+
+    def extra(self, windows: Windows) -> list[TrainConfig]:
+        """Runs that growing to the limits would add."""
+        known = {config.key for config in self.plan(windows)}
+        return [config for config in self.plan(self.limits(windows)) if config.key not in known]
+
+    @abstractmethod
+    def unbracketed(self, windows: Windows, dataset: xr.Dataset) -> list[str]:
+        """Where, and for which metric, an optimum or its error bar is at an end of the grid, in words."""
+
     def run(
         self,
         store: RunStore,
-        executor: Executor | None = None,
+        executor: Executor | MakeExecutor | None = None,
         *,
         work: Work = run_one,
         progress: Progress | None = None,
@@ -84,9 +104,9 @@ class Growing(ABC):
         Parameters
         ----------
         store : RunStore
-        executor : concurrent.futures.Executor, optional
-            Runs the training; by default the process pool of :func:`noisysgd.validation.local_executor`, which is
-            replaced if one of its processes dies.
+        executor : concurrent.futures.Executor or callable, optional
+            Runs the training. Or a function that makes an executor, as a context manager: if that one breaks, another
+            takes its place. By default :func:`noisysgd.validation.local_executor`, a process pool.
         work : callable, optional
             ``work(store, config)`` trains one configuration and writes its record, as
             :func:`noisysgd.validation.run_one` does; in a process pool it must be importable.
@@ -100,11 +120,11 @@ class Growing(ABC):
         Raises
         ------
         RuntimeError
-            If the executor broke and finished no run in two attempts, or was lost.
+            If the executor broke; one that can be made again, if two in a row have finished no run.
         """
         windows = self.start()
         records: dict[str, dict[str, Any]] = {}
-        run = _run_on(executor) if executor is not None else _run_in_pools
+        run = _run_on(executor) if isinstance(executor, Executor) else _run_on_any(executor or local_executor)
         while True:
             configs = self.plan(windows)
             run(store, configs, records, work, progress)
@@ -133,8 +153,7 @@ class Growing(ABC):
     def dataset(self, store: RunStore) -> xr.Dataset:
         """What the store holds of the sweep; runs planned and unfinished are missing."""
         state = self.state(store)
-        found = [state.records[config.key] for config in state.configs if config.key in state.records]
-        return self.collect(state.windows, found)
+        return self.collect(state.windows, state.found)
 
 
 def relative_cost(config: TrainConfig) -> float:
@@ -151,26 +170,31 @@ def costliest_first(configs: list[TrainConfig]) -> list[TrainConfig]:
     return [config for _, config in sorted(zip(keys, configs, strict=True), key=lambda pair: pair[0])]
 
 
-def _run_in_pools(
-    store: RunStore, configs: list[TrainConfig], records: dict[str, Any], work: Work, progress: Progress | None
-) -> None:
-    """In process pools, one after another if processes die, as long as runs get finished."""
-    vain = 0
-    while _read(store, configs, records) < len(configs):
-        before = len(records)
-        try:
-            with local_executor() as pool:
-                _run_on(pool)(store, configs, records, work, progress)
-        except BrokenExecutor as error:
-            _read(store, configs, records)
-            vain = vain + 1 if len(records) == before else 0
-            if vain == 2:
-                raise RuntimeError(
-                    "workers died before they finished any run, twice. Look for lack of memory, or use fewer workers."
-                ) from error
-            logger.warning("a worker died; starting new ones")
-    if progress is not None:
-        progress(len(configs), len(configs), 1.0)
+def _run_on_any(make: MakeExecutor) -> Callable[..., None]:
+    """Like :func:`_run_on`, on one executor after another if they break, as long as runs get finished."""
+
+    def run(
+        store: RunStore, configs: list[TrainConfig], records: dict[str, Any], work: Work, progress: Progress | None
+    ) -> None:
+        vain = 0
+        while _read(store, configs, records) < len(configs):
+            before = len(records)
+            try:
+                with make() as executor:
+                    _run_on(executor)(store, configs, records, work, progress)
+            except BrokenExecutor as error:
+                _read(store, configs, records)
+                vain = vain + 1 if len(records) == before else 0
+                if vain == 2:
+                    raise RuntimeError(
+                        "two executors in a row broke before any run was finished. Look for lack of memory, or use "
+                        "fewer workers."
+                    ) from error
+                logger.warning("%s; starting again", error)
+        if progress is not None:
+            progress(len(configs), len(configs), 1.0)
+
+    return run
 
 
 def _run_on(executor: Executor) -> Callable[..., None]:

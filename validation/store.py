@@ -172,6 +172,17 @@ class RunStore:
             logger.warning("%s: moved to %s", path, aside.name)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, under a temporary name until it is whole."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def _of(values: Any, config: TrainConfig) -> bool:
     """Whether the values of a record are those of a configuration, with what older versions left out."""
     try:

@@ -179,7 +179,7 @@ class Sweep(Growing):
             ]
         )
 
-    def collect(self, windows: Windows, records: Sequence[Mapping[str, Any]]) -> xr.Dataset:
+    def collect(self, windows: Windows, records: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> xr.Dataset:
         """A Sweep over (optimizer, batch_size, learning_rate, seed), and budget if the sweep has several."""
         several = self._several
         shared = {name: value for name, value in self.base.as_dict().items() if name not in VARIED}
@@ -189,7 +189,7 @@ class Sweep(Growing):
             record["config"] | record | ({"budget": record["config"][self.unit]} if several else {})
             for record in records
         ]
-        dataset = sweep_from_records(rows, source="training", metrics=METRICS, configuration=shared)
+        dataset = sweep_from_records(rows, source="training", metrics=(*METRICS, *more), configuration=shared)
         if several:
             dataset.budget.attrs = {"long_name": "budget", "units": self.unit}
         return dataset.assign_attrs(runs_provenance=provenances(records))
@@ -206,6 +206,22 @@ class Sweep(Growing):
             grown[place] = {"learning_rate": wider(axes["learning_rate"], bars, lowest=lowest, highest=highest)}
         if grown == windows and self.unlimited is not None:
             grown |= self._longer(windows, dataset, self.unlimited)
+        return grown
+
+    def limits(self, windows: Windows) -> Windows:
+        """The given windows, grown as far as `extensions` and the doublings of an unlimited budget allow."""
+        if not self.metrics:
+            return windows
+        places = set(windows)
+        if self.unlimited is not None:
+            last = max(budget for budget in self._budgets() if budget is not None)
+            places |= {(m, b, last * 2**k) for m, b in self.points for k in range(self.unlimited.doublings + 1)}
+        grown: dict[Place, dict[str, Grid]] = {}
+        for momentum, size, budget in places:
+            initial = self._window((momentum, size))
+            below = range(initial[0] - self.extensions, initial[0])
+            above = range(initial[-1] + 1, initial[-1] + 1 + self.extensions)
+            grown[momentum, size, budget] = {"learning_rate": (*below, *initial, *above)}
         return grown
 
     def unbracketed(self, windows: Windows, dataset: xr.Dataset) -> list[str]:

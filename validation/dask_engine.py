@@ -1,0 +1,121 @@
+"""Runs on a Dask cluster: any scheduler that workers with the same file system have joined, or one on this machine.
+
+The cluster is disposable. A run whose worker dies is started again by another, from its checkpoint if it left one; a
+scheduler that dies ends the driver with an error, and the same command goes on from the store on another cluster.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Executor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisysgd.theory import checks
+from noisysgd.theory.parallel import usable_cores
+from noisysgd.validation.executors import KEEP_MEMORY, distinct
+
+if TYPE_CHECKING:
+    from distributed import SpecCluster
+
+logger = logging.getLogger(__name__)
+
+CONNECT_SECONDS = 30
+
+
+@contextmanager
+def dask_executor(scheduler: str, *, workers: int | None = None, devices: Sequence[int] = ()) -> Iterator[Executor]:
+    """An executor for sweeps on a Dask cluster.
+
+    Parameters
+    ----------
+    scheduler : str
+        Address of a running scheduler (``tcp://host:8786``), the path of its scheduler file, or ``"local"`` for a
+        cluster of worker processes on this machine, which ends with the executor.
+    workers, devices
+        Of the local cluster: see :func:`local_cluster`.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Without ``distributed``; it comes with ``pip install 'noisysgd[cluster]'``.
+    BrokenExecutor
+        A ``RuntimeError``, from inside, if the cluster is lost, or a run has killed several workers.
+
+    Examples
+    --------
+    >>> with dask_executor("local", workers=1) as executor:  # doctest: +SKIP
+    ...     dataset = sweep.run(RunStore("runs"), executor)
+    """
+    try:
+        from distributed import Client, KilledWorker
+        from distributed.comm import CommClosedError
+    except ModuleNotFoundError as error:
+        remedy = "Install it with: pip install 'noisysgd[cluster]'"
+        raise ModuleNotFoundError(f"the Dask engine needs {error.name}. {remedy}", name=error.name) from error
+
+    one = scheduler == "local"
+    checks.require(one or (workers is None and not devices), "workers", "none", workers or devices, "They are there.")
+    cluster = local_cluster(workers, devices=devices) if one else None
+    try:
+        client = _connect(Client, cluster if one else scheduler)
+        try:
+            yield client.get_executor(pure=False)
+        except KilledWorker as error:
+            raise BrokenExecutor(f"{error} The same command goes on from the store.") from error
+        except (CancelledError, CommClosedError) as error:
+            raise BrokenExecutor("the Dask scheduler was lost. The same command goes on from the store.") from error
+        finally:
+            client.close(timeout=2)
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def local_cluster(workers: int | None = None, *, devices: Sequence[int] = ()) -> "SpecCluster":
+    """A scheduler and worker processes on this machine, reachable from nowhere else, without a dashboard.
+
+    Parameters
+    ----------
+    workers : int, optional
+        Processes, each with one thread; one per usable core by default.
+    devices : sequence of int
+        GPUs; there is then one worker for each, which sees no other.
+    """
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    numbers = distinct(devices)
+    default = len(numbers) or usable_cores()
+    count = default if workers is None else checks.integer("workers", workers, 1, remedy="Use at least one.")
+    expected = f"one for each of the {len(numbers)} devices"
+    checks.require(not numbers or count == len(numbers), "workers", expected, workers, "Leave it out.")
+    network = {"host": "127.0.0.1", "dashboard_address": None}
+    return SpecCluster(  # type: ignore[no-untyped-call]  # distributed leaves it untyped
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
+        workers={
+            k: {"cls": Nanny, "options": network | {"dashboard": False} | worker_options(numbers[k : k + 1])}
+            for k in range(count)
+        },
+    )
+
+
+def worker_options(device: Sequence[int] = ()) -> dict[str, Any]:
+    """Of a worker: one run at a time, no limit of memory but the machine's, and one GPU if given.
+
+    >>> worker_options([3])["env"]["CUDA_VISIBLE_DEVICES"]
+    '3'
+    """
+    pinned = {"CUDA_VISIBLE_DEVICES": str(device[0])} if device else {}
+    return {"nthreads": 1, "memory_limit": 0, "env": KEEP_MEMORY | pinned}
+
+
+def _connect(client: Any, where: Any) -> Any:
+    if not isinstance(where, str):
+        return client(where)
+    file = Path(where)
+    try:
+        if file.is_file():
+            return client(scheduler_file=str(file), timeout=CONNECT_SECONDS)
+        return client(where, timeout=CONNECT_SECONDS)
+    except (OSError, ValueError) as error:
+        raise RuntimeError(f"no Dask scheduler at {where} ({error}). Check the address, or start one.") from error
