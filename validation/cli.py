@@ -39,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"noisysgd: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if options.debug:
+            raise
+        print(f"noisysgd: {type(error).__name__}: {error} (a defect; --debug shows where)", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

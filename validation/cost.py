@@ -1,7 +1,7 @@
 """What runs cost in time and money: from a model that is stated, from records, or from a short timed run."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,7 +14,8 @@ TRAINING_EXAMPLES = {"digits": 1280, "fashion-mnist": 60_000, "cifar10": 50_000,
 """So that a plan needs no data."""
 TIMED_BATCH = 256
 """Largest batch of a timed run: what a step costs is extrapolated from there."""
-TIMED_STEPS = (2, 8)
+TIMED_SECONDS = 0.7
+"""About as long as one of the timed runs takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +99,19 @@ class CostModel:
         sizes = sorted({config.batch_size for config in configs})
         group = configs[0].ghost_batch_size
         largest = min(sizes[-1], max(sizes[0], TIMED_BATCH // group * group))
-        records = []
-        few, many = TIMED_STEPS
         rate = min(config.learning_rate for config in configs)
+        shared: dict[str, Any] = {"learning_rate": rate, "final_learning_rate": None, "epochs": None}
+        records = []
         for size in sorted({sizes[0], largest}):
-            shared = {"batch_size": size, "learning_rate": rate, "final_learning_rate": None, "epochs": None}
-            train(configs[0].with_(**shared, steps=1))  # warms caches up
-            for steps in (few, many):
-                started = time.perf_counter()
-                record = train(configs[0].with_(**shared, steps=steps))
-                records.append(record | {"seconds": time.perf_counter() - started})
+            config = configs[0].with_(**shared, batch_size=size, steps=2)
+            train(config)  # warms caches up
+            step = _seconds(train, config)["seconds"] / 2
+            many = int(np.clip(TIMED_SECONDS / step, 6, 60))
+            records += [_seconds(train, config.with_(steps=steps)) for steps in (many // 3, many)]
         model = cls.from_records(records, **more)
         if model is None:
             raise RuntimeError("no timed run came to its end. State a [cost] in the sweep's file.")
-        where = f"timed here: {few} and {many} steps at B = {sizes[0]}" + (
-            f" and {largest}" if len(records) > 2 else ""
-        )
+        where = f"timed here, by short runs at B = {' and '.join(map(str, sorted({sizes[0], largest})))}"
         return cls(
             seconds_per_run=model.seconds_per_run,
             seconds_per_step=model.seconds_per_step,
@@ -187,6 +185,12 @@ def duration(seconds: float) -> str:
         return f"{hours} h {rest} min"
     days, left = divmod(round(seconds / 3600), 24)
     return f"{days} d {left} h"
+
+
+def _seconds(train: Callable[[TrainConfig], dict[str, Any]], config: TrainConfig) -> dict[str, Any]:
+    """A run's record, with the time that it took altogether."""
+    started = time.perf_counter()
+    return train(config) | {"seconds": time.perf_counter() - started}
 
 
 def _timed(record: Mapping[str, Any]) -> bool:

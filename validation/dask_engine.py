@@ -49,7 +49,7 @@ def dask_executor(scheduler: str, *, workers: int | None = None, devices: Sequen
     """
     try:
         from distributed import Client, KilledWorker
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
     except ModuleNotFoundError as error:
         remedy = "Install it with: pip install 'noisysgd[cluster]'"
         raise ModuleNotFoundError(f"the Dask engine needs {error.name}. {remedy}", name=error.name) from error
@@ -89,13 +89,11 @@ def local_cluster(workers: int | None = None, *, devices: Sequence[int] = ()) ->
     count = default if workers is None else checks.integer("workers", workers, 1, remedy="Use at least one.")
     expected = f"one for each of the {len(numbers)} devices"
     checks.require(not numbers or count == len(numbers), "workers", expected, workers, "Leave it out.")
-    network = {"host": "127.0.0.1", "dashboard_address": None}
+    options = {"host": "127.0.0.1", "dashboard": False, "silence_logs": logging.WARNING}
     return SpecCluster(  # type: ignore[no-untyped-call]  # distributed leaves it untyped
-        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
-        workers={
-            k: {"cls": Nanny, "options": network | {"dashboard": False} | worker_options(numbers[k : k + 1])}
-            for k in range(count)
-        },
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}},
+        workers={k: {"cls": Nanny, "options": options | worker_options(numbers[k : k + 1])} for k in range(count)},
+        silence_logs=logging.WARNING,
     )
 
 
@@ -106,7 +104,8 @@ def worker_options(device: Sequence[int] = ()) -> dict[str, Any]:
     '3'
     """
     pinned = {"CUDA_VISIBLE_DEVICES": str(device[0])} if device else {}
-    return {"nthreads": 1, "memory_limit": 0, "env": KEEP_MEMORY | pinned}
+    # Runs take place in a thread: without an arena of its own it keeps its memory as the main thread does.
+    return {"nthreads": 1, "memory_limit": 0, "env": KEEP_MEMORY | {"MALLOC_ARENA_MAX": "1"} | pinned}
 
 
 def _connect(client: Any, where: Any) -> Any:

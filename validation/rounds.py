@@ -122,12 +122,35 @@ class Growing(ABC):
         RuntimeError
             If the executor broke; one that can be made again, if two in a row have finished no run.
         """
-        windows = self.start()
         records: dict[str, dict[str, Any]] = {}
-        run = _run_on(executor) if isinstance(executor, Executor) else _run_on_any(executor or local_executor)
+        if isinstance(executor, Executor):
+            return self._rounds(store, executor, records, work, progress)
+        state = self.state(store)
+        if state.finished:
+            if progress is not None:
+                progress(len(state.configs), len(state.configs), 1.0)
+            return self.collect(state.windows, state.found)
+        vain = 0
+        while True:
+            before = len(records)
+            try:
+                with (executor or local_executor)() as one:
+                    return self._rounds(store, one, records, work, progress)
+            except BrokenExecutor as error:
+                _read(store, self.plan(), records)
+                vain = vain + 1 if len(records) == before else 0
+                if vain == 2:
+                    remedy = "Look for lack of memory, or use fewer workers."
+                    raise RuntimeError(f"two executors in a row broke and finished no run: {error} {remedy}") from error
+                logger.warning("%s Starting again.", error)
+
+    def _rounds(
+        self, store: RunStore, executor: Executor, records: dict[str, Any], work: Work, progress: Progress | None
+    ) -> xr.Dataset:
+        windows = self.start()
         while True:
             configs = self.plan(windows)
-            run(store, configs, records, work, progress)
+            _complete(executor, store, configs, records, work, progress)
             dataset = self.collect(windows, [records[config.key] for config in configs])
             grown = self.grow(windows, dataset)
             if grown == windows:
@@ -170,70 +193,44 @@ def costliest_first(configs: list[TrainConfig]) -> list[TrainConfig]:
     return [config for _, config in sorted(zip(keys, configs, strict=True), key=lambda pair: pair[0])]
 
 
-def _run_on_any(make: MakeExecutor) -> Callable[..., None]:
-    """Like :func:`_run_on`, on one executor after another if they break, as long as runs get finished."""
-
-    def run(
-        store: RunStore, configs: list[TrainConfig], records: dict[str, Any], work: Work, progress: Progress | None
-    ) -> None:
-        vain = 0
-        while _read(store, configs, records) < len(configs):
-            before = len(records)
-            try:
-                with make() as executor:
-                    _run_on(executor)(store, configs, records, work, progress)
-            except BrokenExecutor as error:
-                _read(store, configs, records)
-                vain = vain + 1 if len(records) == before else 0
-                if vain == 2:
+def _complete(
+    executor: Executor,
+    store: RunStore,
+    configs: list[TrainConfig],
+    records: dict[str, Any],
+    work: Work,
+    progress: Progress | None,
+) -> None:
+    """Run whatever of `configs` the store lacks, and add all their records to `records`."""
+    tries: Counter[str] = Counter()
+    total = sum(map(relative_cost, configs))
+    _read(store, configs, records)
+    done = sum(relative_cost(config) for config in configs if config.key in records)
+    finished = sum(config.key in records for config in configs)
+    if progress is not None:
+        progress(finished, len(configs), done / total)
+    while missing := [config for config in configs if config.key not in records]:
+        futures = {executor.submit(work, store, config): config for config in missing}
+        try:
+            for future in as_completed(futures):
+                config = futures[future]
+                tries[config.key] += future.result() is not False
+                if _read(store, [config], records):
+                    done, finished = done + relative_cost(config), finished + 1
+                    if progress is not None:
+                        progress(finished, len(configs), done / total)
+                elif tries[config.key] == TRIES:
                     raise RuntimeError(
-                        "two executors in a row broke before any run was finished. Look for lack of memory, or use "
-                        "fewer workers."
-                    ) from error
-                logger.warning("%s; starting again", error)
-        if progress is not None:
-            progress(len(configs), len(configs), 1.0)
-
-    return run
-
-
-def _run_on(executor: Executor) -> Callable[..., None]:
-    """``run(store, configs, records, work, progress)`` on an executor: adds to `records` whatever they lack."""
-
-    def run(
-        store: RunStore, configs: list[TrainConfig], records: dict[str, Any], work: Work, progress: Progress | None
-    ) -> None:
-        tries: Counter[str] = Counter()
-        total = sum(map(relative_cost, configs))
-        _read(store, configs, records)
-        done = sum(relative_cost(config) for config in configs if config.key in records)
-        finished = sum(config.key in records for config in configs)
-        if progress is not None:
-            progress(finished, len(configs), done / total)
-        while missing := [config for config in configs if config.key not in records]:
-            futures = {executor.submit(work, store, config): config for config in missing}
-            try:
-                for future in as_completed(futures):
-                    config = futures[future]
-                    tries[config.key] += future.result() is not False
-                    if _read(store, [config], records):
-                        done, finished = done + relative_cost(config), finished + 1
-                        if progress is not None:
-                            progress(finished, len(configs), done / total)
-                    elif tries[config.key] == TRIES:
-                        raise RuntimeError(
-                            f"{store.path(config)}: a run reports success and its record is not there. All workers "
-                            "must see the same store: put it on a file system that they share."
-                        )
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
-            if finished < len(configs):
-                logger.info("%d runs are under way elsewhere", len(configs) - finished)
-                time.sleep(PATIENCE)
-
-    return run
+                        f"{store.path(config)}: a run reports success and its record is not there. All workers "
+                        "must see the same store: put it on a file system that they share."
+                    )
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        if finished < len(configs):
+            logger.info("%d runs are under way elsewhere", len(configs) - finished)
+            time.sleep(PATIENCE)
 
 
 def _read(store: RunStore, configs: Sequence[TrainConfig], records: dict[str, Any]) -> int:
