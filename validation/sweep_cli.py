@@ -218,6 +218,12 @@ def _executor(options: argparse.Namespace) -> "MakeExecutor":
     import functools
 
     if options.dask is not None:
+        import logging
+
+        import dask
+
+        if not options.debug:  # distributed would tell the terminal about every connection
+            dask.config.set({"logging.distributed": logging.WARNING, "logging.bokeh": logging.ERROR})
         from noisysgd.validation.dask_engine import dask_executor
 
         return functools.partial(dask_executor, options.dask, workers=options.workers, devices=options.devices)
