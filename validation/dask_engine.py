@@ -5,6 +5,7 @@ scheduler that dies ends the driver with an error, and the same command goes on 
 """
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 30
+CONNECT_SECONDS, ATTEMPT_SECONDS = 30.0, 5
+"""How long to look for a scheduler, and how long in each attempt."""
 
 
 @contextmanager
@@ -109,12 +111,21 @@ def worker_options(device: Sequence[int] = ()) -> dict[str, Any]:
 
 
 def _connect(client: Any, where: Any) -> Any:
+    """A client of a cluster, or of a scheduler that may take a while to come, or to come back."""
     if not isinstance(where, str):
         return client(where)
-    file = Path(where)
-    try:
-        if file.is_file():
-            return client(scheduler_file=str(file), timeout=CONNECT_SECONDS)
-        return client(where, timeout=CONNECT_SECONDS)
-    except (OSError, ValueError) as error:
-        raise RuntimeError(f"no Dask scheduler at {where} ({error}). Check the address, or start one.") from error
+    from_file = ":" not in where or Path(where).suffix == ".json"
+    end = time.monotonic() + CONNECT_SECONDS
+    while True:
+        error: Exception
+        try:
+            if not from_file:
+                return client(where, timeout=ATTEMPT_SECONDS)
+            if Path(where).is_file():  # read anew each time: another scheduler may have written it
+                return client(scheduler_file=where, timeout=ATTEMPT_SECONDS)
+            error = FileNotFoundError("no such file")
+        except (OSError, ValueError) as failure:
+            error = failure
+        if isinstance(error, ValueError) or time.monotonic() > end:
+            raise RuntimeError(f"no Dask scheduler at {where}: {error}. Check the address, or start one.") from error
+        time.sleep(0.2)

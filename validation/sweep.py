@@ -266,9 +266,10 @@ class Sweep(Growing):
 
 
 def provenances(records: Sequence[Mapping[str, Any]]) -> str:
-    """The distinct versions, commits and machines behind records, as JSON."""
-    distinct = {json.dumps(record["provenance"], sort_keys=True) for record in records if "provenance" in record}
-    return "[" + ", ".join(sorted(distinct)) + "]"
+    """The distinct versions, commits and machines behind records, as JSON; imported records may have several."""
+    each = [record.get("provenance", []) for record in records]
+    flat = [one for some in each for one in (some if isinstance(some, list) else [some])]
+    return "[" + ", ".join(sorted({json.dumps(one, sort_keys=True) for one in flat})) + "]"
 
 
 def describe(place: Place, unit: str) -> str:

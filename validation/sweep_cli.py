@@ -222,8 +222,8 @@ def _executor(options: argparse.Namespace) -> "MakeExecutor":
 
         import dask
 
-        if not options.debug:  # distributed would tell the terminal about every connection
-            dask.config.set({"logging.distributed": logging.WARNING, "logging.bokeh": logging.ERROR})
+        if not options.debug:  # distributed would tell of every connection, and show a traceback for each that is lost
+            dask.config.set({"logging.distributed": logging.CRITICAL})
         from noisysgd.validation.dask_engine import dask_executor
 
         return functools.partial(dask_executor, options.dask, workers=options.workers, devices=options.devices)
