@@ -218,18 +218,25 @@ def _executor(options: argparse.Namespace) -> "MakeExecutor":
     import functools
 
     if options.dask is not None:
-        import logging
-
-        import dask
-
-        if not options.debug:  # distributed would tell of every connection, and show a traceback for each that is lost
-            dask.config.set({"logging.distributed": logging.CRITICAL})
+        if not options.debug:
+            _silence_distributed()
         from noisysgd.validation.dask_engine import dask_executor
 
         return functools.partial(dask_executor, options.dask, workers=options.workers, devices=options.devices)
     from noisysgd.validation.executors import local_executor
 
     return functools.partial(local_executor, options.workers, devices=options.devices)
+
+
+def _silence_distributed() -> None:
+    """Dask would tell of every connection, and show a traceback for each that is lost; the command says it in a line."""
+    import logging
+
+    import distributed
+
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(f"{distributed.__name__}.")]
+    for name in ("distributed", "tornado", "asyncio", *names):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _verdict(unbracketed: list[str]) -> int:
