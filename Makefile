@@ -20,6 +20,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/bench_theory.py
 	$(BIN)/python benchmarks/bench_steps_to_target.py
 	$(BIN)/python benchmarks/bench_simulators.py
+	$(BIN)/python benchmarks/bench_sweep.py
 
 # Runs every notebook top to bottom and keeps what it drew.
 notebooks: .venv/ready

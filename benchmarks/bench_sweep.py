@@ -1,4 +1,4 @@
-"""What a second worker gains, and what the run store costs: ratios within one run. Run: python benchmarks/bench_sweep.py"""
+"""What a second worker gains, and what the run store costs: ratios within one run of this file."""
 
 import statistics
 import tempfile

@@ -1,4 +1,4 @@
-"""The table of docs/costs.md: what the paper's table 1 and figures 1 to 3 would cost. Run: python docs/paper_cost.py"""
+"""The table of costs.md: what the paper's table 1 and figures 1 to 3 would cost."""
 
 from noisysgd.validation.cost import CostModel
 from noisysgd.validation.presets import PAPER

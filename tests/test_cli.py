@@ -168,7 +168,8 @@ def test_the_example_is_a_sweep(call):
 
 def test_help_is_quick():
     """No heavy module is loaded: the time itself depends on the machine."""
-    code = "import sys; from noisysgd.validation.cli import main\ntry: main(['sweep', '--help'])\nexcept SystemExit: pass\n"
+    code = "import sys; from noisysgd.validation.cli import main\n"
+    code += "try: main(['sweep', '--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'numpy', 'xarray', 'distributed'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
 

@@ -4,13 +4,16 @@ Training is replaced by made-up losses wherever it is not what is tested.
 """
 
 import re
+import runpy
 import threading
 import tomllib
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from bitwise import assert_bitwise
 from hypothesis import given, settings
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory.pairs import best_pair
-from noisysgd.validation import RunStore, Sweep, TrainConfig, executors, run_one, train
+from noisysgd.validation import RunStore, Sweep, TrainConfig, WideResNet, executors, run_one, train
 from noisysgd.validation.cost import CostModel, Estimate, steps_of
 from noisysgd.validation.dask_engine import local_cluster, worker_options
 from noisysgd.validation.export import export, import_runs, load, save
@@ -490,3 +493,22 @@ def test_a_partial_dataset_follows_the_growth_so_far(tmp_path):
     assert not state.finished
     assert [c.effective_learning_rate for c in state.missing] == pytest.approx([0.25] * 6)
     assert isinstance(sweep.dataset(store), xr.Dataset)
+
+
+@pytest.mark.checkout
+def test_the_page_on_costs_shows_what_its_program_computes():
+    """And the network's own convolutions have the multiplications that the program counts."""
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    program = runpy.run_path(str(docs / "paper_cost.py"))
+    page = (docs / "costs.md").read_text(encoding="utf-8")
+    assert program["table"]() in page
+    assert f"{program['wide_resnet_macs']() / 1e6:.1f} million" in page
+
+    counted = []
+    model = WideResNet(16, 4, classes=10, channels=3, ghost_batch_size=2, seed=0)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(lambda layer, _, out: counted.append(out[0].numel() * layer.weight[0].numel()))
+    with torch.no_grad():
+        model(torch.zeros(2, 3, 32, 32))
+    assert sum(counted) == program["wide_resnet_macs"]()

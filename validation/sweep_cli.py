@@ -229,7 +229,7 @@ def _executor(options: argparse.Namespace) -> "MakeExecutor":
 
 
 def _silence_distributed() -> None:
-    """Dask would tell of every connection, and show a traceback for each that is lost; the command says it in a line."""
+    """Dask would show a traceback for every connection that is lost; the command says it in a line."""
     import logging
 
     import distributed
