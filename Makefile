@@ -23,6 +23,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/bench_minibatch.py
 	$(BIN)/python benchmarks/bench_measurement.py
 	$(BIN)/python benchmarks/bench_training.py
+	$(BIN)/python benchmarks/bench_sweep.py
 
 # The simulator beside other libraries, in an environment of its own.
 bench-libraries:

@@ -16,15 +16,13 @@ from noisysgd.simulators.batches import SAMPLINGS
 from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
+from noisysgd.theory.bracketing import Grid, error_bar, wider
 from noisysgd.theory.budget import Budget
 from noisysgd.theory.checks import FloatArray
 from noisysgd.theory.optimum import optimum
 from noisysgd.theory.parallel import usable_cores
 from noisysgd.theory.schedule import Schedule, ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.sweep import sweep_from_records
-
-LOWEST, HIGHEST = -60, 20
-"""Exponents of two beyond which no grid is extended."""
 
 Point = tuple[Schedule, Configuration]
 
@@ -132,13 +130,15 @@ def bracketed_sweep(
     few = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
     checks.require(few <= runs, "keep", f"at most the {runs} runs", keep, "Keep fewer or run more.")
     low, high = start
-    windows = {(float(m), float(b)): (low, high) for m in inertia for b in sizes}
+    windows: dict[tuple[float, float], Grid] = {
+        (float(m), float(b)): tuple(range(low, high + 1)) for m in inertia for b in sizes
+    }
     schedules = {float(b): of_length(schedule, int(n)) for b, n in zip(sizes, budget.steps(sizes), strict=True)}
     records: list[dict[str, Any]] = []
     done: set[tuple[float, float, int]] = set()
     sweep = xr.Dataset()
     while True:
-        wanted = [(m, b, k) for (m, b), (low, high) in windows.items() for k in range(low, high + 1)]
+        wanted = [(m, b, k) for (m, b), window in windows.items() for k in window]
         new = [place for place in wanted if place not in done]
         if not new:
             break
@@ -153,7 +153,11 @@ def bracketed_sweep(
             records += _records(model, m, b, rate, table)
         done.update(new)
         sweep = sweep_from_records(records, source="simulator", metrics=model.metrics)
-        windows = {place: _wider(sweep, model, few, place, window) for place, window in windows.items()}
+        best = [optimum(sweep, metric, keep=few) for metric in model.metrics]
+        windows = {
+            (m, b): wider(window, [error_bar(each, momentum=m, batch_size=b) for each in best])
+            for (m, b), window in windows.items()
+        }
     for name in model.metrics:
         sweep[name].attrs["units"] = "loss"
     return sweep
@@ -164,23 +168,3 @@ def _records(model: ExampleModel, momentum: float, size: float, rate: float, los
         status = "complete" if np.isfinite(values).all() else "diverged"
         place = {"momentum": momentum, "batch_size": size, "learning_rate": rate, "seed": run, "status": status}
         yield place | dict(zip(model.metrics, values.tolist(), strict=True))
-
-
-def _wider(
-    sweep: xr.Dataset, model: ExampleModel, keep: int, place: tuple[float, float], window: tuple[int, int]
-) -> tuple[int, int]:
-    """The exponents to have, so that every loss is bracketed at one momentum and batch size; one more at a time."""
-    momentum, size = place
-    chosen = sweep.isel(optimizer=np.flatnonzero(sweep.momentum.values == momentum)).sel(batch_size=[size])
-    low, high = window
-    for metric in model.metrics:
-        best = optimum(chosen, metric, keep=keep).squeeze()
-        rate, lower, upper = (float(best[f"learning_rate{end}"]) / (1.0 - momentum) for end in ("", "_low", "_high"))
-        if np.isnan(rate):  # all diverged
-            low = window[0] - 1
-            continue
-        if min(rate, lower) < 1.5 * 2.0 ** window[0]:
-            low = window[0] - 1
-        if max(rate, upper) > 0.75 * 2.0 ** window[1]:
-            high = window[1] + 1
-    return max(low, LOWEST), min(high, HIGHEST)

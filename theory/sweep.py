@@ -73,7 +73,8 @@ def sweep_from_records(
     ----------
     records : iterable of mappings
         Each with ``momentum``, ``batch_size``, ``learning_rate``, ``seed``, ``status`` ("complete" or "diverged") and
-        the metrics; a metric that a diverged run lacks becomes NaN, except that a loss becomes ``inf``.
+        the metrics; a metric that a diverged run lacks becomes NaN, except that a loss becomes ``inf``. All or none
+        with a ``budget``, a number.
     source : {"theory", "simulator", "training"}
     metrics : iterable of str
         Names of the metrics to keep.
@@ -83,7 +84,7 @@ def sweep_from_records(
     Returns
     -------
     xarray.Dataset
-        Dimensions (optimizer, batch_size, learning_rate, seed).
+        Dimensions (optimizer, batch_size, learning_rate, seed), and budget where the records have one.
 
     Raises
     ------
@@ -104,12 +105,12 @@ def sweep_from_records(
     rows = list(records)
     checks.require(bool(rows), "records", "at least one record", rows, "Run something first.")
     checks.one_of("source", source, SOURCES)
-    needed = {"momentum", "batch_size", "learning_rate", "seed", "status"}
+    names = ["momentum", "batch_size", "learning_rate", "seed"]
+    names += ["budget"] if any("budget" in row for row in rows) else []
+    needed = {*names, "status"}
     lacking = next((sorted(needed - set(row)) for row in rows if needed - set(row)), None)
     checks.require(lacking is None, "records", f"{sorted(needed)} in each", f"none of {lacking}", "Complete them.")
-    axes = {
-        name: sorted({_key(name, row) for row in rows}) for name in ("momentum", "batch_size", "learning_rate", "seed")
-    }
+    axes = {name: sorted({_key(name, row) for row in rows}) for name in names}
     shape = tuple(map(len, axes.values()))
     places = {name: {value: k for k, value in enumerate(values)} for name, values in axes.items()}
     status = np.zeros(shape, dtype=np.int8)
@@ -122,7 +123,7 @@ def sweep_from_records(
         for name, values in table.items():
             worst = np.inf if name.endswith("loss") and status[at] == DIVERGED else np.nan
             values[at] = worst if row.get(name) is None else float(row[name])
-    dims = DIMENSIONS[:4]
+    dims = DIMENSIONS[: len(names)]
     momenta, sizes, rates = (np.array(axes[name]) for name in ("momentum", "batch_size", "learning_rate"))
     dataset = xr.Dataset(
         {"status": (dims, status)} | {name: (dims, values) for name, values in table.items()},
@@ -134,6 +135,7 @@ def sweep_from_records(
             "learning_rate": rates,
             "seed": np.array(axes["seed"], dtype=np.int64),
             "momentum": ("optimizer", momenta),
+            **({"budget": np.array(axes["budget"])} if "budget" in axes else {}),
             "effective_learning_rate": (
                 ("optimizer", "learning_rate"),
                 effective_learning_rate(rates, momenta[:, None]),

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from noisysgd.theory import checks
 from noisysgd.theory.budget import Budget, EpochBudget, StepBudget
-from noisysgd.theory.schedule import Schedule, half_then_decay, warmup
+from noisysgd.theory.schedule import Schedule, half_then_decay, initial_to_final, warmup
 from noisysgd.theory.temperature import effective_learning_rate
 
 DATASETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
@@ -36,6 +36,8 @@ class TrainConfig:
     ----------
     learning_rate : float
         Initial learning rate ε; the schedule is constant for half of the budget and then drops 10 times by 2.
+    final_learning_rate : float, optional
+        Drop 10 times to this one instead, by equal factors (section 7.1).
     batch_size : int
         B; each batch is drawn without replacement, independently of the batches before (section 2).
     momentum : float
@@ -133,6 +135,7 @@ class TrainConfig:
     channels_last: bool = True
     compile: bool = False
     micro_batch_size: int | None = None
+    final_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         def whole(name: str, minimum: int, remedy: str) -> None:
@@ -143,6 +146,11 @@ class TrainConfig:
             object.__setattr__(self, name, float(value))
 
         scalar("learning_rate", checks.learning_rate(self.learning_rate))
+        if self.final_learning_rate is not None:
+            scalar("final_learning_rate", checks.learning_rate(self.final_learning_rate, "final_learning_rate"))
+            both = self.final_learning_rate > 0 and self.learning_rate > 0
+            got = f"{self.learning_rate} and {self.final_learning_rate}"
+            checks.require(both, "final_learning_rate", "two positive learning rates", got, "A ratio relates them.")
         scalar("momentum", checks.momentum(self.momentum))
         scalar("l2", checks.at_least("l2", self.l2, 0.0, remedy="Use 0 for no penalty."))
         checks.one_of("l2_exempt", self.l2_exempt, L2_EXEMPTIONS)
@@ -203,13 +211,16 @@ class TrainConfig:
         return EpochBudget(self.epochs, dataset_size) if self.epochs is not None else StepBudget(self.steps or 0)
 
     def schedule(self, dataset_size: int) -> Schedule:
-        """The paper's schedule over that budget, after the warm-up if there is one.
+        """The paper's schedule over that budget, after the warm-up if there is one, in multiples of the initial rate.
 
         Under SVAG it has l times the budget's steps; its multipliers are those of SGD's learning rate.
         """
         steps = int(self.budget(dataset_size).steps(self.batch_size))
         rise = min(int(self.warmup * steps), steps - 1)
-        schedule = half_then_decay(steps - rise)
+        if self.final_learning_rate is None:
+            schedule = half_then_decay(steps - rise)
+        else:
+            schedule = initial_to_final(steps - rise, 1.0, self.final_learning_rate / self.learning_rate)
         if rise:
             schedule = warmup(schedule, rise, levels=rise)
         return Schedule(self.svag * schedule.lengths, schedule.multipliers)

@@ -1,7 +1,11 @@
 """The run store: one directory per finished run, named by its configuration. The store is the state of a sweep.
 
 A record is written under a temporary name, flushed to disk and renamed, so that a directory under its final name is
-whole. It carries a checksum all the same: disks are not perfect, and neither are people.
+whole. It carries a checksum all the same: disks are not perfect, and neither are people. Beside it lies the same
+configuration as a TOML file, with which the run can be repeated.
+
+A run under way has a directory of its own, ``.running-<name>``, for its checkpoint and for a lock that the system
+releases when the process dies, however it dies.
 """
 
 import contextlib
@@ -11,16 +15,23 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from noisysgd.theory import checks
 from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation.toml import to_toml
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: two drivers may then train the same run, of which the first record counts
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
-RECORD = "record.json"
+RECORD, CONFIGURATION, LOCK = "record.json", "config.toml", "lock"
 FORMAT = 1
 
 
@@ -61,6 +72,7 @@ class RunStore:
         partial = self.root / f".partial-{config.key}-{uuid.uuid4().hex}"
         partial.mkdir(parents=True)
         try:
+            (partial / CONFIGURATION).write_text(to_toml(config.as_dict()), encoding="utf-8")
             with (partial / RECORD).open("w") as file:
                 file.write(payload)
                 file.flush()
@@ -107,10 +119,49 @@ class RunStore:
             kind, record = FORMAT, None
         remedy = "Use the version of noisysgd that wrote it, or another store."
         checks.require(kind == FORMAT, str(path), f"a record of format {FORMAT}", kind, remedy)
-        if not isinstance(record, dict) or record.get("config") != config.as_dict() or "status" not in record:
+        if not isinstance(record, dict) or not _of(record.get("config"), config) or "status" not in record:
             logger.warning("%s: damaged record; the run will be repeated", path)
             return None
         return record
+
+    @contextmanager
+    def claim(self, config: TrainConfig) -> Iterator[Path | None]:
+        """A directory for a run under way, or ``None`` if another process has it.
+
+        What a killed process left there, such as a checkpoint, is found again by the next. It is removed once the
+        store has the run's record. Where the file system knows no locks, every process gets the directory: a run may
+        then be trained twice, and its first record counts.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> store, config = RunStore(tempfile.mkdtemp()), TrainConfig(learning_rate=0.5, batch_size=64, steps=2)
+        >>> with store.claim(config) as mine, RunStore(store.root).claim(config) as other:
+        ...     mine.name == f".running-{config.key}", other
+        (True, None)
+        """
+        working = self.root / f".running-{config.key}"
+        working.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(working / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # removed meanwhile by the process that finished the run
+            yield None
+            return
+        try:
+            if not _lock(descriptor, working):
+                yield None
+                return
+            yield working
+            if self.read(config) is not None:
+                shutil.rmtree(working, ignore_errors=True)
+        finally:
+            os.close(descriptor)  # releases the lock
+
+    def leftovers(self) -> list[Path]:
+        """What interrupted processes left: unfinished runs, half-written and damaged records; none of it is counted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(p for p in self.root.iterdir() if p.name.startswith((".running-", ".partial-", ".damaged-")))
 
     def _set_aside(self, config: TrainConfig) -> None:
         """Move what stands in a record's place, and is none, out of the way."""
@@ -119,6 +170,37 @@ class RunStore:
         with contextlib.suppress(FileNotFoundError):  # another writer did it
             path.rename(aside)
             logger.warning("%s: moved to %s", path, aside.name)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, under a temporary name until it is whole."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _of(values: Any, config: TrainConfig) -> bool:
+    """Whether the values of a record are those of a configuration, with what older versions left out."""
+    try:
+        return isinstance(values, dict) and TrainConfig.from_dict(values) == config
+    except ValueError:
+        return False
+
+
+def _lock(descriptor: int, path: Path) -> bool:
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.info("%s: no locks here (%s); runs may be trained twice", path, error)
+    return True
 
 
 def _digest(text: str) -> str:

@@ -1,9 +1,8 @@
-"""Sweeps over optimizers, batch sizes, learning rates and seeds, on any executor, resumable at any moment."""
+"""Sweeps over optimizers, batch sizes, budgets, learning rates and seeds, on any executor, resumable at any moment."""
 
 import itertools
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,21 +10,56 @@ import numpy as np
 import xarray as xr
 
 from noisysgd.theory import checks
+from noisysgd.theory.bracketing import Grid, error_bar, optimum_at, wider
 from noisysgd.theory.optimum import optimum
 from noisysgd.theory.sweep import sweep_from_records
 from noisysgd.validation.configuration import TrainConfig
-from noisysgd.validation.executors import local_executor, run_one
-from noisysgd.validation.store import RunStore
+from noisysgd.validation.rounds import METRICS, Growing, Place, Progress, Windows, costliest_first
 
-logger = logging.getLogger(__name__)
+__all__ = ["METRICS", "Progress", "Sweep", "Unlimited"]
 
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-Progress = Callable[[int, int, float], None]
-"""Called with (runs done, runs planned, share of the work done)."""
+VARIED = ("learning_rate", "batch_size", "momentum", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Unlimited:
+    """The unlimited budget (section 2): train longer, twice each time, for as long as it helps.
+
+    Parameters
+    ----------
+    metric : str
+        Where more training counts. It has ceased to help when, from one budget to the next, the best mean over
+        learning rates improves by no more than one standard deviation of the runs behind it.
+    target : float, optional
+        Stop instead at the first budget whose best mean reaches this value.
+    doublings : int
+        Most doublings of the first budget; from 50 to 6400 epochs there are 7.
+    """
+
+    metric: str = "test_accuracy"
+    target: float | None = None
+    doublings: int = 7
+
+    def __post_init__(self) -> None:
+        checks.one_of("metric", self.metric, METRICS)
+        doublings = checks.integer("doublings", self.doublings, 0, remedy="Use 0 for the first budget alone.")
+        object.__setattr__(self, "doublings", doublings)
+        if self.target is not None:
+            object.__setattr__(self, "target", checks.scalar("target", self.target))
+
+    def enough(self, before: xr.Dataset | None, last: xr.Dataset) -> bool:
+        """Whether no longer budget is called for, from :func:`noisysgd.theory.optimum` at the last two."""
+        sign = -1.0 if self.metric.endswith("accuracy") else 1.0
+        mean = sign * float(last["mean"])
+        if self.target is not None:
+            return mean <= sign * self.target
+        if before is None or not np.isfinite(before["mean"]):
+            return False
+        return not mean < sign * float(before["mean"]) - float(before["std"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Growing):
     """A grid of training runs that grows until the optima lie inside it.
 
     Parameters
@@ -40,13 +74,18 @@ class Sweep:
         window.
     seeds : int
         Runs at each point.
-    bracket : str or None
-        Metric whose optimum, with its error bar, must come to lie inside the grid (``keep`` runs as in
-        :func:`noisysgd.theory.optimum`).
+    bracket : str, sequence of str or None
+        Metrics whose optima, each with its error bar, must come to lie inside the grid (``keep`` runs as in
+        :func:`noisysgd.theory.optimum`). Each metric has its own optimum: the learning rate of the smallest training
+        loss need not be that of the best test accuracy (section 7).
     keep : int
         Runs kept of each `seeds`; the paper keeps 12 of 15.
     extensions : int
         Learning rates that a window may grow by, at each end, in search of a bracket.
+    budgets : sequence of float, optional
+        Several budgets instead of the base's own, in its unit (epochs or steps).
+    unlimited : Unlimited, optional
+        Adds budgets, doubling the largest, for as long as that helps.
 
     Raises
     ------
@@ -66,9 +105,11 @@ class Sweep:
     momenta: Sequence[float]
     exponents: Sequence[int] | Mapping[tuple[float, int], Sequence[int]]
     seeds: int
-    bracket: str | None = "train_loss"
+    bracket: str | Sequence[str] | None = "train_loss"
     keep: int = 1
     extensions: int = 4
+    budgets: Sequence[float] | None = None
+    unlimited: Unlimited | None = None
 
     def __post_init__(self) -> None:
         seeds = checks.integer("seeds", self.seeds, 1, remedy="Run each point at least once.")
@@ -83,12 +124,13 @@ class Sweep:
         object.__setattr__(self, "exponents", chosen if isinstance(chosen, Mapping) else tuple(chosen))
         extensions = checks.integer("extensions", self.extensions, 0, remedy="Use 0 for a fixed grid.")
         object.__setattr__(self, "extensions", extensions)
-        for name in ("batch_sizes", "momenta"):
+        budgets = ("budgets",) if self.budgets is not None else ()
+        for name in ("batch_sizes", "momenta", *budgets):
             values = list(getattr(self, name))
             distinct = bool(values) and len(set(values)) == len(values)
             checks.require(distinct, name, "distinct values, at least one", values, "Name each once.")
-        known = self.bracket is None or self.bracket in METRICS
-        checks.require(known, "bracket", f"None or one of {METRICS}", self.bracket, "Choose a metric of the records.")
+        for metric in self.metrics:
+            checks.require(metric in METRICS, "bracket", f"None or among {METRICS}", metric, "Choose from the records.")
         for pair in self.points:
             window = self._window(pair)
             distinct = 0 < len(window) == len(set(window))
@@ -100,136 +142,141 @@ class Sweep:
         """All (momentum, batch size)."""
         return list(itertools.product(self.momenta, self.batch_sizes))
 
-    def plan(self, windows: dict[tuple[float, int], list[int]] | None = None) -> list[TrainConfig]:
-        """Configurations of the grid, the costliest first: those of the given windows, or of the initial ones."""
-        windows = windows or {pair: self._window(pair) for pair in self.points}
-        configs = [
-            self.base.with_(
-                momentum=float(momentum),
-                batch_size=size,
-                learning_rate=2.0**exponent * (1.0 - momentum),
-                seed=self.base.seed + seed,
-            )
-            for (momentum, size), window in windows.items()
-            for exponent in window
-            for seed in range(self.seeds)
-        ]
-        return sorted(configs, key=lambda c: (-_cost(c), c.seed, c.momentum, c.learning_rate))
-
-    def run(
-        self,
-        store: RunStore,
-        executor: Executor | None = None,
-        *,
-        work: Callable[[RunStore, TrainConfig], Any] = run_one,
-        progress: Progress | None = None,
-    ) -> xr.Dataset:
-        """Run whatever the store lacks, grow the grid until its optima are bracketed, and return the dataset.
-
-        Interrupt it at any time: every finished run is in the store, and the next call goes on from there. The dataset
-        does not depend on the interruptions.
-
-        Parameters
-        ----------
-        store : RunStore
-        executor : concurrent.futures.Executor, optional
-            Runs the training; by default the process pool of :func:`noisysgd.validation.local_executor`.
-        work : callable, optional
-            ``work(store, config)`` trains one configuration and writes its record, as
-            :func:`noisysgd.validation.run_one` does; in a process pool it must be importable.
-        progress : callable, optional
-            ``progress(runs done, runs planned, share of the work done)``.
-
-        Returns
-        -------
-        xarray.Dataset
-            A Sweep over (optimizer, batch_size, learning_rate, seed).
-        """
-        if executor is None:
-            with local_executor() as pool:
-                return self.run(store, pool, work=work, progress=progress)
-        windows = {pair: self._window(pair) for pair in self.points}
-        room = dict.fromkeys(itertools.product(self.points, (-1, 1)), self.extensions)
-        while True:
-            self._run_missing(store, executor, self.plan(windows), work, progress)
-            dataset = self._dataset(store, windows)
-            grown = self._grow(dataset, windows, room)
-            if not grown:
-                return dataset
-            logger.info("optima not bracketed yet: added %s", grown)
-
-    def dataset(self, store: RunStore) -> xr.Dataset:
-        """What the store holds of the initial grid, as a Sweep; unfinished runs are missing."""
-        return self._dataset(store, {pair: self._window(pair) for pair in self.points})
-
-    def _dataset(self, store: RunStore, windows: dict[tuple[float, int], list[int]]) -> xr.Dataset:
-        records = [record for config in self.plan(windows) if (record := store.read(config)) is not None]
-        shared = self.base.as_dict()
-        for name in ("learning_rate", "batch_size", "momentum", "seed"):
-            del shared[name]
-        rows = [record["config"] | record for record in records]
-        return sweep_from_records(rows, source="training", metrics=METRICS, configuration=shared)
-
-    def _run_missing(
-        self,
-        store: RunStore,
-        executor: Executor,
-        configs: list[TrainConfig],
-        work: Callable[[RunStore, TrainConfig], Any],
-        progress: Progress | None,
-    ) -> None:
-        total = sum(map(_cost, configs))
-        missing = [config for config in configs if store.read(config) is None]
-        done = total - sum(map(_cost, missing))
-        finished = len(configs) - len(missing)
-        if progress is not None:
-            progress(finished, len(configs), done / total)
-        futures = {executor.submit(work, store, config): config for config in missing}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                done += _cost(futures[future])
-                finished += 1
-                if progress is not None:
-                    progress(finished, len(configs), done / total)
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-
-    def _grow(
-        self,
-        dataset: xr.Dataset,
-        windows: dict[tuple[float, int], list[int]],
-        room: dict[tuple[tuple[float, int], int], int],
-    ) -> list[tuple[float, int, int]]:
-        """Add a learning rate where the optimum or its error bar touches the end of a window; list what was added."""
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics to be bracketed."""
         if self.bracket is None:
-            return []
-        best = optimum(dataset, self.bracket, keep=self.keep)
-        grown = []
-        for pair in self.points:
-            momentum, size = pair
-            here = best.isel(optimizer=int(np.argmin(np.abs(best.momentum.values - momentum)))).sel(batch_size=size)
-            window = windows[pair]
-            nothing = not np.isfinite(here.learning_rate)  # all diverged: look further down
-            for side, end, bar in ((-1, min(window), "low"), (1, max(window), "high")):
-                reached = float(here[f"effective_learning_rate_{bar}"])
-                touches = nothing if side < 0 and nothing else np.isclose(reached, 2.0**end, rtol=1e-6)
-                if touches and room[pair, side] > 0:
-                    room[pair, side] -= 1
-                    window.append(end + side)
-                    grown.append((momentum, size, end + side))
+            return ()
+        return (self.bracket,) if isinstance(self.bracket, str) else tuple(self.bracket)
+
+    @property
+    def unit(self) -> str:
+        """Unit of the budgets: ``epochs`` or ``steps``."""
+        return "epochs" if self.base.steps is None else "steps"
+
+    def start(self) -> Windows:
+        """The windows to begin with: of every (momentum, batch size, budget), exponents of effective learning rates."""
+        return {
+            (momentum, size, budget): {"learning_rate": self._window((momentum, size))}
+            for momentum, size in self.points
+            for budget in self._budgets()
+        }
+
+    def plan(self, windows: Windows | None = None) -> list[TrainConfig]:
+        """Configurations of the grid, the costliest first: those of the given windows, or of the initial ones."""
+        return costliest_first(
+            [
+                self.base.with_(
+                    momentum=float(momentum),
+                    batch_size=size,
+                    learning_rate=2.0**exponent * (1.0 - momentum),
+                    seed=self.base.seed + seed,
+                    **({} if budget is None else {self.unit: budget}),
+                )
+                for (momentum, size, budget), axes in (windows or self.start()).items()
+                for exponent in axes["learning_rate"]
+                for seed in range(self.seeds)
+            ]
+        )
+
+    def collect(self, windows: Windows, records: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> xr.Dataset:
+        """A Sweep over (optimizer, batch_size, learning_rate, seed), and budget if the sweep has several."""
+        several = self._several
+        shared = {name: value for name, value in self.base.as_dict().items() if name not in VARIED}
+        if several:
+            del shared[self.unit]
+        rows = [
+            record["config"] | record | ({"budget": record["config"][self.unit]} if several else {})
+            for record in records
+        ]
+        dataset = sweep_from_records(rows, source="training", metrics=(*METRICS, *more), configuration=shared)
+        if several:
+            dataset.budget.attrs = {"long_name": "budget", "units": self.unit}
+        return dataset.assign_attrs(runs_provenance=provenances(records))
+
+    def grow(self, windows: Windows, dataset: xr.Dataset) -> Windows:
+        """Windows with a learning rate more where an error bar touches an end; then, where it helps, another budget."""
+        best = [optimum(dataset, metric, keep=self.keep) for metric in self.metrics]
+        grown = dict(windows)
+        for place, axes in windows.items():
+            momentum, size, _ = place
+            initial = self._window((momentum, size))
+            bars = [error_bar(each, **self._coordinates(place)) for each in best]
+            lowest, highest = initial[0] - self.extensions, initial[-1] + self.extensions
+            grown[place] = {"learning_rate": wider(axes["learning_rate"], bars, lowest=lowest, highest=highest)}
+        if grown == windows and self.unlimited is not None:
+            grown |= self._longer(windows, dataset, self.unlimited)
         return grown
 
-    def _window(self, pair: tuple[float, int]) -> list[int]:
+    def limits(self, windows: Windows) -> Windows:
+        """The given windows, grown as far as `extensions` and the doublings of an unlimited budget allow."""
+        if not self.metrics:
+            return windows
+        places = set(windows)
+        if self.unlimited is not None:
+            last = max(budget for budget in self._budgets() if budget is not None)
+            places |= {(m, b, last * 2**k) for m, b in self.points for k in range(self.unlimited.doublings + 1)}
+        grown: dict[Place, dict[str, Grid]] = {}
+        for momentum, size, budget in places:
+            initial = self._window((momentum, size))
+            below = range(initial[0] - self.extensions, initial[0])
+            above = range(initial[-1] + 1, initial[-1] + 1 + self.extensions)
+            grown[momentum, size, budget] = {"learning_rate": (*below, *initial, *above)}
+        return grown
+
+    def unbracketed(self, windows: Windows, dataset: xr.Dataset) -> list[str]:
+        """Where, and for which metric, the optimum or its error bar is still at an end of the grid, in words."""
+        lacking = []
+        for metric in self.metrics:
+            best = optimum(dataset, metric, keep=self.keep)
+            for place in windows:
+                if not bool(optimum_at(best, **self._coordinates(place)).bracketed):
+                    lacking.append(f"{metric} at {describe(place, self.unit)}")
+        return lacking
+
+    def _longer(self, windows: Windows, dataset: xr.Dataset, rule: Unlimited) -> dict[Place, dict[str, Grid]]:
+        best = optimum(dataset, rule.metric, keep=self.keep)
+        added: dict[Place, dict[str, Grid]] = {}
+        for momentum, size in self.points:
+            budgets = sorted(b for m, s, b in windows if (m, s) == (momentum, size) and b is not None)
+            if len(budgets) - len(self._budgets()) >= rule.doublings:
+                continue
+            at = [optimum_at(best, momentum=momentum, batch_size=size, budget=b) for b in budgets[-2:]]
+            if not rule.enough(at[-2] if len(at) > 1 else None, at[-1]):
+                added[momentum, size, 2 * budgets[-1]] = {"learning_rate": self._window((momentum, size))}
+        return added
+
+    def _coordinates(self, place: Place) -> dict[str, float]:
+        momentum, size, budget = place
+        return {"momentum": momentum, "batch_size": size} | ({} if budget is None else {"budget": budget})
+
+    @property
+    def _several(self) -> bool:
+        return self.budgets is not None or self.unlimited is not None
+
+    def _budgets(self) -> list[float | None]:
+        if self.budgets is not None:
+            return list(self.budgets)
+        return [self.base.epochs if self.base.steps is None else self.base.steps] if self._several else [None]
+
+    def _window(self, pair: tuple[float, int]) -> Grid:
         chosen = self.exponents
         window = chosen[pair] if isinstance(chosen, Mapping) else chosen
-        return [checks.integer("exponents", k, -1000, remedy="Effective learning rates are 2^k.") for k in window]
+        return tuple(sorted(checks.integer("exponents", k, -1000, remedy="Learning rates are 2^k.") for k in window))
 
 
-def _cost(config: TrainConfig) -> float:
-    """Relative cost of a run: examples seen, and a fixed cost per step worth about 40 of them."""
-    if config.steps is not None:
-        return config.steps * (config.batch_size + 40.0)
-    return (config.epochs or 0.0) * (1.0 + 40.0 / config.batch_size)
+def provenances(records: Sequence[Mapping[str, Any]]) -> str:
+    """The distinct versions, commits and machines behind records, as JSON; imported records may have several."""
+    each = [record.get("provenance", []) for record in records]
+    flat = [one for some in each for one in (some if isinstance(some, list) else [some])]
+    return "[" + ", ".join(sorted({json.dumps(one, sort_keys=True) for one in flat})) + "]"
+
+
+def describe(place: Place, unit: str) -> str:
+    """A place in words.
+
+    >>> describe((0.9, 64, 50.0), "epochs")
+    'momentum 0.9, B = 64, 50 epochs'
+    """
+    momentum, size, budget = place
+    return f"momentum {momentum:g}, B = {size}" + ("" if budget is None else f", {budget:g} {unit}")

@@ -1,0 +1,514 @@
+"""Sweeps: what is planned, how it grows, and that the result depends on nothing but the plan and the records.
+
+Training is replaced by made-up losses wherever it is not what is tested.
+"""
+
+import re
+import runpy
+import threading
+import tomllib
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from bitwise import assert_bitwise
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noisysgd import theory
+from noisysgd.theory.pairs import best_pair
+from noisysgd.validation import RunStore, Sweep, TrainConfig, WideResNet, executors, run_one, train
+from noisysgd.validation.cost import CostModel, Estimate, steps_of
+from noisysgd.validation.dask_engine import local_cluster, worker_options
+from noisysgd.validation.export import export, import_runs, load, save
+from noisysgd.validation.pairs import PairSweep
+from noisysgd.validation.plan import EXAMPLE, parse_plan
+from noisysgd.validation.presets import PAPER, runs_and_keep
+from noisysgd.validation.sweep import Unlimited
+from noisysgd.validation.toml import to_toml
+
+BASE = TrainConfig(learning_rate=1.0, batch_size=64, steps=100)
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+
+def record_of(config, loss, accuracy, status="complete"):
+    values = dict.fromkeys(METRICS)
+    if status == "complete":
+        values = {"train_loss": loss, "train_accuracy": accuracy, "test_loss": loss, "test_accuracy": accuracy}
+    return {"config": config.as_dict(), "status": status, "steps": config.steps or 1, "seconds": 0.5, **values}
+
+
+def two_optima(store, config):
+    """Training loss is best at an effective learning rate of 2^-4, test accuracy at 2^3; beyond 2^5 runs diverge."""
+    k = np.log2(config.effective_learning_rate)
+    noise = 1e-3 * config.seed
+    status = "diverged" if k > 5 else "complete"
+    store.write(record_of(config, (k + 4) ** 2 + noise, 1 - 0.01 * (k - 3) ** 2 - noise, status))
+
+
+def run(sweep, root, work=two_optima):
+    with ThreadPoolExecutor(2) as executor:
+        return sweep.run(RunStore(root), executor, work=work)
+
+
+def grid(**changes):
+    choice = {"batch_sizes": [64], "momenta": [0.0, 0.9], "exponents": range(-1, 2), "seeds": 3, "keep": 2}
+    return Sweep(base=BASE, **(choice | {"extensions": 9} | changes))
+
+
+def tried(dataset, k):
+    """Exponents of effective learning rates that have a run."""
+    there = (
+        (dataset.status != 0)
+        .isel(optimizer=k)
+        .any([d for d in dataset.status.dims if d not in ("optimizer", "learning_rate")])
+    )
+    return sorted(np.round(np.log2(dataset.effective_learning_rate.values[k][there.values]), 6))
+
+
+# Growing
+
+
+def test_every_metric_asked_for_has_its_own_optimum_bracketed(tmp_path):
+    sweep = grid(bracket=("train_loss", "test_accuracy"))
+    dataset = run(sweep, tmp_path)
+    for k in range(2):
+        assert tried(dataset, k) == list(range(-5, 5))
+    for metric, exponent in (("train_loss", -4), ("test_accuracy", 3)):
+        best = theory.optimum(dataset, metric, keep=2)
+        assert best.bracketed.all()
+        np.testing.assert_allclose(np.log2(best.effective_learning_rate), exponent, atol=1e-9)
+    assert sweep.unbracketed(sweep.state(RunStore(tmp_path)).windows, dataset) == []
+
+
+def test_one_metric_alone_makes_it_grow_to_one_side_only(tmp_path):
+    assert tried(run(grid(bracket="train_loss"), tmp_path), 0) == list(range(-5, 2))
+
+
+def test_extensions_are_a_limit_and_what_is_not_bracketed_is_named(tmp_path):
+    sweep = grid(bracket=("train_loss", "test_accuracy"), extensions=2)
+    dataset = run(sweep, tmp_path)
+    assert tried(dataset, 0) == list(range(-3, 4))
+    named = sweep.unbracketed(sweep.state(RunStore(tmp_path)).windows, dataset)
+    assert len(named) == 4
+    assert "train_loss at momentum 0, B = 64" in named
+
+
+def test_runs_beyond_the_initial_plan_never_exceed_the_extra_that_was_announced(tmp_path):
+    sweep = grid(bracket=("train_loss", "test_accuracy"), extensions=2)
+    announced = {config.key for config in [*sweep.plan(), *sweep.extra(sweep.start())]}
+    run(sweep, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == announced
+
+
+def test_several_budgets_are_a_dimension_with_windows_of_their_own(tmp_path):
+    """The optimum falls by a factor of two when the budget doubles."""
+
+    def work(store, config):
+        k = np.log2(config.effective_learning_rate * config.steps / 100)
+        store.write(record_of(config, k**2, 0.5))
+
+    dataset = run(grid(budgets=[100, 200, 800], exponents=[0, 1]), tmp_path, work)
+    assert dataset.budget.values.tolist() == [100, 200, 800]
+    assert dataset.budget.attrs["units"] == "steps"
+    best = theory.optimum(dataset, "train_loss", keep=2)
+    assert best.bracketed.all()
+    np.testing.assert_allclose(np.log2(best.effective_learning_rate.isel(optimizer=0, batch_size=0)), [0, -1, -3])
+
+
+@pytest.mark.parametrize(("target", "budgets"), [(None, [100, 200, 400, 800]), (0.85, [100, 200, 400]), (2.0, 6)])
+def test_an_unlimited_budget_doubles_for_as_long_as_it_helps(tmp_path, target, budgets):
+    """Accuracy 0.8, 0.84, 0.88, 0.88, …: the fourth budget is the first that does not help."""
+
+    def work(store, config):
+        k = np.log2(config.effective_learning_rate)
+        gained = min(np.log2(config.steps / 100), 2) * 0.04
+        store.write(record_of(config, k**2, 0.8 + gained - 0.1 * k**2 - 1e-3 * config.seed))
+
+    rule = Unlimited(metric="test_accuracy", target=target, doublings=5)
+    dataset = run(grid(unlimited=rule, bracket=("test_accuracy",)), tmp_path, work)
+    found = dataset.budget.values.tolist()
+    assert found == budgets if isinstance(budgets, list) else len(found) == budgets
+
+
+@given(order=st.randoms(use_true_random=False))
+@settings(max_examples=4, deadline=None)
+def test_the_dataset_does_not_depend_on_what_was_there_already(order, tmp_path_factory):
+    sweep = grid(bracket=("train_loss", "test_accuracy"))
+    whole, part = (tmp_path_factory.mktemp("store") for _ in range(2))
+    expected = run(sweep, whole)
+    planned = sweep.plan()
+    for config in order.sample(planned, len(planned) // 2):
+        two_optima(RunStore(part), config)
+    assert_bitwise(run(sweep, part), expected)
+
+
+def test_seventy_one_pairs_of_learning_rates_are_bracketed_for_both_metrics(tmp_path):
+    """Best training loss at (2^-3, 2^-9), best accuracy at (2^1, 2^-13): higher early and lower late (figure 3)."""
+
+    def work(store, config):
+        unit = 1 - config.momentum
+        i, f = np.log2(config.learning_rate / unit), np.log2(config.final_learning_rate / unit)
+        noise = 1e-3 * config.seed
+        store.write(
+            record_of(
+                config, (i + 3) ** 2 + (f + 9) ** 2 / 4 + noise, 1 - 0.01 * ((i - 1) ** 2 + (f + 13) ** 2) - noise
+            )
+        )
+
+    base = BASE.with_(momentum=0.9)
+    pairs = PairSweep(base=base, initial=[-2, -1], final=[-9, -7], seeds=3, keep=2, extensions=5)
+    dataset = run(pairs, tmp_path, work)
+    state = pairs.state(RunStore(tmp_path))
+    assert pairs.unbracketed(state.windows, dataset) == []
+    for metric, (i, f) in {"train_loss": (-3, -9), "test_accuracy": (1, -13)}.items():
+        best = best_pair(dataset, metric, 2)
+        assert (float(best.initial), float(best.final)) == (2.0**i, 2.0**f)
+    assert {c.key for c in pairs.extra(pairs.start())} >= {c.key for c in state.configs} - {c.key for c in pairs.plan()}
+
+
+def test_a_run_ends_at_its_final_learning_rate():
+    config = BASE.with_(learning_rate=0.5, final_learning_rate=0.125)
+    schedule = config.schedule(1280)
+    assert schedule.at(0) == 1.0
+    assert 0.5 * float(schedule.at(99)) == pytest.approx(0.125, rel=1e-12)
+    assert schedule.boundaries.tolist() == BASE.schedule(1280).boundaries.tolist()
+    halving = BASE.with_(learning_rate=0.5, final_learning_rate=0.5 / 1024).schedule(1280)
+    np.testing.assert_allclose(halving.multipliers, BASE.schedule(1280).multipliers, rtol=1e-12)
+    one, other = (train(config.with_(steps=4, final_learning_rate=final))["train_loss"] for final in (0.125, None))
+    assert one != other
+
+
+# Executors and claims
+
+
+def test_a_broken_executor_is_replaced_as_long_as_runs_get_finished(tmp_path):
+    sweep = grid(bracket=None)
+    made = []
+
+    @contextmanager
+    def fragile():
+        made.append(0)
+        with ThreadPoolExecutor(1) as pool:
+            yield pool
+
+    def work(store, config):
+        made[-1] += 1
+        if made[-1] > 5:
+            raise BrokenExecutor("a worker died.")
+        two_optima(store, config)
+
+    dataset = sweep.run(RunStore(tmp_path), fragile, work=work)
+    assert (dataset.status != 0).sum() == 18
+    assert len(made) == 4
+
+
+def test_executors_that_break_at_once_are_given_up(tmp_path):
+    def work(store, config):
+        raise BrokenExecutor("a worker died.")
+
+    with pytest.raises(RuntimeError, match="two executors in a row broke and finished no run: a worker died"):
+        grid(bracket=None).run(RunStore(tmp_path), lambda: ThreadPoolExecutor(1), work=work)
+
+
+def test_a_store_that_workers_do_not_share_is_an_error_and_no_endless_loop(tmp_path):
+    with ThreadPoolExecutor(1) as executor, pytest.raises(RuntimeError, match="must see the same store"):
+        grid(bracket=None).run(RunStore(tmp_path), executor, work=lambda store, config: True)
+
+
+def test_a_run_under_way_elsewhere_is_waited_for_and_not_run_twice(tmp_path):
+    store, config = RunStore(tmp_path), BASE.with_(steps=2)
+    sweep = Sweep(base=config, batch_sizes=[64], momenta=[0.0], exponents=[0], seeds=1, bracket=None)
+    here = sweep.plan()[0]
+    asked = threading.Event()
+
+    def work(store, config):
+        done = run_one(store, config)
+        asked.set()
+        return done
+
+    with ThreadPoolExecutor(1) as driver, ThreadPoolExecutor(1) as executor:
+        with store.claim(here) as working:
+            assert working is not None
+            assert run_one(RunStore(tmp_path), here) is False
+            waiting = driver.submit(sweep.run, store, executor, work=work)
+            assert asked.wait(20)
+            store.write(record_of(here, 0.25, 0.5))
+        dataset = waiting.result(timeout=20)
+    assert float(dataset.train_loss.squeeze()) == 0.25
+    assert [path.name for path in tmp_path.iterdir()] == [here.key]
+
+
+def test_a_claim_outlives_failures_and_ends_with_the_record(tmp_path):
+    store = RunStore(tmp_path)
+
+    def fail():
+        with store.claim(BASE) as working:
+            (working / "checkpoint.pt").write_text("half-way")
+            raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        fail()
+    assert [path.name for path in store.leftovers()] == [f".running-{BASE.key}"]
+    with store.claim(BASE) as working:
+        assert (working / "checkpoint.pt").read_text() == "half-way"
+        store.write(record_of(BASE, 1.0, 0.5))
+    assert store.leftovers() == []
+
+
+def test_train_is_given_a_checkpoint_in_the_runs_directory_if_it_takes_one(tmp_path, monkeypatch):
+    given = []
+
+    def train(config, *, checkpoint=None):
+        given.append((checkpoint, checkpoint.parent.is_dir()))
+        return record_of(config, 1.0, 0.5)
+
+    monkeypatch.setattr("noisysgd.validation.training.train", train)
+    assert run_one(RunStore(tmp_path), BASE)
+    assert given == [(tmp_path / f".running-{BASE.key}" / "checkpoint.pt", True)]
+
+
+@pytest.mark.slow
+def test_pool_workers_are_pinned_to_distinct_gpus():
+    with executors.local_executor(devices=[3, 5]) as pool:
+        barrier = [pool.submit(visible, 1.0) for _ in range(2)]
+        assert sorted(future.result() for future in barrier) == ["3", "5"]
+
+
+def visible(seconds):
+    import os
+    import time
+
+    time.sleep(seconds)
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_gpus_are_named_once_and_workers_do_not_share_them():
+    with (
+        pytest.raises(ValueError, match="devices: expected distinct numbers"),
+        executors.local_executor(devices=[1, 1]),
+    ):
+        pass
+    with pytest.raises(ValueError, match="at most one for each"), executors.local_executor(3, devices=[0, 1]):
+        pass
+    with pytest.raises(ValueError, match="one for each of the 2 devices"):
+        local_cluster(3, devices=[0, 1])
+    assert worker_options([7])["env"]["CUDA_VISIBLE_DEVICES"] == "7"
+    assert "CUDA_VISIBLE_DEVICES" not in worker_options()["env"]
+    assert worker_options()["nthreads"] == 1
+
+
+# Plans
+
+
+def test_the_example_is_a_plan_and_its_text_comes_back():
+    plan = parse_plan(EXAMPLE)
+    assert tomllib.loads(plan.text) == tomllib.loads(EXAMPLE)
+    assert plan.sweep.extensions == 4
+
+
+def test_presets_are_the_papers():
+    text = EXAMPLE.replace("runs = 3 ", "#").replace("keep = 2", 'preset = "paper"')
+    sweep = parse_plan(text).sweep
+    assert (sweep.seeds, sweep.keep) == (15, 12)
+    assert runs_and_keep("paper-pairs") == (7, 5)
+    pairs = parse_plan(
+        "[run]\nghost_batch_size = 16\n[budget]\nepochs = [50, 100]\n"
+        "[grid]\nbatch_sizes = [64]\nmomenta = [0.9]\ninitial = [-3, 0]\nfinal = [-12, -4, 2]\n"
+    ).sweep
+    assert isinstance(pairs, PairSweep)
+    assert (pairs.seeds, pairs.keep, pairs.metrics) == (7, 5, ("train_loss", "test_accuracy"))
+    assert len(pairs.plan()) == 2 * 4 * 5 * 7
+
+
+def test_windows_of_single_points_stand_beside_the_common_one():
+    text = EXAMPLE.replace(
+        "[protocol]", "[[grid.window]]\nmomentum = 0.9\nbatch_size = 64\nexponents = [2, 4]\n[protocol]"
+    )
+    sweep = parse_plan(text).sweep
+    assert sweep.exponents[0.9, 64] == (2, 3, 4)
+    assert sweep.exponents[0.0, 16] == (-1, 0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("[run]", "[runs]", "section: expected one of 'run'"),
+        ("dataset =", "datasett =", "datasett"),
+        ('"digits"', '"nothing"', "dataset: expected one of"),
+        ('kind = "epoch"', 'kind = "step"', "of kind 'step': expected steps"),
+        ("epochs = 12", "", "of kind 'epoch': expected epochs"),
+        ("exponents = [-1, 2]", "exponents = [2, -1]", "low ≤ high"),
+        ("exponents = [-1, 2]", "", "[grid]: expected exponents"),
+        ("batch_sizes = [16, 64]", "batch_sizes = [17]", "multiple of the ghost batch size"),
+        ("keep = 2", "keep = 4", "keep: expected at most the 3 seeds"),
+        ("keep = 2", "", "expected runs and keep"),
+        ('"test_accuracy"]', '"test_acuracy"]', "test_acuracy"),
+        ("[grid]", "[grid", "Expected"),
+        ("extensions = 4", "extensions = -1", "extensions"),
+    ],
+)
+def test_a_file_that_means_nothing_says_where(old, new, message):
+    assert old in EXAMPLE
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_plan(EXAMPLE.replace(old, new))
+
+
+scalars = st.one_of(
+    st.booleans(), st.integers(-(2**62), 2**62), st.floats(allow_nan=False), st.text(st.characters(codec="utf-8"))
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1), scalars | st.lists(scalars), max_size=4),
+    st.dictionaries(st.text(min_size=1, alphabet="ab-_. é"), scalars, max_size=3),
+)
+def test_toml_comes_back_as_it_was(top, inner):
+    values = {**top, "table": inner, "rows": [inner, {"x": 1}]}
+    assert tomllib.loads(to_toml(values)) == values
+
+
+def test_a_stored_run_can_be_repeated_from_the_file_beside_its_record(tmp_path):
+    store = RunStore(tmp_path)
+    config = BASE.with_(learning_rate=0.1 * 3, final_learning_rate=1e-7, seed=2**60)
+    store.write(record_of(config, 1.0, 0.5))
+    beside = tomllib.loads((store.path(config) / "config.toml").read_text())
+    assert TrainConfig.from_dict(beside) == config
+
+
+# Cost
+
+
+def test_the_fitted_cost_is_the_one_that_made_the_records():
+    true = CostModel(seconds_per_run=0.3, seconds_per_step=0.002, seconds_per_example=1e-4)
+    configs = [BASE.with_(batch_size=b, steps=n) for b in (16, 64, 256) for n in (10, 100)]
+    records = [{"config": c.as_dict(), "steps": c.steps, "seconds": true.of(c)} for c in configs]
+    found = CostModel.from_records(records)
+    for name in ("seconds_per_run", "seconds_per_step", "seconds_per_example"):
+        assert getattr(found, name) == pytest.approx(getattr(true, name), rel=1e-6)
+    assert CostModel.from_records([]) is None
+
+
+def test_an_estimate_adds_up():
+    configs = [BASE.with_(steps=n, seed=seed) for n in (10, 1000) for seed in range(3)]
+    model = CostModel(seconds_per_step=0.01, price_per_hour=36.0)
+    cost = Estimate.of(configs, model, workers=2)
+    assert (cost.runs, cost.steps) == (6, 3030)
+    assert cost.device_seconds == pytest.approx(30.3)
+    assert cost.price == pytest.approx(0.303)
+    assert cost.wall_seconds == pytest.approx(15.15)
+    assert Estimate.of(configs, model, workers=100).wall_seconds == pytest.approx(10)
+
+
+def test_the_papers_experiments_have_the_steps_that_their_configurations_have():
+    """Two routes to the number of steps: the preset's arithmetic, and the budget of the theory."""
+    figure = PAPER["figure 2"]
+    for epochs in figure.budgets:
+        budget = theory.EpochBudget(epochs=epochs, dataset_size=50_000)
+        assert figure.steps(64, epochs) == int(budget.steps(64))
+    assert PAPER["table 1"].total_runs == 8 * 7 * 15
+    assert PAPER["table 1"].total_examples == 7 * 15 * 9765 * sum(2**k for k in range(8, 16))
+
+
+def test_a_timed_run_foretells_roughly_what_a_run_takes():
+    configs = [BASE.with_(batch_size=b, steps=100) for b in (16, 64)]
+    model = CostModel.from_timed_runs(configs)
+    seconds = train(configs[1])["seconds"]
+    assert seconds / 8 < model.of(configs[1]) < 8 * seconds
+    assert steps_of(BASE.with_(steps=None, epochs=2.0)) == 40
+
+
+# Export and import
+
+GRID = "[grid]\nbatch_sizes = [64]\nmomenta = {momenta}\nexponents = {exponents}\n"
+
+
+@pytest.mark.parametrize("kind", ["grid", "budgets", "pairs"])
+def test_an_exported_sweep_is_imported_and_goes_on(tmp_path, kind):
+    """Half of the runs travel by file; the rest is run elsewhere; both stores then export the same bytes."""
+    sections = {
+        "grid": "[budget]\nkind = 'step'\nsteps = 100\n" + GRID.format(momenta=[0, 0.9], exponents=[4, 6]),
+        "budgets": "[budget]\nepochs = [0.3, 2]\n" + GRID.format(momenta=[0.9], exponents=[5, 6]),
+        "pairs": "[budget]\nepochs = [1, 3]\n[grid]\nbatch_sizes = [64]\nmomenta = [0.9]\n"
+        "initial = [5, 6]\nfinal = [-2, 0]\n",
+    }
+    text = "[run]\nseed = 9007199254740993\n" + sections[kind] + "[protocol]\nruns = 2\nkeep = 1\nextensions = 1\n"
+    plan = parse_plan(text)
+    here, there = RunStore(tmp_path / "here"), RunStore(tmp_path / "there")
+    for config in plan.sweep.plan()[::2]:
+        two_optima(here, config)
+    path = save(export(plan, here), tmp_path / "half.nc")
+    found = load(path)
+    done = import_runs(found, there)
+    assert (done.added, done.known, done.different) == (len(plan.sweep.plan()[::2]), 0, ())
+    for config in plan.sweep.plan()[::2]:
+        assert there.read(config) == here.read(config) | {"provenance": []}
+    assert import_runs(found, there).known == done.added
+    goes_on = parse_plan(found.attrs["plan"])
+    assert_bitwise(run(goes_on.sweep, there.root), run(plan.sweep, here.root))
+    assert (export(plan, here).status == 2).any(), "some runs are to diverge"
+    one, two = (save(export(plan, store), tmp_path / f"{store.root.name}.nc").read_bytes() for store in (here, there))
+    assert one == two
+
+
+def test_an_import_never_replaces_a_result(tmp_path):
+    text = "[budget]\nkind = 'step'\nsteps = 5\n" + GRID.format(momenta=[0], exponents=[0, 1])
+    plan = parse_plan(text + "[protocol]\nruns = 1\nkeep = 1\n")
+    first, second = RunStore(tmp_path / "1"), RunStore(tmp_path / "2")
+    for config in plan.sweep.plan():
+        first.write(record_of(config, 1.0, 0.5))
+        second.write(record_of(config, 2.0, 0.5))
+    done = import_runs(export(plan, first), second)
+    assert sorted(done.different) == sorted(config.key for config in plan.sweep.plan())
+    assert second.read(plan.sweep.plan()[0])["train_loss"] == 2.0
+
+
+def test_only_training_runs_are_imported(tmp_path):
+    sweep = theory.predict_sweep(
+        theory.power_law(5), theory.StepBudget(5), batch_sizes=[4], effective_learning_rates=[0.5]
+    )
+    with pytest.raises(ValueError, match="a sweep of training runs, got \"source 'theory'\""):
+        import_runs(sweep, RunStore(tmp_path))
+    (tmp_path / "x.nc").write_text("no")
+    with pytest.raises(ValueError, match="expected a Sweep as netCDF"):
+        load(tmp_path / "x.nc")
+
+
+def test_nothing_done_is_nothing_to_export(tmp_path):
+    with pytest.raises(ValueError, match="at least one finished run"):
+        export(parse_plan(EXAMPLE), RunStore(tmp_path))
+
+
+def test_a_partial_dataset_follows_the_growth_so_far(tmp_path):
+    sweep = grid(bracket=("train_loss",))
+    store = RunStore(tmp_path)
+    for config in sweep.plan():
+        two_optima(store, config)
+    state = sweep.state(store)
+    assert not state.finished
+    assert [c.effective_learning_rate for c in state.missing] == pytest.approx([0.25] * 6)
+    assert isinstance(sweep.dataset(store), xr.Dataset)
+
+
+@pytest.mark.checkout
+def test_the_page_on_costs_shows_what_its_program_computes():
+    """And the network's own convolutions have the multiplications that the program counts."""
+    docs = Path(__file__).resolve().parents[1] / "docs"
+    program = runpy.run_path(str(docs / "paper_cost.py"))
+    page = (docs / "costs.md").read_text(encoding="utf-8")
+    assert program["table"]() in page
+    assert f"{program['wide_resnet_macs']() / 1e6:.1f} million" in page
+
+    counted = []
+    model = WideResNet(16, 4, classes=10, channels=3, ghost_batch_size=2, seed=0)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            layer.register_forward_hook(lambda layer, _, out: counted.append(out[0].numel() * layer.weight[0].numel()))
+    with torch.no_grad():
+        model(torch.zeros(2, 3, 32, 32))
+    assert sum(counted) == program["wide_resnet_macs"]()

@@ -1,0 +1,80 @@
+"""Writing TOML: the part of it that configurations need. Reading is the standard library's ``tomllib``."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from noisysgd.theory import checks
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Plain values as TOML; numbers come back exactly, and ``None`` is left out, which TOML cannot say.
+
+    Parameters
+    ----------
+    values : mapping
+        Strings, booleans, integers, floats, sequences of those; mappings become tables, sequences of mappings arrays of
+        tables.
+
+    Raises
+    ------
+    ValueError
+        For any other value.
+
+    Examples
+    --------
+    >>> print(to_toml({"seed": 3, "run": {"l2": 5e-4, "steps": None}, "window": [{"momentum": 0.9}]}))
+    seed = 3
+    <BLANKLINE>
+    [run]
+    l2 = 0.0005
+    <BLANKLINE>
+    [[window]]
+    momentum = 0.9
+    <BLANKLINE>
+    """
+    return "\n".join(_table(values, ())) + "\n"
+
+
+def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    present = {key: value for key, value in values.items() if value is not None}
+    lines = [f"{_key(key)} = {_value(key, value)}" for key, value in present.items() if not _is_table(value)]
+    for key, value in present.items():
+        name = ".".join(map(_key, (*path, key)))
+        if isinstance(value, Mapping):
+            lines += ["", f"[{name}]", *_table(value, (*path, key))]
+        elif _is_table(value):
+            for each in value:
+                lines += ["", f"[[{name}]]", *_table(each, (*path, key))]
+    return lines
+
+
+def _is_table(value: Any) -> bool:
+    rows = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
+    return isinstance(value, Mapping) or (rows and all(isinstance(row, Mapping) for row in value))
+
+
+def _key(name: str) -> str:
+    bare = name.isascii() and name.replace("_", "").replace("-", "").isalnum()
+    return name if bare else _string(name)
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else str(value)  # inf and nan are TOML's words too
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(_value(key, each) for each in value) + "]"
+    checks.require(False, key, "a string, boolean, number or list", value, "Use plain values.")
+    raise AssertionError
+
+
+def _string(text: str) -> str:
+    # JSON's escapes are TOML's, but for the one control character that JSON leaves as it is.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
