@@ -139,7 +139,7 @@ def random_bits(seed: int, purpose: int, *, replica: Any, step: Any, block: Any)
         got = [array.shape for array in (*indices, blocks)]
         checks.require(False, "replica, step, block", "shapes that broadcast", got, "Add axes with [:, None].")
     bits = np.empty((places[0].size, 4), np.uint32)
-    philox.bits_at(bits, key, use, *(np.ascontiguousarray(place).ravel() for place in places))
+    philox.bits_at(bits, key, use, *(np.array(place).ravel() for place in places))
     return bits.reshape(*places[0].shape, 4)
 
 
