@@ -234,7 +234,8 @@ def _silence_distributed() -> None:
 
     import distributed
 
-    names = [name for name in logging.root.manager.loggerDict if name.startswith(f"{distributed.__name__}.")]
+    own = (f"{distributed.__name__}.", "tornado.")  # its children have levels of their own
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(own)]
     for name in ("distributed", "tornado", "asyncio", *names):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
