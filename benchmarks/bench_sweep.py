@@ -36,7 +36,7 @@ def store_seconds() -> float:
     """What run_one adds to a run: looking, claiming, writing, flushing to disk, removing the claim."""
     record = training.train(BASE.with_(steps=1))
     real = training.train
-    training.train = lambda config: record | {"config": config.as_dict()}  # type: ignore[assignment]
+    training.train = lambda config, **options: record | {"config": config.as_dict()}  # type: ignore[assignment]
     try:
         store = RunStore(tempfile.mkdtemp())
         run_one(store, BASE)  # provenance is looked up once per process

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -151,20 +150,6 @@ class Dropping(nn.Module):
         return result
 
 
-def jitter(images: torch.Tensor, *, indices: torch.Tensor, seed: int, step: int) -> torch.Tensor:
-    """Stands in for augmentation: a shift of each image that depends on the seed and the step."""
-    generator = torch.Generator().manual_seed(1000 * seed + step)
-    shifts = torch.randint(0, 3, (len(images),), generator=generator)
-    return torch.stack([image.roll(int(shift), dims=-1) for image, shift in zip(images, shifts, strict=True)])
-
-
-@pytest.fixture
-def augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = types.ModuleType("noisysgd.validation.augmentation")
-    stand_in.augment = jitter  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
-
-
 CASES = {
     "heavy ball": {},
     "augmentation and dropout": {"augment": True, "dropout": 0.5},
@@ -184,7 +169,6 @@ def final_state(run: TrainingRun) -> dict[str, object]:
     return run.state()
 
 
-@pytest.mark.usefixtures("augmentation")
 @pytest.mark.parametrize("case", CASES)
 def test_steps_a_stop_and_the_rest_are_a_straight_run(case: str, tmp_path: Path) -> None:
     config = CONFIG.with_(**CASES[case])
@@ -257,16 +241,12 @@ def test_another_runs_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 CHILD = """
-import json, os, signal, sys, types
+import json, os, signal, sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import test_checkpoint as shared
 from noisysgd.validation import checkpoint, training
-
-stand_in = types.ModuleType("noisysgd.validation.augmentation")
-stand_in.augment = shared.jitter
-sys.modules[stand_in.__name__] = stand_in
 
 def child(how, path, result):
     writes, syncs, save, fsync, advance = [0], [0], torch.save, os.fsync, training.TrainingRun.advance

@@ -21,15 +21,27 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory.pairs import best_pair
-from noisysgd.validation import RunStore, Sweep, TrainConfig, WideResNet, executors, run_one, train
+from noisysgd.validation import (
+    RunStore,
+    Sweep,
+    TrainConfig,
+    WideResNet,
+    checkpoint,
+    executors,
+    load_dataset,
+    run_one,
+    train,
+)
 from noisysgd.validation.cost import CostModel, Estimate, steps_of
 from noisysgd.validation.dask_engine import local_cluster, worker_options
 from noisysgd.validation.export import export, import_runs, load, save
 from noisysgd.validation.pairs import PairSweep
 from noisysgd.validation.plan import EXAMPLE, parse_plan
 from noisysgd.validation.presets import PAPER, runs_and_keep
+from noisysgd.validation.rounds import relative_cost
 from noisysgd.validation.sweep import Unlimited
 from noisysgd.validation.toml import to_toml
+from noisysgd.validation.training import TrainingRun
 
 BASE = TrainConfig(learning_rate=1.0, batch_size=64, steps=100)
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -260,16 +272,40 @@ def test_a_claim_outlives_failures_and_ends_with_the_record(tmp_path):
     assert store.leftovers() == []
 
 
-def test_train_is_given_a_checkpoint_in_the_runs_directory_if_it_takes_one(tmp_path, monkeypatch):
-    given = []
+@pytest.fixture
+def interrupted(tmp_path):
+    """A store in which a run was killed half-way, and the path of its checkpoint."""
+    config, store = BASE.with_(steps=6), RunStore(tmp_path)
+    with store.claim(config) as working:
+        run = TrainingRun(config, load_dataset("digits"))
+        for _ in range(3):
+            run.advance()
+        checkpoint.write(working / executors.CHECKPOINT, run.state(seconds=1000.0))
+    return store, config, working / executors.CHECKPOINT
 
-    def train(config, *, checkpoint=None):
-        given.append((checkpoint, checkpoint.parent.is_dir()))
-        return record_of(config, 1.0, 0.5)
 
-    monkeypatch.setattr("noisysgd.validation.training.train", train)
-    assert run_one(RunStore(tmp_path), BASE)
-    assert given == [(tmp_path / f".running-{BASE.key}" / "checkpoint.pt", True)]
+def test_a_killed_run_goes_on_from_its_checkpoint(interrupted):
+    store, config, _ = interrupted
+    assert run_one(store, config)
+    record, straight = store.read(config), train(config)
+    assert record["seconds"] > 1000.0  # those of the first half are remembered
+    assert {name: record[name] for name in straight if name != "seconds"} == {
+        name: value for name, value in straight.items() if name != "seconds"
+    }
+    assert store.leftovers() == []
+
+
+def test_a_run_with_a_damaged_checkpoint_starts_over(interrupted, caplog):
+    store, config, path = interrupted
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert run_one(store, config)
+    assert "starts over" in caplog.text
+    record = store.read(config)
+    assert record["seconds"] < 1000.0
+    assert record["train_loss"] == train(config)["train_loss"]
+    assert store.leftovers() == []
 
 
 @pytest.mark.slow
@@ -403,6 +439,16 @@ def test_an_estimate_adds_up():
     assert cost.price == pytest.approx(0.303)
     assert cost.wall_seconds == pytest.approx(15.15)
     assert Estimate.of(configs, model, workers=100).wall_seconds == pytest.approx(10)
+
+
+def test_svag_costs_two_batches_for_each_of_its_l_steps():
+    plain, svag = BASE.with_(steps=10), BASE.with_(steps=10, dynamics="svag", svag=4)
+    model = CostModel(seconds_per_step=1.0)
+    assert (model.of(plain), model.of(svag)) == (10.0, 80.0)
+    assert relative_cost(svag) == 8 * relative_cost(plain)
+    assert model.of(plain.with_(dynamics="svag")) == 10.0  # l = 1 is SGD
+    records = [{"config": c.as_dict(), "steps": steps_of(c), "seconds": model.of(c)} for c in (plain, svag)]
+    assert CostModel.from_records(records).of(svag) == pytest.approx(80.0)
 
 
 def test_the_papers_experiments_have_the_steps_that_their_configurations_have():

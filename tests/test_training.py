@@ -399,9 +399,7 @@ def test_augmentation_gets_the_batch_its_indices_the_seed_and_the_step(monkeypat
         calls.append((images.shape, indices.tolist(), seed, step))
         return images + 1e-3 * step
 
-    stand_in = types.ModuleType("noisysgd.validation.augmentation")
-    stand_in.augment = augment
-    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    monkeypatch.setattr(training_module, "augment", augment)
     config = CONFIG.with_(augment=True, steps=3)
     augmented = train(config)
     expected = [((32, 1, 8, 8), minibatch(3, step, 32, 1280).tolist(), 3, step) for step in range(3)]

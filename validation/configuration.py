@@ -226,6 +226,11 @@ class TrainConfig:
         return Schedule(self.svag * schedule.lengths, schedule.multipliers)
 
     @property
+    def batches_per_update(self) -> int:
+        """Batches whose gradients make one update: SVAG's have two."""
+        return 1 if self.svag == 1 else 2
+
+    @property
     def _normalizes_batches(self) -> bool:
         return self.model == WIDE_RESNET and self.normalization == "ghost_batch"
 

@@ -20,7 +20,7 @@ TIMED_SECONDS = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """Seconds of one run: a + steps · (b + c · batch size).
+    """Seconds of one run: a + batches · (b + c · batch size), with one batch per step, or two under SVAG.
 
     Parameters
     ----------
@@ -57,12 +57,12 @@ class CostModel:
         return self.seconds_per_run + self.seconds_per_step + self.seconds_per_example > 0
 
     def seconds(self, *, steps: int, batch_size: int) -> float:
-        """Of one run."""
+        """Of one run that differentiates `steps` batches."""
         return self.seconds_per_run + steps * (self.seconds_per_step + batch_size * self.seconds_per_example)
 
     def of(self, config: TrainConfig) -> float:
         """Seconds of one run."""
-        return self.seconds(steps=steps_of(config), batch_size=config.batch_size)
+        return self.seconds(steps=steps_of(config) * config.batches_per_update, batch_size=config.batch_size)
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, Any]], **more: Any) -> Self | None:
@@ -73,7 +73,7 @@ class CostModel:
         """
         from scipy.optimize import nnls
 
-        rows = [(r["steps"], r["config"]["batch_size"], r["seconds"]) for r in records if _timed(r)]
+        rows = [(_batches(r), r["config"]["batch_size"], r["seconds"]) for r in records if _timed(r)]
         if not rows:
             return None
         steps, sizes, seconds = np.array(rows, dtype=np.float64).T
@@ -191,6 +191,11 @@ def _seconds(train: Callable[[TrainConfig], dict[str, Any]], config: TrainConfig
     """A run's record, with the time that it took altogether."""
     started = time.perf_counter()
     return train(config) | {"seconds": time.perf_counter() - started}
+
+
+def _batches(record: Mapping[str, Any]) -> int:
+    """That a finished run differentiated."""
+    return int(record["steps"]) * TrainConfig.from_dict(record["config"]).batches_per_update
 
 
 def _timed(record: Mapping[str, Any]) -> bool:

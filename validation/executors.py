@@ -1,6 +1,5 @@
 """Where runs are executed: a disposable pool of local processes. The store keeps the results, not the pool."""
 
-import inspect
 import logging
 import multiprocessing
 import os
@@ -9,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from noisysgd.theory import checks
@@ -72,7 +72,8 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
 def run_one(store: RunStore, config: TrainConfig) -> bool:
     """Train one configuration and store its record, unless it is there already.
 
-    Returns ``False`` if another process has the run under way. A run that was killed goes on from its checkpoint.
+    Returns ``False`` if another process has the run under way. A run that was killed goes on from its checkpoint, to
+    the record it would have had; if the checkpoint is damaged, it starts over.
     """
     if store.read(config) is not None:
         return True
@@ -82,12 +83,24 @@ def run_one(store: RunStore, config: TrainConfig) -> bool:
         if store.read(config) is None:  # another process may have finished it meanwhile
             from noisysgd.validation.training import train  # torch is imported where training happens
 
-            resumable = "checkpoint" in inspect.signature(train).parameters
-            options: dict[str, Any] = {"checkpoint": working / CHECKPOINT} if resumable else {}
             with _one_thread():
-                record = train(config, **options)
+                record = train(config, checkpoint=_usable(working / CHECKPOINT))
             store.write(record | {"provenance": provenance()})
     return True
+
+
+def _usable(checkpoint: Path) -> Path:
+    """The path, after a damaged checkpoint has been moved out of the way: its run then starts over."""
+    from noisysgd.validation import checkpoint as checkpoints
+
+    try:
+        checkpoints.read(checkpoint)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        checkpoint.replace(checkpoint.with_suffix(".damaged"))
+        logger.warning("%s; the run starts over", error)
+    return checkpoint
 
 
 @contextmanager

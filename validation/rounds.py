@@ -182,8 +182,10 @@ class Growing(ABC):
 def relative_cost(config: TrainConfig) -> float:
     """Relative cost of a run: examples seen, and a fixed cost per step worth about 40 of them."""
     if config.steps is not None:
-        return config.steps * (config.batch_size + 40.0)
-    return (config.epochs or 0.0) * (1.0 + 40.0 / config.batch_size)
+        cost = config.steps * (config.batch_size + 40.0)
+    else:
+        cost = (config.epochs or 0.0) * (1.0 + 40.0 / config.batch_size)
+    return cost * config.svag * config.batches_per_update
 
 
 def costliest_first(configs: list[TrainConfig]) -> list[TrainConfig]:

@@ -5,7 +5,6 @@ however often it was interrupted.
 """
 
 import functools
-import importlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from noisysgd.simulators.stream import Purpose, random_words
 from noisysgd.theory import checks
 from noisysgd.validation import checkpoint as checkpoints
 from noisysgd.validation import l2
+from noisysgd.validation.augmentation import augment
 from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
 from noisysgd.validation.curvature import training_mode
 from noisysgd.validation.data import ImageDataset, load_dataset
@@ -269,7 +269,7 @@ class TrainingRun:
         batch = self._batch(draw)
         images, labels = take(self.data.train_images, batch), self.data.train_labels[batch]
         if config.augment:
-            images = _augmented(images, batch, seed=config.seed, step=draw)
+            images = augment(images, indices=batch, seed=config.seed, step=draw)
         if config.dropout:
             draw_masks(self.model, seed=config.seed, step=draw, batch_size=size, device=device)
         if config.model != WIDE_RESNET:  # which may draw from the global generator, as torch's own dropout does
@@ -376,12 +376,6 @@ def heavy_ball(model: nn.Module, config: TrainConfig) -> HeavyBall:
     """The optimizer of a run."""
     groups = l2.parameter_groups(model, l2=config.l2, convention=config.l2_convention, exempt=config.l2_exempt)
     return HeavyBall(groups, lr=config.learning_rate, momentum=config.momentum)
-
-
-def _augmented(images: torch.Tensor, indices: torch.Tensor, *, seed: int, step: int) -> torch.Tensor:
-    module = importlib.import_module("noisysgd.validation.augmentation")  # only runs that augment need it
-    augmented: torch.Tensor = module.augment(images, indices=indices, seed=seed, step=step)
-    return augmented
 
 
 def _check_device(device: str) -> None:
