@@ -23,7 +23,8 @@ import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
 from noisysgd.validation import GhostBatchNorm2d, ImageDataset, TrainConfig, WideResNet, load_dataset
-from noisysgd.validation.training import AHEAD, TrainingRun
+from noisysgd.validation.augmentation import augment
+from noisysgd.validation.training import AHEAD, TrainingRun, resident, take
 
 PAPER = TrainConfig(learning_rate=0.1, batch_size=64, momentum=0.9, steps=1000, depth=16, width=4, ghost_batch_size=64)
 
@@ -143,6 +144,28 @@ def whole_step(repetitions: int) -> None:
     )
 
 
+def input_pipeline(repetitions: int) -> None:
+    """Drawing a batch of CIFAR-10's 50 000 images, gathering it and augmenting it, against the step that it is for."""
+    data = cifar_like(50_000)
+    run = TrainingRun(replace(PAPER, augment=True, steps=10**6), data)
+    layout = resident(data, "cpu").train_images
+    count = 0
+
+    def inputs() -> None:
+        nonlocal count
+        for _ in range(AHEAD):  # batches are drawn so many at a time
+            batch = run._batch(count)
+            augment(take(layout, batch), indices=batch, seed=0, step=count)
+            count += 1
+
+    (spent,) = seconds(repetitions, inputs)
+    (step,) = seconds(repetitions, run.advance)
+    print(
+        f"WRN-16-4, B = 64, CIFAR-10's size, augmentation: step {1e3 * step:.0f} ms, its input "
+        f"{1e3 * spent / AHEAD:.2f} ms: {spent / AHEAD / step:.2%}"
+    )
+
+
 def overhead(repetitions: int) -> None:
     """What a step of the small networks spends outside the forward and the backward pass: clocks around those two."""
     data = load_dataset("digits")
@@ -204,6 +227,7 @@ def main() -> None:
     print(f"PyTorch {torch.__version__}, one thread, load {os.getloadavg()[0]:.1f}")
     overhead(repetitions)
     if not arguments.small:
+        input_pipeline(repetitions)
         whole_step(repetitions)
         ghost_batch_norm(repetitions)
 

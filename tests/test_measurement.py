@@ -1,9 +1,11 @@
+import copy
 import itertools
 import json
 import math
 
 import numpy as np
 import pytest
+import scipy.sparse.linalg
 import torch
 import torch.nn.functional as F  # noqa: N812
 from hypothesis import given, settings
@@ -488,6 +490,50 @@ def test_a_run_is_measured_at_the_steps_asked_for_and_stays_the_same_run() -> No
         assert state == json.loads(json.dumps(state, allow_nan=False))
         assert len(state["spectrum"]["density"]["nodes"]) == 10
         assert len(state["eigenvalues"]) == 3
+
+
+def test_regularized_skipinit_is_measured_in_training_as_another_library_has_it() -> None:
+    """The paper's network without normalisation, at two steps: its Hessian by scipy's Lanczos on double backward in
+    float64, its noise from the gradients of all single examples."""
+    data, seen = load_dataset("digits", subset=96), []
+    options = {"units": 96, "products": 2, "probes": 0, "sharpness_batches": 2, "max_products": 60, "rtol": 1e-3}
+
+    def look(step: int, model: nn.Module) -> None:
+        seen.append((measure(model, data, **options), copy.deepcopy(model).double()))
+
+    network = {"normalization": "skipinit", "dropout": 0.5, "ghost_batch_size": 1, "subset": 96}
+    train(TrainConfig(learning_rate=0.05, batch_size=32, steps=4, **network), observe=look, observe_at=(0, 4))
+    for found, model in seen:
+        model.eval()  # no dropout; there is nothing else that evaluation changes
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        images, labels = data.train_images.double(), data.train_labels
+        slope = torch.autograd.grad(F.cross_entropy(model(images), labels), parameters, create_graph=True)
+
+        def product(vector: np.ndarray, parameters=parameters, slope=slope) -> np.ndarray:
+            pieces = torch.split(torch.from_numpy(vector.reshape(-1)), [p.numel() for p in parameters])
+            along = sum((g * piece.view_as(g)).sum() for g, piece in zip(slope, pieces, strict=True))
+            return flatten(torch.autograd.grad(along, parameters, retain_graph=True)).numpy()
+
+        size = sum(p.numel() for p in parameters)
+        assert found.parameters == size
+        expected = scipy.sparse.linalg.eigsh(
+            scipy.sparse.linalg.LinearOperator((size, size), product, dtype=np.float64),
+            k=1,
+            which="LA",
+            tol=1e-6,
+            return_eigenvectors=False,
+        )
+        assert found.lambda_max.converged
+        assert found.lambda_max.value == pytest.approx(float(expected[0]), rel=2e-3)
+        each = [
+            torch.autograd.grad(F.cross_entropy(model(x[None]), y[None]), parameters)
+            for x, y in zip(images, labels, strict=True)
+        ]
+        gradients = torch.stack([flatten(g) for g in each])
+        trace = float(gradients.var(dim=0, correction=0).sum())
+        assert abs(found.trace_noise.value - trace) < 5 * found.trace_noise.stderr
+        assert found.trace_noise.stderr < 0.3 * trace
+    assert seen[0][0].lambda_max.value != pytest.approx(seen[1][0].lambda_max.value, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_g
 from noisysgd.validation.lanczos import Eigenvalue, leading_eigenpairs
 from noisysgd.validation.sharpness import batch_sharpness
 from noisysgd.validation.spectrum import SpectralMeasures, spectral_measures
+from noisysgd.validation.wide_resnet import WideResNet
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,7 +139,8 @@ def measure(
     data : ImageDataset
         Its training images and labels are used, moved to the model's device.
     ghost_batch_size : int, optional
-        Examples per unit; by default that of the model's `GhostBatchNorm2d` layers. To be given for other models.
+        Examples per unit; by default that of the model's `GhostBatchNorm2d` layers, and 1 for our own network without
+        normalisation. To be given for other models.
     units : int
         Ghost batches drawn for the noise; memory is units × parameters numbers.
     products : int
@@ -297,6 +299,8 @@ def recorder(
 
 
 def _ghost_batch_size(model: nn.Module) -> int:
+    if isinstance(model, WideResNet) and model.normalization == "skipinit":
+        return 1
     sizes = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm2d)}
     expected = "GhostBatchNorm2d layers of one ghost batch size"
     remedy = "Pass ghost_batch_size, the number of examples per unit."
