@@ -11,6 +11,7 @@ import tomllib
 import pytest
 
 from noisysgd.validation import RunStore, TrainConfig, cli
+from noisysgd.validation.experiments import NAMES, experiment_file
 from noisysgd.validation.plan import EXAMPLE, read_plan
 
 COMMAND = [sys.executable, "-m", "noisysgd.validation.cli"]
@@ -162,8 +163,16 @@ def test_bad_usage_is_2(call):
     assert call("sweep", "run", "x.toml", "--devices", "a")[0] == 2
 
 
+def test_help_names_the_papers_experiments(call):
+    _, out, _ = call("sweep", "example", "--help")
+    assert all(name in out for name in NAMES)
+
+
 def test_the_example_is_a_sweep(call):
     assert call("sweep", "example")[:2] == (0, EXAMPLE)
+    assert call("sweep", "example", "table-1")[:2] == (0, experiment_file("table-1"))
+    status, _, error = call("sweep", "example", "table-2")
+    assert (status, "expected one of" in error) == (1, True)
 
 
 def test_help_is_quick():

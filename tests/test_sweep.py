@@ -34,6 +34,7 @@ from noisysgd.validation import (
 )
 from noisysgd.validation.cost import CostModel, Estimate, steps_of
 from noisysgd.validation.dask_engine import local_cluster, worker_options
+from noisysgd.validation.experiments import NAMES, experiment_file
 from noisysgd.validation.export import export, import_runs, load, save
 from noisysgd.validation.pairs import PairSweep
 from noisysgd.validation.plan import EXAMPLE, parse_plan
@@ -345,6 +346,26 @@ def test_the_example_is_a_plan_and_its_text_comes_back():
     plan = parse_plan(EXAMPLE)
     assert tomllib.loads(plan.text) == tomllib.loads(EXAMPLE)
     assert plan.sweep.extensions == 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_papers_files_have_the_runs_and_the_steps_that_the_costs_page_counts(name):
+    plan = parse_plan(experiment_file(name))
+    paper = PAPER[name.removesuffix("-skipinit").replace("-", " ")]
+    share = 2 if name.startswith("figure-2") else 1  # two networks, two files
+    configs = plan.sweep.plan()
+    assert share * len(configs) == paper.total_runs
+    cost = Estimate.of(configs, plan.cost, workers=1)
+    assert share * cost.steps == paper.total_steps
+    assert share * sum(steps_of(config) * config.batch_size for config in configs) == paper.total_examples
+    assert {config.normalization for config in configs} == {"skipinit" if "skip" in name else "ghost_batch"}
+    assert all(config.augment and config.dataset == "cifar10" for config in configs)
+
+
+def test_the_papers_files_begin_around_the_papers_optima():
+    table = {256: 2, 512: 2, 1024: 3, 2048: 3, 4096: 4, 8192: 2, 16384: 5, 32768: 5}  # Table 1's exponents
+    windows = parse_plan(experiment_file("table-1")).sweep.exponents
+    assert all(windows[0.9, size][1] <= best <= windows[0.9, size][-2] for size, best in table.items())
 
 
 def test_presets_are_the_papers():

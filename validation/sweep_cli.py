@@ -18,6 +18,7 @@ inside its grid. The store keeps every finished run: interrupt a sweep whenever 
 
 examples:
   noisysgd sweep example > sweep.toml          a file to begin with
+  noisysgd sweep example table-1               the same for the paper's table 1
   noisysgd sweep plan sweep.toml               how many runs, how long, at what cost
   noisysgd sweep run sweep.toml --workers 2    on two processes; results in sweep-runs/
   noisysgd sweep status sweep.toml             what is done, what is not, what is not bracketed
@@ -56,7 +57,10 @@ def add_sweep_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     def add_store(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--store", type=Path, help="directory of the runs (beside the file: NAME-runs)")
 
-    verb("example", _example, "print a sweep's file to begin with", "  noisysgd sweep example > sweep.toml", file=False)
+    text = "  noisysgd sweep example > sweep.toml\n  noisysgd sweep example table-1 > table-1.toml"
+    example = verb("example", _example, "print a sweep's file to begin with, or one of the paper's", text, file=False)
+    text = "table-1, figure-1, figure-2, figure-2-skipinit or figure-3 of the paper: CIFAR-10, and GPUs"
+    example.add_argument("name", nargs="?", help=text)
 
     text = "  noisysgd sweep plan sweep.toml\n  noisysgd sweep plan sweep.toml --workers 8"
     plan = verb("plan", _plan, "count the runs and estimate time and cost; nothing is started but a timed run", text)
@@ -92,10 +96,11 @@ def add_sweep_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     back.add_argument("--plan", type=Path, help="also write the sweep's own file, with which it goes on")
 
 
-def _example(_: argparse.Namespace) -> int:
+def _example(options: argparse.Namespace) -> int:
+    from noisysgd.validation.experiments import experiment_file
     from noisysgd.validation.plan import EXAMPLE
 
-    print(EXAMPLE, end="")
+    print(experiment_file(options.name) if options.name else EXAMPLE, end="")
     return 0
 
 
