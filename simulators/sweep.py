@@ -11,6 +11,7 @@ from noisysgd.theory import checks
 from noisysgd.theory.budget import Budget
 from noisysgd.theory.optimal import sampled_from
 from noisysgd.theory.problem import NoisyQuadratic
+from noisysgd.theory.quadratic import Quadratic
 from noisysgd.theory.schedule import ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.sweep import sweep_from_records
 
@@ -66,6 +67,8 @@ def simulate_sweep(
     >>> dict(sweep.sizes)
     {'optimizer': 1, 'batch_size': 2, 'learning_rate': 3, 'seed': 2}
     """
+    remedy = "simulators.bracketed_sweep takes models made of examples."
+    checks.require(isinstance(problem, Quadratic), "problem", "a theory.Quadratic", type(problem).__name__, remedy)
     problem = sampled_from(problem, budget)
     sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
     rates = checks.learning_rate(effective_learning_rates, "effective_learning_rates")

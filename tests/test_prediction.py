@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisysgd import theory
+from noisysgd import simulators, theory
 from noisysgd.validation import calibrated_quadratic, observed_boundary, predict_regimes
 from noisysgd.validation.claims import power, regime_claims, simulation_claim
 
@@ -106,8 +106,6 @@ def test_nothing_to_compare_is_nothing_seen():
 
 def test_a_simulation_with_too_much_noise_is_found_out():
     """Power: the claim must fail for a simulator whose gradient noise has 10 % too much variance."""
-    from noisysgd import simulators
-
     budget = theory.StepBudget(60)
     grid = {"batch_sizes": [1, 4], "effective_learning_rates": [0.25, 0.5, 1.0], "momentum": 0.0}
     right = theory.NoisyQuadratic(np.ones(64), 1.0)
@@ -119,3 +117,9 @@ def test_a_simulation_with_too_much_noise_is_found_out():
 
 def test_powers_of_two_are_written_as_such():
     assert [power(x) for x in (0.25, 1.0, 1024.0, 0.3, float("nan"))] == ["2⁻²", "2⁰", "2¹⁰", "0.3", "none"]
+
+
+def test_models_made_of_examples_are_sent_to_their_own_sweep():
+    grid = {"batch_sizes": [4], "effective_learning_rates": [0.1]}
+    with pytest.raises(ValueError, match=r"a theory\.Quadratic, got .DiagonalNetwork.\. simulators\.bracketed_sweep takes"):
+        simulators.simulate_sweep(simulators.sparse_regression(), theory.StepBudget(10), **grid)
