@@ -216,7 +216,7 @@ class TrainConfig:
         Under SVAG it has l times the budget's steps; its multipliers are those of SGD's learning rate.
         """
         steps = int(self.budget(dataset_size).steps(self.batch_size))
-        rise = min(int(self.warmup * steps), steps - 1)
+        rise = min(int(self.warmup * steps + 1e-9), steps - 1)  # 0.29 · 100 is a little less than 29
         if self.final_learning_rate is None:
             schedule = half_then_decay(steps - rise)
         else:

@@ -51,6 +51,11 @@ class SeededDropout(nn.Dropout):
         return input * self.rows
 
 
+def has_dropout(model: nn.Module) -> bool:
+    """Whether there is a :class:`SeededDropout` that drops something."""
+    return bool(_layers(model))
+
+
 def draw_masks(model: nn.Module, *, seed: int, step: int, batch_size: int, device: torch.device | str = "cpu") -> None:
     """Masks for one batch, in every :class:`SeededDropout` of `model`: a function of (seed, step, row) and the layer.
 

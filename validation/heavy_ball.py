@@ -4,6 +4,23 @@ from typing import Any
 
 import torch
 
+from noisysgd.theory import checks
+
+
+def dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, each once, in whatever order of axes.
+
+    >>> whole = torch.zeros(4, 6)
+    >>> dense(whole.t()), dense(whole[:, :3]), dense(torch.zeros(1).expand(3))
+    (True, False, False)
+    """
+    length = 1
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
+        if stride != length:
+            return False
+        length *= size
+    return True
+
 
 class HeavyBall:
     """Heavy ball, or SGD where `momentum` is 0, with one fused update of all parameters.
@@ -17,6 +34,11 @@ class HeavyBall:
         ``params`` and ``weight_decay`` of each group, as :func:`noisysgd.validation.l2.parameter_groups` makes them.
     lr, momentum : float
         ε, which may be set anew before every step, and m.
+
+    Raises
+    ------
+    ValueError
+        For parameters with gaps in memory, such as slices of larger tensors.
 
     Attributes
     ----------
@@ -36,6 +58,10 @@ class HeavyBall:
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float) -> None:
+        # The fused update walks through memory in a line, over gaps too.
+        loose = [tuple(p.stride()) for group in groups for p in group["params"] if not dense(p)]
+        remedy = "Make them so: parameter.data = parameter.data.contiguous()."
+        checks.require(not loose, "parameters", "parameters that fill their memory without gaps", loose, remedy)
         # The fused update takes parameters of one type at a time.
         types = sorted({parameter.dtype for group in groups for parameter in group["params"]}, key=str)
         split = [group | {"params": [p for p in group["params"] if p.dtype == t]} for group in groups for t in types]

@@ -3,6 +3,7 @@
 from torch import nn
 
 from noisysgd.theory import checks
+from noisysgd.validation.networks import batch_norms
 
 
 def pieces(batch_size: int, micro_batch_size: int | None) -> list[slice]:
@@ -22,6 +23,6 @@ def pieces(batch_size: int, micro_batch_size: int | None) -> list[slice]:
 
 def check_separable(model: nn.Module) -> None:
     """Raise if a layer's statistics would depend on how a batch is cut: torch's own batch norms."""
-    coupled = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    coupled = batch_norms(model)
     remedy = "Use GhostBatchNorm2d, whose groups micro-batches leave whole, or take batches whole."
     checks.require(not coupled, "micro_batch_size", "a network without torch's batch norms", coupled, remedy)

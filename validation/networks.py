@@ -1,6 +1,7 @@
 """The network of a run: the Wide-ResNet of its configuration, or one of the user's own."""
 
 import importlib
+import math
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,8 @@ from torch import nn
 from noisysgd.theory import checks
 from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
 from noisysgd.validation.data import ImageDataset
+from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.heavy_ball import dense
 from noisysgd.validation.wide_resnet import WideResNet
 
 Factory = Callable[[TrainConfig, ImageDataset], nn.Module]
@@ -44,12 +47,37 @@ def network(config: TrainConfig, data: ImageDataset, given: nn.Module | Factory 
         checks.require(callable(given), "model", "a torch.nn.Module or a function that makes one", given, "Pass one.")
         with torch.random.fork_rng(devices=_generators(config.device)):
             torch.manual_seed(config.seed)
-            given = given(config, data)
+            given = _made(given, config, data)
         checks.instance("model(config, data)", given, nn.Module, remedy="The function returns the network.")
     return _placed(given, config)
 
 
+def batch_norms(model: nn.Module) -> list[str]:
+    """Names of torch's own batch norms, whose statistics are those of whatever batch they are given."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def check_groups(model: nn.Module, config: TrainConfig) -> None:
+    """Raise unless the configuration's groups of examples are whole ghost batches of the network."""
+    sizes = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm2d)}
+    wanted = math.lcm(*sizes)
+    remedy = f"Set ghost_batch_size={wanted}, the network's own."
+    fits = config.group_size % wanted == 0
+    checks.require(fits, "ghost_batch_size", f"a multiple of {wanted}", config.group_size, remedy)
+
+
+def _made(factory: Factory, config: TrainConfig, data: ImageDataset) -> nn.Module:
+    try:
+        return factory(config, data)
+    except TypeError as error:
+        expected = "a function that makes a network, called as f(config, data)"
+        raise ValueError(f"model: expected {expected}, got {factory!r} ({error}). Give it two parameters.") from error
+
+
 def _placed(model: nn.Module, config: TrainConfig) -> nn.Module:
+    for parameter in model.parameters():
+        if not dense(parameter):  # a slice of another tensor: from here on it is the network's own
+            parameter.data = parameter.data.contiguous()
     # The Wide-ResNet is channels_last as it is, and one-channel weights would otherwise stay contiguous.
     if config.model != WIDE_RESNET and config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

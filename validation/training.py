@@ -26,12 +26,12 @@ from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
 from noisysgd.validation.curvature import training_mode
 from noisysgd.validation.data import ImageDataset, load_dataset
 from noisysgd.validation.divergence import diverged, loss_limit
-from noisysgd.validation.dropout import draw_masks, forget_masks, take_rows
+from noisysgd.validation.dropout import draw_masks, forget_masks, has_dropout, take_rows
 from noisysgd.validation.ghost_batch_norm import one_update
 from noisysgd.validation.heavy_ball import HeavyBall
 from noisysgd.validation.microbatches import check_separable, pieces
-from noisysgd.validation.networks import Factory, network
-from noisysgd.validation.precision import arithmetic
+from noisysgd.validation.networks import Factory, batch_norms, check_groups, network
+from noisysgd.validation.precision import arithmetic, products
 from noisysgd.validation.svag import weighted_draws
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ def train(
         Plain values: ``config``, ``status`` ("complete" or "diverged"), ``steps`` taken, ``seconds``, and the metrics
         ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy`` (``None`` if diverged). Losses are mean
         cross-entropies in nats, without the L2 term, which is ``l2_term``. The training loss is the one being
-        minimised, of the whole training set under ghost batch statistics; test metrics use running statistics.
+        minimised, of the training set (but for examples beyond its last whole ghost batch) under ghost batch
+        statistics, or those of batches where the network has torch's batch norm; test metrics use running statistics.
         ``network`` says which class it was, with how many parameters; ``divergence`` how it diverged, or ``None``.
 
     Raises
@@ -106,6 +107,12 @@ def train(
     run = TrainingRun(config, _dataset(config.dataset, config.subset, config.subset_seed, config.downsample), model)
     if checkpoint_every is not None:
         checkpoint_every = checks.integer("checkpoint_every", checkpoint_every, 1, remedy="None: every minute.")
+    last = run.schedule.steps
+    places = [step for step in observe_at if not 0 <= step <= last]
+    checks.require(not places, "observe_at", f"steps from 0 to {last}", places, "The run has no others.")
+    if checkpoint is not None:
+        is_file = not Path(checkpoint).is_dir()
+        checks.require(is_file, "checkpoint", "a file", f"the folder {checkpoint}", "Name a file in it.")
     elapsed, saved_at = 0.0, started
     if checkpoint is not None and Path(checkpoint).exists():
         elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
@@ -178,15 +185,20 @@ class TrainingRun:
         self.data = resident(data, config.device, channels_last=config.channels_last)
         self.schedule = config.schedule(data.train_size)
         self.model = network(config, data, model)
+        check_groups(self.model, config)
+        trainable = any(parameter.requires_grad for parameter in self.model.parameters())
+        checks.require(trainable, "model", "parameters to train", "none that require gradients", "Unfreeze some.")
         if config.micro_batch_size is not None:
             check_separable(self.model)
         self.optimizer = heavy_ball(self.model, config)
         self.limit = loss_limit(data.classes)
         self.step = 0
         self.divergence: str | None = None
-        self._forward = torch.compile(self.model) if config.compile else self.model
+        self._forward: Any = torch.compile(self.model) if config.compile else self.model
         self._pieces = pieces(config.batch_size, config.micro_batch_size)
+        self._answers = False
         self._batches: dict[int, torch.Tensor] = {}
+        self._drops = has_dropout(self.model)
         self._changes = {0, *self.schedule.boundaries.tolist()}
         self._set_rate()
         self.model.train()
@@ -228,6 +240,8 @@ class TrainingRun:
             If it is another run's, or its network has other parameters.
         """
         remedy = "Delete it to start this run, or resume with the configuration it was written by."
+        missing = sorted({"config", "step", "seconds", "model", "momentum"} - state.keys())
+        checks.require(not missing, name, "the state of a run", f"none of {missing}", remedy)
         ours, theirs = self.config.as_dict(), state["config"]
         pairs = {field: (ours.get(field), theirs.get(field)) for field in ours.keys() | theirs.keys()}
         differing = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
@@ -270,7 +284,7 @@ class TrainingRun:
         images, labels = take(self.data.train_images, batch), self.data.train_labels[batch]
         if config.augment:
             images = augment(images, indices=batch, seed=config.seed, step=draw)
-        if config.dropout:
+        if self._drops:
             draw_masks(self.model, seed=config.seed, step=draw, batch_size=size, device=device)
         if config.model != WIDE_RESNET:  # which may draw from the global generator, as torch's own dropout does
             word = random_words(config.seed, Purpose.DROPOUT, replica=2**31, step=draw, count=1)[0]
@@ -285,15 +299,34 @@ class TrainingRun:
                 total += share * self._differentiate_piece(images[rows], labels[rows], weight * share)
             return float(total)
         finally:
-            if config.dropout:
+            if self._drops:
                 forget_masks(self.model)
 
     def _differentiate_piece(self, images: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
-        with arithmetic(self.config.precision, self.config.device):
-            logits = self._forward(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        (loss if weight == 1.0 else weight * loss).backward()  # type: ignore[no-untyped-call]
+        with products(self.config.precision):  # which backward passes read as well
+            with arithmetic(self.config.precision, self.config.device):
+                logits = self._logits(images)
+            loss = F.cross_entropy(logits.float(), labels)
+            (loss if weight == 1.0 else weight * loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """The network's answer, checked once: a network of one's own may expect other images or give other things."""
+        if self._answers:
+            logits: torch.Tensor = self._forward(images)
+            return logits
+        layout = "channels_last " if self.config.channels_last else ""
+        size = len(images), self.data.classes
+        expected = f"a network that maps {layout}float32 images {tuple(images.shape)} to logits {size}"
+        try:
+            logits = self._forward(images)
+        except RuntimeError as error:
+            remedy = "Use .reshape or channels_last=False where .view fails, and parameters of type float32."
+            raise ValueError(f"model: expected {expected}, got an error: {error}. {remedy}") from error
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        checks.require(found == size, "model", expected, found, "Return one logit for each class and image.")
+        self._answers = True
+        return logits
 
     def _batch(self, draw: int) -> torch.Tensor:
         """The batch of step `draw`, on the device; drawn some steps at a time, which costs less each."""
@@ -344,10 +377,15 @@ def take(images: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[str, float]:
-    """The metrics of a record, for a model as it stands, where it stands."""
-    group = config.group_size
-    size = group * max(1, 256 // group)
-    whole = data.train_size - data.train_size % group  # a ragged last group has no statistics
+    """The metrics of a record, for a model as it stands, where it stands.
+
+    Training examples beyond the last whole group are left out: they would have statistics of their own. Where torch's
+    own batch norms make the loss a matter of the batch, groups are the batches of training.
+    """
+    coupled = bool(batch_norms(model))
+    group = config.batch_size if coupled else config.group_size
+    size = group if coupled else group * max(1, 256 // group)
+    whole = data.train_size - data.train_size % group
     # Shuffled once and for all, so that ghost batches mix classes as they do in training.
     order = torch.from_numpy(minibatch(0, 0, data.train_size, data.train_size)[:whole])
     everything = torch.arange(len(data.test_images))
