@@ -29,10 +29,10 @@ def simulate(
     batch_size: Any,
     momentum: Any = 0.0,
     dynamics: str = "sgd",
-    substeps: int = 16,
+    substeps: int | None = None,
     noise: str = "gaussian",
-    degrees_of_freedom: float = 3.0,
-    sampling: str = "without_replacement",
+    degrees_of_freedom: float | None = None,
+    sampling: str | None = None,
     replicas: int = 1024,
     record: Any = None,
     seed: int = 0,
@@ -72,17 +72,18 @@ def simulate(
         time ε/(1−m). "minibatch": gradients of real examples. A noisy quadratic follows all but the last,
         :class:`FiniteLeastSquares` only that, and :class:`DiagonalNetwork` all but jumps: its "sgd" and "sde" have
         Gaussian noise of the covariance that its minibatches have.
-    substeps : int
-        Time steps of "sde" for each update. Euler–Maruyama: weak order 1 in ε/substeps, stable where
+    substeps : int, optional
+        Time steps of "sde" for each update; 16. Euler–Maruyama: weak order 1 in ε/substeps, stable where
         ε/(1−m) < 2·substeps/λ_max; its moments are those of SVAG with that factor (:func:`noisysgd.theory.svag_loss`).
+        Large ensembles see the distance to the diffusion itself: take more, or compare with SVAG.
     noise : {"gaussian", "student_t", "uniform"}
         Law of the independent numbers z in ξ = √γ · F^½ z. All have variance 1, so that the expected loss is the same,
         but for Student's t with ν ≤ 2, which has none: there F is a scale, the mean loss does not exist, and linear
         scaling fails. Jumps are Gaussian; the SDE is driven by the law step by step.
-    degrees_of_freedom : float
-        ν ≥ 0.5 of Student's t.
-    sampling : {"without_replacement", "with_replacement", "reshuffle"}
-        How minibatches are drawn: a uniform subset, independent from update to update, as in the paper; independent
+    degrees_of_freedom : float, optional
+        ν ≥ 0.5 of Student's t; 3.
+    sampling : {"without_replacement", "with_replacement", "reshuffle"}, optional
+        How the minibatches of models made of examples are drawn: a uniform subset (the default), independent from update to update, as in the paper; independent
         examples; or every epoch a fresh permutation, cut into ⌊N/B⌋ batches.
     replicas : int
         Independent runs of each configuration, ≥ 2.
@@ -125,7 +126,8 @@ def simulate(
     Raises
     ------
     ValueError
-        For settings, replicas, records or seeds out of their ranges, and for options that this version lacks.
+        For settings, replicas, records or seeds out of their ranges, for options that say nothing about what is asked
+        for, such as `substeps` of "sgd", and for combinations that this version lacks.
 
     Notes
     -----
@@ -158,13 +160,17 @@ def simulate(
     """
     known, metrics = _describes_a_run(problem, schedule)
     checks.one_of("dynamics", dynamics, known)
+    examples = not isinstance(problem, NoisyQuadratic)
+    substeps = _where(dynamics == "sde", "substeps", substeps, 16, "dynamics='sde'")
+    ν = _where(noise == "student_t", "degrees_of_freedom", degrees_of_freedom, 3.0, "noise='student_t'")
+    sampling = _where(examples, "sampling", sampling, SAMPLINGS[0], "a model made of examples")
     fine = checks.integer("substeps", substeps, 1, remedy="Pass how many time steps of the SDE make one update.")
     remedy = "Use fewer substeps: the random stream ends there."
     steps = fine * schedule.steps if dynamics == "sde" else schedule.steps
     checks.require(steps <= stream.STEPS, "substeps", f"at most {stream.STEPS} time steps", steps, remedy)
-    law = NoiseLaw(noise, degrees_of_freedom)
+    law = NoiseLaw(noise, ν)
     checks.one_of("sampling", sampling, SAMPLINGS)
-    gaussian = isinstance(problem, NoisyQuadratic) or noise == "gaussian"
+    gaussian = not examples or noise == "gaussian"
     checks.require(gaussian, "noise", "'gaussian' for models made of examples", noise, "Their examples make the noise.")
     jumpy = dynamics != "jump" or noise == "gaussian"
     checks.require(jumpy, "noise", "'gaussian' for jumps", noise, "Only Gaussian noise has exact transitions here.")
@@ -231,7 +237,7 @@ def simulate(
         dynamics=dynamics,
         **({"substeps": fine} if dynamics == "sde" else {}),
         noise=noise,
-        **({"sampling": sampling} if dynamics == "minibatch" else {}),
+        **({"sampling": sampling} if examples else {}),
         **({"degrees_of_freedom": law.degrees_of_freedom} if noise == "student_t" else {}),
         replicas=len(runs),
         replica_offset=runs[0],
@@ -251,6 +257,12 @@ def _quadratic_configurations(
         # A step of time h = ε/((1−m)·substeps) adds the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
         return [Configuration(float(ε / (1 - m) / substeps), 0.0, float(substeps * γ)) for ε, m, γ in points]
     return [Configuration(float(ε), float(m), float(γ)) for ε, m, γ in points]
+
+
+def _where(applies: bool, name: str, value: Any, default: Any, where: str) -> Any:
+    """An option that means something in one case only: its default there, and an error elsewhere if it is given."""
+    checks.require(applies or value is None, name, f"nothing without {where}", value, "Pass both or neither.")
+    return default if value is None else value
 
 
 def _describes_a_run(problem: Any, schedule: Any) -> tuple[tuple[str, ...], dict[str, str]]:

@@ -713,3 +713,17 @@ def test_a_hundred_thousand_modes_and_a_million_replicas() -> None:
     exact = theory.expected_loss(narrow, steps, learning_rate=0.5, batch_size=8)
     assert abs(float(result.loss - exact)) < LIMIT * float(result.loss_stderr)
     assert peak < 8 * 10**6  # less than the states of all replicas would take
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "where"),
+    [
+        ("substeps", 3, "dynamics='sde'"),
+        ("degrees_of_freedom", 2.5, "noise='student_t'"),
+        ("sampling", "reshuffle", "a model made of examples"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(option, value, where):
+    settings = {"learning_rate": 0.1, "batch_size": 4, "replicas": 2}
+    with pytest.raises(ValueError, match=f"{option}: expected nothing without {where}"):
+        simulators.simulate(theory.power_law(3), theory.constant(5), **settings, **{option: value})
