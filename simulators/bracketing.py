@@ -19,6 +19,7 @@ from noisysgd.theory import checks
 from noisysgd.theory.bracketing import Grid, error_bar, wider
 from noisysgd.theory.budget import Budget
 from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.describing import plain
 from noisysgd.theory.optimum import optimum
 from noisysgd.theory.parallel import usable_cores
 from noisysgd.theory.schedule import Schedule, ScheduleFamily, half_then_decay, of_length
@@ -134,6 +135,7 @@ def bracketed_sweep(
         (float(m), float(b)): tuple(range(low, high + 1)) for m in inertia for b in sizes
     }
     schedules = {float(b): of_length(schedule, int(n)) for b, n in zip(sizes, budget.steps(sizes), strict=True)}
+    about = {"model": model, "budget": budget, "schedule": schedule, "dynamics": dynamics, "seed": seed, "keep": few}
     records: list[dict[str, Any]] = []
     done: set[tuple[float, float, int]] = set()
     sweep = xr.Dataset()
@@ -152,7 +154,7 @@ def bracketed_sweep(
         for (m, b, _), rate, table in zip(new, rates, losses, strict=True):
             records += _records(model, m, b, rate, table)
         done.update(new)
-        sweep = sweep_from_records(records, source="simulator", metrics=model.metrics)
+        sweep = sweep_from_records(records, source="simulator", metrics=model.metrics, configuration=plain(about))
         best = [optimum(sweep, metric, keep=few) for metric in model.metrics]
         windows = {
             (m, b): wider(window, [error_bar(each, momentum=m, batch_size=b) for each in best])

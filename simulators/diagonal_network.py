@@ -20,6 +20,7 @@ from noisysgd.simulators.stream import Purpose, index, normals
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.describing import brief
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class DiagonalNetwork:
 
     dynamics = ("minibatch", "sgd", "sde")
     metrics = ("train_loss", "test_loss")
+
+    __repr__ = brief
 
     def __init__(
         self, inputs: Any, targets: Any, truth: Any, initialization: float = 0.3, label_noise: float = 1.0
@@ -196,7 +199,7 @@ def sparse_regression(
     examples: int = 40,
     *,
     nonzero: int = 5,
-    target_noise: float = 0.5,
+    target_noise: float = 0.25,
     label_noise: float = 1.0,
     initialization: float = 0.3,
     seed: int = 0,
@@ -210,7 +213,7 @@ def sparse_regression(
     nonzero : int
         Coordinates of the truth that are 1; the others are 0.
     target_noise : float
-        Standard deviation of the noise that is drawn once and stays in the targets.
+        Variance, as that of `label_noise`, of the noise that is drawn once and stays in the targets.
     label_noise, initialization
         As in :class:`DiagonalNetwork`.
     seed : int
@@ -225,8 +228,8 @@ def sparse_regression(
     count = checks.integer("examples", examples, 2, remedy="A data set has two examples at least.")
     active = checks.integer("nonzero", nonzero, 0, remedy="Pass how many coefficients are 1.")
     checks.require(active <= size, "nonzero", f"at most {size}", active, "There are no more coordinates.")
-    remedy = "It is a standard deviation."
-    spread = checks.scalar("target_noise", checks.at_least("target_noise", target_noise, 0.0, remedy=remedy))
+    variance = checks.at_least("target_noise", target_noise, 0.0, remedy="Variances are not negative.")
+    spread = float(np.sqrt(checks.scalar("target_noise", variance)))
     key = int(index("seed", seed, 2**64))
     table = normals(key, Purpose.DATA, replicas=range(count), step=0, coordinates=range(size + 1)).T
     truth = np.where(np.arange(size) < active, 1.0, 0.0)

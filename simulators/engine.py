@@ -83,8 +83,9 @@ def simulate(
     degrees_of_freedom : float, optional
         ν ≥ 0.5 of Student's t; 3.
     sampling : {"without_replacement", "with_replacement", "reshuffle"}, optional
-        How the minibatches of models made of examples are drawn: a uniform subset (the default), independent from update to update, as in the paper; independent
-        examples; or every epoch a fresh permutation, cut into ⌊N/B⌋ batches.
+        How the minibatches of models made of examples are drawn: a uniform subset (the default), independent from
+        update to update, as in the paper; independent examples; or every epoch a fresh permutation, cut into ⌊N/B⌋
+        batches.
     replicas : int
         Independent runs of each configuration, ≥ 2.
     record : int or array of int, optional

@@ -13,6 +13,7 @@ from noisysgd.simulators.stream import Purpose, index, normals
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.describing import brief
 from noisysgd.theory.least_squares import LeastSquares
 from noisysgd.theory.problem import NoisyQuadratic
 
@@ -60,6 +61,8 @@ class FiniteLeastSquares:
 
     dynamics = ("minibatch",)
     metrics = ("loss",)
+
+    __repr__ = brief
 
     def __init__(self, inputs: Any, targets: Any, initial_mean: Any = 0.0, initial_variance: Any = 1.0) -> None:
         x, y = examples(inputs, targets)

@@ -1,5 +1,7 @@
 """Initial and final learning rates tuned separately, as in the paper's section 7.1, on a simulated model."""
 
+import json
+
 import numpy as np
 import xarray as xr
 
@@ -11,7 +13,9 @@ from noisysgd.theory import checks
 from noisysgd.theory.bracketing import Grid
 from noisysgd.theory.budget import Budget
 from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.describing import plain
 from noisysgd.theory.pairs import STARTS, best_pair, wider_pair
+from noisysgd.theory.provenance import provenance
 from noisysgd.theory.schedule import initial_to_final
 
 __all__ = ["best_pair", "bracketed_pairs"]
@@ -67,6 +71,8 @@ def bracketed_pairs(
     few = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
     checks.require(few <= runs, "keep", f"at most the {runs} runs", keep, "Keep fewer or run more.")
     steps = int(budget.steps(size))
+    about = {"model": model, "budget": budget, "dynamics": dynamics, "seed": seed, "keep": few}
+    described = json.dumps(plain(about), sort_keys=True)
     axes: dict[str, Grid] = dict(STARTS)
     known: dict[tuple[int, int], FloatArray] = {}
     while True:
@@ -86,7 +92,8 @@ def bracketed_pairs(
         pairs = xr.Dataset(
             {name: (dims, table[:, :, k]) for k, name in enumerate(model.metrics)},
             coordinates | {"seed": np.arange(runs)},
-            {"momentum": inertia, "batch_size": size, "steps": steps, "source": "simulator"},
+            {"momentum": inertia, "batch_size": size, "steps": steps, "source": "simulator", "configuration": described}
+            | provenance(),
         )
         for name in coordinates:
             pairs[name].attrs = {"long_name": f"{name} effective learning rate", "units": "1"}

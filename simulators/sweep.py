@@ -9,6 +9,7 @@ import xarray as xr
 from noisysgd.simulators.engine import simulate
 from noisysgd.theory import checks
 from noisysgd.theory.budget import Budget
+from noisysgd.theory.describing import plain
 from noisysgd.theory.optimal import sampled_from
 from noisysgd.theory.problem import NoisyQuadratic
 from noisysgd.theory.quadratic import Quadratic
@@ -110,4 +111,6 @@ def simulate_sweep(
             done += float(length)
             if progress is not None:
                 progress(done / work)
-    return sweep_from_records(records, source="simulator", metrics=["expected_loss", "standard_error"])
+    about = plain({"problem": problem, "budget": budget, "schedule": schedule, "replicas": replicas, "dtype": dtype})
+    metrics = ["expected_loss", "standard_error"]
+    return sweep_from_records(records, source="simulator", metrics=metrics, configuration=about)

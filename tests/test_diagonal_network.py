@@ -1,5 +1,7 @@
 """The diagonal linear network against its definition, its first step exactly, and the paper's three results."""
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -160,10 +162,37 @@ def test_divergence_is_infinite_and_silent():
     assert np.isinf(result.train_loss[1]).all()
 
 
+def test_simulated_sweeps_say_what_they_are_of():
+    """The design's "full configuration": enough to tell two experiments apart."""
+    network = simulators.sparse_regression(dim=10, examples=8, nonzero=1)
+    budgets = theory.StepBudget(20), theory.StepBudget(21)
+    texts = [
+        simulators.bracketed_sweep(network, budget, batch_sizes=[2], runs=3, keep=2, seed=seed).attrs["configuration"]
+        for budget, seed in [(budgets[0], 0), (budgets[1], 0), (budgets[0], 1)]
+    ]
+    assert len(set(texts)) == 3
+    about = json.loads(texts[1])
+    assert about["budget"] == {"class": "StepBudget", "total": 21}
+    assert about["model"]["class"] == "DiagonalNetwork"
+    pairs = simulators.bracketed_pairs(network, budgets[1], batch_size=2, runs=3, keep=2)
+    assert json.loads(pairs.attrs["configuration"])["model"] == about["model"]
+    grid = {"batch_sizes": [2], "effective_learning_rates": [0.1]}
+    exact = theory.predict_sweep(theory.power_law(100), budgets[0], **grid)
+    simulated = simulators.simulate_sweep(theory.power_law(100), budgets[0], **grid, replicas=4)
+    problems = [json.loads(sweep.attrs["configuration"])["problem"] for sweep in (exact, simulated)]
+    assert problems[0] == problems[1]
+    assert len(problems[0]["eigenvalues"]["sha256"]) == 64
+
+
+def test_long_arrays_are_not_printed():
+    for thing in (theory.power_law(1000), theory.half_then_decay(10**6), simulators.sparse_regression()):
+        assert len(repr(thing)) < 250
+
+
 def test_sparse_regression_is_as_described():
-    network = simulators.sparse_regression(dim=300, examples=2000, nonzero=7, target_noise=0.5)
+    network = simulators.sparse_regression(dim=300, examples=2000, nonzero=7, target_noise=4.0)
     assert network.truth.sum() == 7
-    assert np.var(network.targets - network.inputs @ network.truth) == pytest.approx(0.25, rel=0.1)
+    assert np.var(network.targets - network.inputs @ network.truth) == pytest.approx(4.0, rel=0.1)
     assert np.var(network.inputs) == pytest.approx(1, rel=0.01)
     assert (simulators.sparse_regression(seed=1).inputs != simulators.sparse_regression().inputs).all()
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from noisysgd.theory import checks
+from noisysgd.theory.describing import brief
 from noisysgd.theory.quadratic import Quadratic
 
 
@@ -51,6 +52,8 @@ class LeastSquares(Quadratic):
 
     label_noise: float
     kurtosis: float
+
+    __repr__ = brief
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import numpy as np
 
 from noisysgd.theory import checks
 from noisysgd.theory.budget import Budget
+from noisysgd.theory.describing import plain
 from noisysgd.theory.moments import expected_loss
 from noisysgd.theory.optimal import sampled_from
 from noisysgd.theory.quadratic import Quadratic
@@ -75,5 +76,6 @@ def predict_sweep(
                 }
                 for rate, loss in zip(rates, row, strict=True)
             ]
-    sweep = sweep_from_records(records, source="theory", metrics=["expected_loss"])
+    about = plain({"problem": problem, "budget": budget, "schedule": schedule})
+    sweep = sweep_from_records(records, source="theory", metrics=["expected_loss"], configuration=about)
     return sweep.squeeze("seed", drop=True)

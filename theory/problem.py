@@ -10,6 +10,7 @@ import numpy as np
 
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.describing import brief
 from noisysgd.theory.quadratic import Quadratic
 
 
@@ -48,6 +49,8 @@ class NoisyQuadratic(Quadratic):
     """
 
     noise: FloatArray
+
+    __repr__ = brief
 
     def __init__(
         self,

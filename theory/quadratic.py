@@ -7,6 +7,7 @@ import numpy as np
 
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
+from noisysgd.theory.describing import brief
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -24,6 +25,8 @@ class Quadratic:
     initial_mean: FloatArray
     initial_variance: FloatArray
     dataset_size: int | None
+
+    __repr__ = brief
 
     def _set(
         self, eigenvalues: Any, weights: Any, initial_mean: Any, initial_variance: Any, dataset_size: int | None

@@ -8,6 +8,7 @@ import numpy as np
 
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray, IntArray
+from noisysgd.theory.describing import brief
 
 DROPS = 10
 """Drops of the paper's schedule, one every twentieth of the budget after half of it."""
@@ -38,6 +39,8 @@ class Schedule:
 
     lengths: IntArray
     multipliers: FloatArray
+
+    __repr__ = brief
 
     def __init__(self, lengths: Any, multipliers: Any) -> None:
         given = checks.at_least("lengths", lengths, 0.0, remedy="Give each segment's number of steps.")
