@@ -38,3 +38,7 @@ __all__ = [
     "simulate_sweep",
     "sparse_regression",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

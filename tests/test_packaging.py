@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from noisysgd import simulators, theory, validation
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("theory", "simulators", "validation")
 
@@ -96,3 +98,12 @@ def test_command_line_help_is_quick():
         check=True,
     )
     assert "--quick" in result.stdout
+
+
+def test_packages_list_their_public_names_and_nothing_else():
+    for package in (theory, simulators, validation):
+        listed = [name for name in dir(package) if not name.startswith("_")]
+        assert sorted(listed) == sorted({*package.__all__, *(("plots", "testing") if package is theory else ())})
+        assert all(getattr(package, name) is not None for name in listed)
+    with pytest.raises(AttributeError, match="no attribute 'plotz'"):
+        _ = theory.plotz

@@ -4,6 +4,9 @@ Start with :func:`power_law` or :class:`NoisyQuadratic`, a budget, and :func:`re
 rest by formula.
 """
 
+import importlib
+from typing import Any
+
 from noisysgd.theory.budget import Budget, EpochBudget, StepBudget, UnlimitedBudget
 from noisysgd.theory.covariance import covariance, expected_parameters
 from noisysgd.theory.diffusion import diffusion_curve, diffusion_loss, weak_error
@@ -122,3 +125,13 @@ __all__ = [
     "warmup",
     "weak_error",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("plots", "testing"):  # which need matplotlib and Hypothesis
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "plots", "testing"])

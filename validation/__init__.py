@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
     from noisysgd.validation.lanczos import largest_eigenvalue, leading_eigenpairs
     from noisysgd.validation.measurement import Measurement, measure, recorder
+    from noisysgd.validation.pairs import PairSweep
     from noisysgd.validation.prediction import calibrated_quadratic, observed_boundary, predict_regimes
     from noisysgd.validation.sharpness import batch_sharpness, stability
     from noisysgd.validation.spectrum import SpectralDensity, SpectralMeasures, spectral_density
@@ -31,6 +32,7 @@ __all__ = [
     "GhostBatchNorm2d",
     "ImageDataset",
     "Measurement",
+    "PairSweep",
     "RunStore",
     "SpectralDensity",
     "SpectralMeasures",
@@ -65,6 +67,7 @@ _HOME = {
     "GhostBatchNorm2d": "ghost_batch_norm",
     "ImageDataset": "data",
     "Measurement": "measurement",
+    "PairSweep": "pairs",
     "RunStore": "store",
     "SpectralDensity": "spectrum",
     "SpectralMeasures": "spectrum",
