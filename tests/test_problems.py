@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import integrate
 
@@ -127,3 +127,36 @@ def test_weighted_problems_are_not_simulated():
     simulators = pytest.importorskip("noisysgd.simulators")
     with pytest.raises(ValueError, match="weights of 1"):
         simulators.simulate(theory.measured_spectrum([1.0], [2.0]), theory.constant(3), **RUN, replicas=2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_merging_equal_modes_changes_no_expected_loss(data):
+    count = data.draw(st.integers(1, 8))
+    numbers = st.floats(0.05, 2.0)
+    draw = lambda: data.draw(st.lists(numbers, min_size=count, max_size=count))  # noqa: E731
+    eigenvalues = data.draw(st.lists(st.sampled_from([0.0, 0.2, 0.7, 1.0]), min_size=count, max_size=count))
+    assume(max(eigenvalues) > 0)
+    shared = {"initial_mean": draw(), "initial_variance": draw(), "weights": draw(), "dataset_size": 64}
+    for problem in (
+        theory.NoisyQuadratic(eigenvalues, draw(), **shared),
+        theory.LeastSquares(eigenvalues, label_noise=0.3, **shared),
+    ):
+        merged = problem.merged()
+        assert merged.dim == len(set(eigenvalues))
+        assert merged.dataset_size == 64
+        run = {"learning_rate": [0.1, 0.4], "batch_size": 4}
+        np.testing.assert_allclose(
+            theory.expected_loss(merged, theory.half_then_decay(30), **run),
+            theory.expected_loss(problem, theory.half_then_decay(30), **run),
+            rtol=1e-12,
+        )
+
+
+def test_a_full_covariance_is_merged_by_its_diagonal():
+    root = np.random.default_rng(0).normal(size=(4, 4))
+    problem = theory.NoisyQuadratic([1.0, 1.0, 0.5, 0.5], root @ root.T)
+    settings = {"learning_rate": 0.3, "batch_size": 2}
+    losses = [theory.expected_loss(p, theory.constant(20), **settings) for p in (problem, problem.merged())]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-13)
+    assert theory.power_law(5).merged().dim == 5

@@ -83,7 +83,7 @@ def optimal_runs(
     problem: Quadratic, budget: Budget, *, batch_size: Any, momentum: Any, schedule: ScheduleFamily | None
 ) -> OptimalRuns:
     """What :func:`optimal_learning_rate` finds, with its steps and losses."""
-    problem = sampled_from(problem, budget)
+    problem = sampled_from(problem, budget).merged()
     sizes, inertia = checks.broadcast(
         batch_size=checks.batch_size(batch_size, problem.dataset_size), momentum=checks.momentum(momentum)
     )

@@ -55,10 +55,11 @@ def predict_sweep(
     rates = checks.learning_rate(effective_learning_rates, "effective_learning_rates")
     rates = checks.vector("effective_learning_rates", rates)
     inertia = checks.vector("momentum", checks.momentum(momentum))[:, None]
+    modes = problem.merged()
     records = []
     for size, steps in zip(sizes, budget.steps(sizes), strict=True):
         losses = expected_loss(
-            problem,
+            modes,
             of_length(schedule, int(steps)),
             learning_rate=rates * (1 - inertia),
             batch_size=size,

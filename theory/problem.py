@@ -3,6 +3,7 @@
 Source: Zhang et al. 2019 (arXiv 1907.04164), and section 3 of Smith, Elsen & De 2020.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,9 @@ class NoisyQuadratic(Quadratic):
     def noise_diagonal(self) -> FloatArray:
         """F_ii, shape (D,): all that the expected loss depends on, since modes do not mix on a quadratic."""
         return self.noise if self.noise.ndim == 1 else np.diagonal(self.noise)
+
+    def _merged_noise(self, mean: Callable[[FloatArray], FloatArray]) -> dict[str, Any]:
+        return {"noise": mean(self.noise_diagonal)}
 
     def _rescaled_noise(self, root: FloatArray) -> dict[str, Any]:
         return {"noise": root**2 * self.noise if self.noise.ndim == 1 else root * self.noise * root[:, None]}

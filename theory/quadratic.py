@@ -1,5 +1,6 @@
 """What every problem here is: a quadratic loss in its eigenbasis, a start, and perhaps a data set of known size."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -136,6 +137,42 @@ class Quadratic:
             initial_variance=self.initial_variance / scale,
             **self._rescaled_noise(np.sqrt(scale)),
         )
+
+    def merged(self) -> Self:
+        """The same expected losses from fewer numbers: modes of equal curvature as one, which its weight counts.
+
+        The loss is linear in noise and E θ₀² at a given curvature, so the merged mode has their means, and no
+        `initial_mean`. A full noise covariance is reduced to its diagonal. Without equal curvatures it is the problem
+        itself.
+
+        Examples
+        --------
+        >>> from noisysgd import theory
+        >>> merged = theory.two_scale(1000, 100.0).merged()
+        >>> merged.eigenvalues, merged.weights
+        (array([0.01, 1.  ]), array([500., 500.]))
+        """
+        values, group = np.unique(self.eigenvalues, return_inverse=True)
+        if values.size == self.dim:
+            return self
+        weights = np.asarray(np.bincount(group, self.weights), np.float64)
+        share = self.weights / weights[group]
+
+        def mean(numbers: FloatArray) -> FloatArray:
+            return np.asarray(np.bincount(group, share * numbers))
+
+        return replace(
+            self,
+            eigenvalues=values,
+            weights=weights,
+            initial_mean=np.zeros(values.size),
+            initial_variance=mean(self.initial_second_moment),
+            **self._merged_noise(mean),
+        )
+
+    def _merged_noise(self, mean: Callable[[FloatArray], FloatArray]) -> dict[str, Any]:
+        """Fields that describe the noise, as means over modes; for what the eigenvalues do not determine."""
+        return {}
 
     def _rescaled_noise(self, root: FloatArray) -> dict[str, Any]:
         """Fields that describe the noise, after θ → θ/root; for what the eigenvalues do not determine."""
