@@ -1,6 +1,7 @@
 """What all figures share: colours, axes, and the values that a logarithmic axis can show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,13 +24,26 @@ REACH = 1e100
 """Values beyond the reach of any axis would only overflow on the way to it."""
 
 
-def axes_or_new(ax: "Axes | None") -> "Axes":
-    """`ax`, or that of a new figure which no global state knows."""
-    if ax is not None:
-        return ax
-    from matplotlib.figure import Figure
+@contextmanager
+def axes_or_new(ax: "Axes | None") -> "Iterator[Axes]":
+    """`ax` as the caller made it, or that of a new figure of pyplot.
 
-    return Figure().subplots()
+    The new figure gets a legend in the end if more than one thing in it has a label, and is closed again if drawing
+    fails. To a given `ax` no legend is added: what else goes there, only its owner knows.
+    """
+    if ax is not None:
+        yield ax
+        return
+    import matplotlib.pyplot as plt
+
+    figure, own = plt.subplots(layout="constrained")
+    try:
+        yield own
+    except BaseException:
+        plt.close(figure)
+        raise
+    if len(own.get_legend_handles_labels()[1]) > 1:
+        own.legend(fontsize="small")
 
 
 def colors_for(count: int) -> list[Any]:
@@ -68,8 +82,9 @@ def log_scale(ax: "Axes", which: str, base: float = 10.0) -> None:
     low, high = sorted(axis.get_view_interval())
     if not 0.0 < low < high < np.inf:
         getattr(ax, f"set_{which}lim")(1.0, base, auto=None)
-    elif base == 10.0 and high < 100.0 * low:
-        # Within two decades, powers of ten are too few to read from, and 3 × 10¹, 4 × 10¹, … run into each other.
+    elif high < base**2 * low:
+        # Within two powers of the base, powers are too few to read from, and 3 × 10¹, 4 × 10¹, … run into each other.
+        # 1, 2, 5, … are easy to read on any base; where one of them or none is in view, this locator takes equal steps.
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

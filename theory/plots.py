@@ -70,19 +70,19 @@ def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> list[Any]:
     >>> len(plot_regimes(table))
     6
     """
-    ax = axes_or_new(ax)
-    drawn: list[Any] = []
-    for k, m in enumerate(regimes.momentum.values):
-        here = regimes.sel(momentum=m)
-        color = COLORS[k % len(COLORS)]
-        rate = here.effective_learning_rate
-        drawn += ax.plot(here.batch_size, rate, color=color, label=f"theory, {optimizer_name(m)}")
-        critical = float(here.critical_learning_rate) / (1 - m)
-        drawn.append(ax.axhline(critical, color=color, ls="--", lw=1, alpha=0.6))
-        boundary = float(here.boundary_batch_size)
-        drawn += ax.plot([boundary], [critical / 2], "|", color=color, ms=18, mew=1.5)
-    batch_size_axis(ax, regimes.batch_size.values)
-    learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
+    with axes_or_new(ax) as ax:
+        drawn: list[Any] = []
+        for k, m in enumerate(regimes.momentum.values):
+            here = regimes.sel(momentum=m)
+            color = COLORS[k % len(COLORS)]
+            rate = here.effective_learning_rate
+            drawn += ax.plot(here.batch_size, rate, color=color, label=f"theory, {optimizer_name(m)}")
+            critical = float(here.critical_learning_rate) / (1 - m)
+            drawn.append(ax.axhline(critical, color=color, ls="--", lw=1, alpha=0.6))
+            boundary = float(here.boundary_batch_size)
+            drawn += ax.plot([boundary], [critical / 2], "|", color=color, ms=18, mew=1.5)
+        batch_size_axis(ax, regimes.batch_size.values)
+        learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
     return drawn
 
 
@@ -105,35 +105,35 @@ def plot_optimum(best: "xr.Dataset", ax: "Axes | None" = None, *, label: str = "
     >>> len(plot_optimum(theory.optimum(sweep, "expected_loss")))
     2
     """
-    ax = axes_or_new(ax)
-    drawn: list[Any] = []
-    count = best.sizes["optimizer"]
-    for k in range(count):
-        here = best.isel(optimizer=k)
-        color = COLORS[k % len(COLORS)]
-        # Neighbouring optimizers often share an optimum: set them slightly apart so that both are seen.
-        x = here.batch_size.values * 2.0 ** (0.12 * (k - (count - 1) / 2))
-        y = here.effective_learning_rate.values
-        low, high = here.effective_learning_rate_low.values, here.effective_learning_rate_high.values
-        name = f"{label} {here.optimizer.item()}".strip()
-        bars = ax.errorbar(
-            x,
-            y,
-            [y - low, high - y],
-            fmt=MARKERS[k % len(MARKERS)],
-            color=color,
-            ms=7,
-            capsize=4,
-            lw=1.5,
-            label=name,
-            zorder=3,
-        )
-        hollow = ~here.bracketed.values
-        if hollow.any():
-            ax.plot(x[hollow], y[hollow], MARKERS[k % len(MARKERS)], color="white", mec=color, ms=7, zorder=4)
-        drawn.append(bars)
-    batch_size_axis(ax, best.batch_size.values)
-    learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
+    with axes_or_new(ax) as ax:
+        drawn: list[Any] = []
+        count = best.sizes["optimizer"]
+        for k in range(count):
+            here = best.isel(optimizer=k)
+            color = COLORS[k % len(COLORS)]
+            # Neighbouring optimizers often share an optimum: set them slightly apart so that both are seen.
+            x = here.batch_size.values * 2.0 ** (0.12 * (k - (count - 1) / 2))
+            y = here.effective_learning_rate.values
+            low, high = here.effective_learning_rate_low.values, here.effective_learning_rate_high.values
+            name = f"{label} {here.optimizer.item()}".strip()
+            bars = ax.errorbar(
+                x,
+                y,
+                [y - low, high - y],
+                fmt=MARKERS[k % len(MARKERS)],
+                color=color,
+                ms=7,
+                capsize=4,
+                lw=1.5,
+                label=name,
+                zorder=3,
+            )
+            hollow = ~here.bracketed.values
+            if hollow.any():
+                ax.plot(x[hollow], y[hollow], MARKERS[k % len(MARKERS)], color="white", mec=color, ms=7, zorder=4)
+            drawn.append(bars)
+        batch_size_axis(ax, best.batch_size.values)
+        learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
     return drawn
 
 
@@ -162,39 +162,39 @@ def plot_losses(
     """
     from matplotlib import colormaps
 
-    ax = axes_or_new(ax)
-    drawn: list[Any] = []
-    here = sweep.isel(optimizer=optimizer)
-    values = here[metric].where((here.status == COMPLETE) & (abs(here[metric]) < REACH))
-    shades = colormaps["viridis"](np.linspace(0.85, 0.1, here.sizes["batch_size"]))
-    for size, shade in zip(here.batch_size.values, shades, strict=True):
-        runs = values.sel(batch_size=size)
-        mean, error = runs, None
-        if "seed" in runs.dims:
-            runs = runs.copy(data=np.sort(runs.values, axis=runs.get_axis_num("seed")))  # NaN goes last
-            runs = runs.isel(seed=slice(keep))
-            count = runs.count("seed").values
-            mean = runs.mean("seed", skipna=True)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                spread = ((runs - mean) ** 2).sum("seed").values
-                error = np.where(count > 1, np.sqrt(spread / (count - 1) / count), 0.0)
-        shown = np.isfinite(mean.values)
-        x, y = here.effective_learning_rate.values[shown], mean.values[shown]
-        drawn.append(
-            ax.errorbar(
-                x,
-                y,
-                None if error is None else error[shown],
-                fmt=style,
-                color=shade,
-                ms=4,
-                lw=1.5,
-                capsize=2,
-                label=f"B = {size:g}" if label else None,
+    with axes_or_new(ax) as ax:
+        drawn: list[Any] = []
+        here = sweep.isel(optimizer=optimizer)
+        values = here[metric].where((here.status == COMPLETE) & (abs(here[metric]) < REACH))
+        shades = colormaps["viridis"](np.linspace(0.85, 0.1, here.sizes["batch_size"]))
+        for size, shade in zip(here.batch_size.values, shades, strict=True):
+            runs = values.sel(batch_size=size)
+            mean, error = runs, None
+            if "seed" in runs.dims:
+                runs = runs.copy(data=np.sort(runs.values, axis=runs.get_axis_num("seed")))  # NaN goes last
+                runs = runs.isel(seed=slice(keep))
+                count = runs.count("seed").values
+                mean = runs.mean("seed", skipna=True)
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    spread = ((runs - mean) ** 2).sum("seed").values
+                    error = np.where(count > 1, np.sqrt(spread / (count - 1) / count), 0.0)
+            shown = np.isfinite(mean.values)
+            x, y = here.effective_learning_rate.values[shown], mean.values[shown]
+            drawn.append(
+                ax.errorbar(
+                    x,
+                    y,
+                    None if error is None else error[shown],
+                    fmt=style,
+                    color=shade,
+                    ms=4,
+                    lw=1.5,
+                    capsize=2,
+                    label=f"B = {size:g}" if label else None,
+                )
             )
-        )
-    log_scale(ax, "x", base=2.0)
-    log_scale(ax, "y")
-    ax.set_xlabel("effective learning rate  ε/(1−m)")
-    ax.set_ylabel(sweep[metric].attrs.get("long_name", metric))
+        log_scale(ax, "x", base=2.0)
+        log_scale(ax, "y")
+        ax.set_xlabel("effective learning rate  ε/(1−m)")
+        ax.set_ylabel(sweep[metric].attrs.get("long_name", metric))
     return drawn
