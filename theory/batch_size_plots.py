@@ -20,6 +20,7 @@ from noisysgd.theory.drawing import (
     learning_rate_axis,
     log_scale,
     on_log_axis,
+    once,
 )
 from noisysgd.theory.least_squares import LeastSquares
 from noisysgd.theory.noise_scale import NoiseScaleEstimate, NoiseScales
@@ -53,6 +54,7 @@ def plot_critical_learning_rate(
     batch_sizes : (K,) array
         The curve is drawn through these and smooth in between.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     momentum : scalar or (M,) array
 
     Returns
@@ -80,9 +82,9 @@ def plot_critical_learning_rate(
         rates = effective_learning_rate(critical_learning_rate(problem, sizes, inertia[:, None]), inertia[:, None])
         for m, row, color in zip(inertia, rates, colors, strict=True):
             drawn += ax.plot(sizes, on_log_axis(row), color=color, lw=1.8, label=optimizer_name(m))
-        for k, (m, color) in enumerate(zip(inertia, colors, strict=True)):
+        for m, color in zip(inertia, colors, strict=True):
             constraint = float(2.0 * (1.0 + m) / ((1.0 - m) * problem.largest_eigenvalue))
-            label = "curvature:  2(1+m) / ((1−m) λ$_{\\mathrm{max}}$)" if k == 0 else None
+            label = once(ax, "curvature:  2(1+m) / ((1−m) λ$_{\\mathrm{max}}$)")
             drawn.append(ax.axhline(constraint, color=color, ls="--", lw=1, alpha=0.6, label=label))
         if isinstance(problem, LeastSquares):
             trace = float((problem.weights * problem.eigenvalues).sum())
@@ -101,6 +103,8 @@ def plot_noise_scale(
 ) -> list[Any]:
     """The best single step ε_opt = ε_max/(1 + B_noise/B) against batch size, with B_noise and B_simple marked.
 
+    A noise scale below the smallest or above the largest finite batch size has no mark: widen `batch_sizes` to see it.
+
     Parameters
     ----------
     scales : NoiseScales
@@ -108,6 +112,7 @@ def plot_noise_scale(
     batch_sizes : (K,) array
         The curve is drawn through these and smooth in between.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     estimate : NoiseScaleEstimate, optional
         Of B_simple; its interval is shaded, as far as the batch sizes go.
 
@@ -143,7 +148,7 @@ def plot_noise_scale(
         places = (("noise", scales.curvature, "-."), ("simple", scales.simple, ":"))
         for (name, place, style), color in zip(places, COLORS[1:], strict=False):
             where = float(on_log_axis(place))
-            if where > 0:
+            if sizes[0] <= where <= sizes[-1]:
                 label = f"B$_{{\\mathrm{{{name}}}}}$ = {where:.3g}"
                 drawn.append(ax.axvline(where, color=color, ls=style, lw=1.5, label=label))
         if estimate is not None:
@@ -174,6 +179,7 @@ def plot_scaling_rules(
     rules : mapping of labels to rules, or sequence of rules
         What ``fit`` returned. Without labels, rules are named after their classes.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     log_errors : scalar or (K,) array, optional
         Standard errors of log₂ of the learning rates: bars in octaves.
     name : str
@@ -228,12 +234,16 @@ def plot_steps_to_target(
 ) -> list[Any]:
     """Steps to a target loss against batch size; dashed is perfect scaling, steps ∝ 1/B, from the smallest batch.
 
+    The guides of all curves are grey and have one name. They lie on each other where curves start at the same number of
+    steps.
+
     Parameters
     ----------
     batch_sizes : (K,) array
     steps : (K,) or (C, K) array
         Fewest steps that reach the target, a curve for each of C optimizers; where none does, ``inf`` is left out.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     labels : sequence of str, optional
 
     Returns
@@ -259,7 +269,8 @@ def plot_steps_to_target(
     checks.require(
         fits, "steps", f"shape ({sizes.size},) or (C, {sizes.size}), as the batch sizes", table.shape, remedy
     )
-    names = labels_for(labels, len(table))
+    alone = labels is None and len(table) == 1
+    names = labels_for("fewest steps" if alone else labels, len(table))
     with axes_or_new(ax) as ax:
         shown = np.flatnonzero(np.isfinite(sizes))[np.argsort(sizes[np.isfinite(sizes)], kind="stable")]
         drawn: list[Any] = []
@@ -267,14 +278,16 @@ def plot_steps_to_target(
             count = on_log_axis(row)
             drawn += ax.plot(sizes[shown], count, marker=MARKERS[k % len(MARKERS)], ms=5, color=color, label=label)
             known = np.flatnonzero(np.isfinite(count))
-            name = "perfect scaling,  ∝ 1/B" if k == 0 else None
             ends = np.full((2, 2), np.nan)
             if known.size:
                 first, least = sizes[shown][known[0]], float(np.nanmin(count))
                 # Down to half of the fewest steps: further on there is nothing to compare it with.
                 last = min(sizes[shown][-1], 2.0 * first * count[known[0]] / least)
                 ends = np.array([[first, last], [count[known[0]], count[known[0]] * first / last]])
-            drawn += ax.plot(*ends, color=color, ls="--", lw=1, alpha=0.6, label=name)
+            drawn += ax.plot(*ends, color=GUIDE, ls="--", lw=1)
+        guides = [line for line in drawn[1::2] if np.isfinite(line.get_xdata()).any()]
+        if guides:
+            guides[-1].set_label(once(ax, "perfect scaling,  ∝ 1/B"))
         batch_size_axis(ax, sizes)
         log_scale(ax, "y")
         ax.set_ylabel("steps to the target loss")
@@ -295,6 +308,7 @@ def plot_tradeoff(
         From :func:`~noisysgd.theory.steps_examples_tradeoff`, for one optimizer: ``steps`` and ``examples`` over
         batch_size, ``minimum_steps`` and ``minimum_examples`` as variables or attributes.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     label : str
         Name of the dots.
 

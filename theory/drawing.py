@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from noisysgd.theory.checks import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import LogLocator
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours in order; distinguishable without colour vision (Okabe & Ito 2008)."""
@@ -64,6 +66,11 @@ def labels_for(labels: Sequence[str] | str | None, count: int) -> list[str | Non
     return list(names)
 
 
+def once(ax: "Axes", label: str) -> str | None:
+    """`label` for the first that asks: what has one meaning on `ax` has one line in its legend."""
+    return None if label in ax.get_legend_handles_labels()[1] else label
+
+
 def on_log_axis(values: Any) -> FloatArray:
     """`values`, with NaN where a logarithmic axis has no place for them.
 
@@ -82,22 +89,49 @@ def log_scale(ax: "Axes", which: str, base: float = 10.0) -> None:
     low, high = sorted(axis.get_view_interval())
     if not 0.0 < low < high < np.inf:
         getattr(ax, f"set_{which}lim")(1.0, base, auto=None)
-    elif high < base**2 * low:
-        # Within two powers of the base, powers are too few to read from, and 3 × 10¹, 4 × 10¹, … run into each other.
-        # 1, 2, 5, … are easy to read on any base; where one of them or none is in view, this locator takes equal steps.
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    elif _few_powers(low, high, base):
+        from matplotlib.ticker import FuncFormatter, NullFormatter
 
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_locator(_narrow_locator()())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
         axis.set_minor_formatter(NullFormatter())
 
 
+def _few_powers(low: float, high: float, base: float) -> bool:
+    """Whether the powers of `base` from `low` to `high` are too few to read values from.
+
+    Within two decades the ticks between powers of ten would be named as well, and 3 × 10¹, 4 × 10¹, … run into each
+    other. One power of two tells no distances.
+    """
+    if base == 10.0:
+        return high < 100.0 * low
+    return bool(np.floor(np.log(high) / np.log(base)) <= np.ceil(np.log(low) / np.log(base)))
+
+
+@cache
+def _narrow_locator() -> "type[LogLocator]":
+    """Ticks at 1, 2, 5, 10, …, or in equal steps where fewer than two of these are in view."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    class NarrowLocator(LogLocator):
+        def __init__(self) -> None:
+            super().__init__(subs=(1.0, 2.0, 5.0))
+
+        def tick_values(self, vmin: float, vmax: float) -> Any:
+            ticks = np.asarray(super().tick_values(vmin, vmax))
+            within = (ticks > 1.001 * vmin) & (ticks < vmax / 1.001)
+            return ticks if within.sum() >= 2 else MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(vmin, vmax)
+
+    return NarrowLocator
+
+
 def batch_size_axis(ax: "Axes", sizes: Any) -> None:
-    """Batch sizes along the x axis, each with a tick if they are few."""
+    """Batch sizes along the x axis, each with a tick if they are few and far enough apart for that."""
     sizes = np.unique(np.asarray(sizes, dtype=np.float64))
     sizes = sizes[np.isfinite(sizes)]
     log_scale(ax, "x", base=2.0)
-    if 0 < sizes.size <= 8:
+    low, high = np.log(sorted(ax.get_xlim()))
+    if 0 < sizes.size <= 8 and (np.diff(np.log(sizes)) > (high - low) / 12).all():
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
         ax.xaxis.minorticks_off()
     ax.set_xlabel("batch size  B")

@@ -18,6 +18,7 @@ from noisysgd.theory.drawing import (
     labels_for,
     log_scale,
     on_log_axis,
+    once,
 )
 from noisysgd.theory.least_squares import LeastSquares
 from noisysgd.theory.problem import NoisyQuadratic
@@ -36,12 +37,14 @@ def plot_spectrum(problem: NoisyQuadratic | LeastSquares, ax: "Axes | None" = No
     """Curvatures λ, largest first, and the gradient noise F_ii of the same modes, against rank.
 
     The rank counts modes, so that an eigenvalue of weight w takes up w of it. Noise that depends on the state is that
-    of the start. Flat modes have no place on a logarithmic axis.
+    of the start. Flat modes have no place on a logarithmic axis. Where F = Λ, the dashed line of F lies on the wider
+    one of λ, and its label ends in "= λ".
 
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
 
     Returns
     -------
@@ -66,13 +69,15 @@ def plot_spectrum(problem: NoisyQuadratic | LeastSquares, ax: "Axes | None" = No
         counted = bool(np.any(problem.weights > 1))
         step = "steps-pre" if counted else "default"
         marker = "o" if problem.dim <= FEW and not counted else ""
-        # λ is drawn wider, so that both are seen where F = Λ.
+        noise = _noise(problem)
+        # λ is drawn wider, so that both are seen where F = Λ; the legend says so too.
+        equal = " = λ" if np.allclose(noise, problem.eigenvalues, rtol=1e-9, atol=0.0) else ""
         looks: tuple[dict[str, Any], ...] = (
             {"lw": 3, "ms": 8, "label": "curvature  λ"},
-            {"ls": "--", "lw": 1.5, "ms": 3.5, "label": "gradient noise  F$_{\\mathrm{ii}}$"},
+            {"ls": "--", "lw": 1.5, "ms": 3.5, "label": "gradient noise  F$_{\\mathrm{ii}}$" + equal},
         )
         drawn: list[Any] = []
-        for values, look, color in zip((problem.eigenvalues, _noise(problem)), looks, COLORS, strict=False):
+        for values, look, color in zip((problem.eigenvalues, noise), looks, COLORS, strict=False):
             height = on_log_axis(values[order])
             height = np.concatenate([height[:1], height])
             drawn += ax.plot(rank, height, drawstyle=step, marker=marker, color=color, **look)
@@ -96,6 +101,7 @@ def plot_schedule(
     ----------
     schedules : Schedule or sequence of them
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     learning_rate : scalar or (C,) array
         What the multipliers multiply, one for all or one for each; 1 where they are learning rates themselves, as those
         of :func:`~noisysgd.theory.optimal_schedule` are.
@@ -155,6 +161,7 @@ def plot_loss_curves(
         What that returned, or :func:`~noisysgd.theory.diffusion_curve`; leading axes are configurations, C in all.
         Losses that are not positive and finite are left out; what diverges leaves at the top.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     labels : sequence of str, optional
     stationary : scalar or array of the leading shape of `losses`, optional
         As :func:`~noisysgd.theory.stationary_loss` gives them; ``inf`` has no line.
@@ -205,8 +212,10 @@ def plot_loss_curves(
             line.set_ydata(curve)  # after the axes have taken their limits
             line.sticky_edges.x[:] = [0.0]  # no margin to the left of the start
             drawn.append(line)
-        kept = zip(floors, colors, strict=True)
-        drawn += [ax.axhline(floor, color=color, ls="--", lw=1, alpha=0.7) for floor, color in kept if floor > 0]
+        for floor, color in zip(floors, colors, strict=True):
+            if floor > 0:
+                name = once(ax, "stationary loss")
+                drawn.append(ax.axhline(floor, color=color, ls="--", lw=1, alpha=0.7, label=name))
         if at.min() < 1 or ax.get_xscale() == "symlog":
             ax.set_xscale("symlog", linthresh=1.0, linscale=0.3)
         else:
@@ -227,6 +236,7 @@ def plot_covariance(covariance: Any, ax: "Axes | None" = None) -> list[Any]:
     covariance : (D, D) array
         Of parameters (:func:`~noisysgd.theory.stationary_covariance`) or of gradient noise.
     ax : matplotlib Axes, optional
+        By default those of a new figure.
 
     Returns
     -------
@@ -285,6 +295,7 @@ def plot_weak_error(
     problem, time, steps, batch_size, momentum
         As of :func:`~noisysgd.theory.weak_error`; `steps` is a (K,) array.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     orders : sequence of {1, 2}
         Weak orders to show; with momentum there is order 1 alone.
 
