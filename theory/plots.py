@@ -105,7 +105,7 @@ def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> list[Any]:
         for (_, here, color), height in zip(shown, critical, strict=True):
             boundary = float(here.boundary_batch_size)
             name = once(ax, "boundary batch size") if np.isfinite(boundary) else None
-            drawn += ax.plot([boundary], [height / 2], "|", color=color, ms=18, mew=1.5, label=name)
+            drawn += ax.plot([boundary], [height / 2], "|", color=color, ms=13, mew=1.5, label=name)
         batch_size_axis(ax, regimes.batch_size.values)
         learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
     return drawn

@@ -73,7 +73,7 @@ def plot_spectrum(problem: NoisyQuadratic | LeastSquares, ax: "Axes | None" = No
         # λ is drawn wider, so that both are seen where F = Λ; the legend says so too.
         equal = " = λ" if np.allclose(noise, problem.eigenvalues, rtol=1e-9, atol=0.0) else ""
         looks: tuple[dict[str, Any], ...] = (
-            {"lw": 3, "ms": 8, "label": "curvature  λ"},
+            {"lw": 4.5 if equal else 3, "ms": 8, "label": "curvature  λ"},
             {"ls": "--", "lw": 1.5, "ms": 3.5, "label": "gradient noise  F$_{\\mathrm{ii}}$" + equal},
         )
         drawn: list[Any] = []
