@@ -615,7 +615,7 @@ def test_noise_that_equals_the_curvature_says_so():
 
 def test_the_legend_of_regimes_names_critical_lines_and_boundaries_once():
     ax = axes()
-    table = theory.regimes(theory.power_law(100), theory.StepBudget(1000), batch_sizes=[1, 16, 256])
+    table = theory.regimes(theory.power_law(20), theory.EpochBudget(20, 4096), batch_sizes=[1, 64, 4096])
     drawn = plots.plot_regimes(table, ax)
     labels = ax.get_legend_handles_labels()[1]
     assert labels == ["theory, sgd", "theory, momentum 0.9", "critical", "boundary batch size"]
