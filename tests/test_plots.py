@@ -549,6 +549,20 @@ def test_batch_sizes_too_close_for_a_tick_each_have_round_ones():
     assert "1001" not in labels_in_view(ax.xaxis)
 
 
+def test_few_batch_sizes_on_an_axis_of_many_leave_it_its_ticks():
+    ax = axes()
+    plots.plot_steps_to_target(SIZES, 100 + 6400 / SIZES, ax)
+    plots.plot_steps_to_target([8, 64], [900, 200], ax)
+    ax.figure.canvas.draw()
+    assert len(labels_in_view(ax.xaxis)) >= 5
+    ax = axes()
+    plots.plot_steps_to_target([8, 64], [900, 200], ax)
+    assert labels_in_view(ax.xaxis) == ["8", "64"]
+    ax = axes()
+    plots.plot_steps_to_target([8], [900], ax)
+    assert labels_in_view(ax.xaxis) == ["8"]
+
+
 def sweep_of(metric, table):
     """A Sweep of sgd from losses over (batch size 1, 2, …; learning rate 1, 2, 4, …[, seed])."""
     records = []

@@ -126,12 +126,14 @@ def _narrow_locator() -> "type[LogLocator]":
 
 
 def batch_size_axis(ax: "Axes", sizes: Any) -> None:
-    """Batch sizes along the x axis, each with a tick if they are few and far enough apart for that."""
+    """Batch sizes along the x axis, each with a tick if they are few, far enough apart, and span what is in view."""
     sizes = np.unique(np.asarray(sizes, dtype=np.float64))
     sizes = sizes[np.isfinite(sizes)]
     log_scale(ax, "x", base=2.0)
-    low, high = np.log(sorted(ax.get_xlim()))
-    if 0 < sizes.size <= 8 and (np.diff(np.log(sizes)) > (high - low) / 12).all():
+    octaves = np.log2(sizes)
+    view = float(np.ptp(np.log2(ax.get_xlim())))
+    # Margins of a twentieth on either side; an octave on either side of a single size.
+    if 0 < sizes.size <= 8 and view < 1.2 * np.ptp(octaves) + 2.1 and (np.diff(octaves) > view / 12).all():
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
         ax.xaxis.minorticks_off()
     ax.set_xlabel("batch size  B")
