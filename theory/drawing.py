@@ -132,8 +132,8 @@ def batch_size_axis(ax: "Axes", sizes: Any) -> None:
     log_scale(ax, "x", base=2.0)
     octaves = np.log2(sizes)
     view = float(np.ptp(np.log2(ax.get_xlim())))
-    # Margins of a twentieth on either side; an octave on either side of a single size.
-    if 0 < sizes.size <= 8 and view < 1.2 * np.ptp(octaves) + 2.1 and (np.diff(octaves) > view / 12).all():
+    # Margins are a twentieth on either side; a single size has an octave on either side as well.
+    if 0 < sizes.size <= 8 and view < 1.2 * np.ptp(octaves) + 2.5 and (np.diff(octaves) > view / 12).all():
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
         ax.xaxis.minorticks_off()
     ax.set_xlabel("batch size  B")
