@@ -4,6 +4,7 @@ import doctest
 import importlib
 import pkgutil
 
+import matplotlib.pyplot as plt
 import pytest
 
 import noisysgd.simulators
@@ -17,7 +18,9 @@ MODULES = [info.name for prefix, path in NAMES for info in pkgutil.walk_packages
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstring_examples(name: str) -> None:
+    plt.switch_backend("agg")  # figures open no windows
     failures, _ = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    plt.close("all")
     assert failures == 0
 
 

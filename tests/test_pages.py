@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -51,3 +52,13 @@ def test_the_program_on_where_noise_helps_finds_an_optimum(tmp_path: Path) -> No
     path = tmp_path / "program.py"
     path.write_text(text, encoding="utf-8")
     assert "momentum 0.9" in run(path)
+
+
+@pytest.mark.checkout
+def test_the_program_on_figures_writes_one(tmp_path: Path) -> None:
+    (text,) = programs("theory.md")
+    path = tmp_path / "program.py"
+    path.write_text(text, encoding="utf-8")
+    run(path)
+    picture = matplotlib.image.imread(tmp_path / "regimes.png")
+    assert (picture[..., :3] < 0.5).any()  # not blank

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from noisysgd import theory
 from noisysgd.theory import plots, testing
 from noisysgd.theory.diffusion import weak_error
+from noisysgd.theory.drawing import axes_or_new, log_scale
 from noisysgd.theory.noise_scale import NoiseScales, noise_scales, two_batch_noise_scale
 from noisysgd.theory.scaling_rules import LinearWithCap, McCandlish
 from noisysgd.theory.sharpness import SharpCorner
@@ -26,6 +28,14 @@ from noisysgd.theory.sharpness import SharpCorner
 SIZES = 2.0 ** np.arange(11)
 SQUARES = theory.LeastSquares(theory.power_law(200, 0.5).eigenvalues)
 SCALES = NoiseScales(gradient_squared=2.0, gradient_curvature=4.0, noise_trace=30.0, noise_curvature=40.0)
+
+
+@pytest.fixture(autouse=True)
+def _no_windows():
+    """Figures that functions make without axes are drawn on no screen and closed after the test."""
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
 
 
 def axes():
@@ -152,6 +162,40 @@ def test_without_axes_it_makes_a_figure_of_its_own(name):
     assert figures[0] is not next(ax.figure for ax in axes_of(function(*inputs(), **keywords)[0]))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_the_figure_it_makes_is_the_current_one_of_pyplot_and_has_a_legend(name):
+    function, inputs, keywords, *_ = CASES[name]
+    drawn = function(*inputs(), **keywords)
+    figure = plt.gcf()
+    assert plt.get_fignums() == [figure.number]
+    assert figure.get_layout_engine() is not None
+    (ax,) = figure.axes
+    assert all(axes_of(thing) <= {ax, *ax.child_axes} for thing in drawn)
+    labels = ax.get_legend_handles_labels()[1]
+    assert len(labels) == len(set(labels))
+    shown = [] if ax.get_legend() is None else [text.get_text() for text in ax.get_legend().get_texts()]
+    assert shown == (labels if len(labels) > 1 else [])
+    assert bool(shown) == (name != "covariance")
+    figure.canvas.draw()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_given_axes_get_no_legend_and_pyplot_no_figure(name):
+    function, inputs, keywords, *_ = CASES[name]
+    ax = axes()
+    function(*inputs(), ax=ax, **keywords)
+    assert ax.get_legend() is None
+    assert not plt.get_fignums()
+
+
+def test_a_figure_that_fails_half_way_is_closed():
+    with pytest.raises(IndexError), axes_or_new(None):
+        raise IndexError
+    with pytest.raises(IndexError):
+        plots.plot_losses(sweep(), "expected_loss", optimizer=5)
+    assert not plt.get_fignums()
+
+
 def contents(value):
     """The arrays of an input, copied."""
     if isinstance(value, xr.Dataset):
@@ -181,18 +225,21 @@ def test_it_leaves_inputs_and_settings_of_matplotlib_as_they_are(name):
     assert dict(matplotlib.rcParams) == style
 
 
-def test_importing_loads_no_matplotlib_and_drawing_no_pyplot():
+def test_importing_loads_no_matplotlib_and_drawing_on_given_axes_no_pyplot():
     code = """
 import sys
 from noisysgd import theory
 from noisysgd.theory import plots
 assert "matplotlib" not in sys.modules
 assert "xarray" not in sys.modules
-plots.plot_spectrum(theory.power_law(5))
-plots.plot_covariance([[1.0]])
-plots.plot_critical_learning_rate(theory.power_law(5), [1, 2])
+from matplotlib.figure import Figure
+plots.plot_spectrum(theory.power_law(5), Figure().subplots())
+plots.plot_covariance([[1.0]], Figure().subplots())
+plots.plot_critical_learning_rate(theory.power_law(5), [1, 2], Figure().subplots())
 assert "matplotlib.axes" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
+plots.plot_spectrum(theory.power_law(5))
+assert "matplotlib.pyplot" in sys.modules
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
 
@@ -281,6 +328,7 @@ def test_only_stationary_losses_that_exist_have_lines():
     assert [line.get_linestyle() for line in drawn] == ["-", "-", "--"]
     np.testing.assert_array_equal(drawn[2].get_ydata(), floors[[0, 0]])
     assert drawn[2].get_color() == drawn[0].get_color()
+    assert drawn[2].get_label() == "stationary loss"
 
 
 @settings(deadline=None, max_examples=12)
@@ -450,6 +498,179 @@ def test_without_noise_there_is_no_noise_scale_to_mark():
     ax = axes()
     assert len(plots.plot_noise_scale(flat, [1, 8], ax)) == 1
     render(ax)
+
+
+def labels_in_view(axis):
+    """Texts of the major ticks of an axis that is drawn."""
+    low, high = sorted(axis.get_view_interval())
+    ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+    return [label.get_text() for place, label in ticks if low <= place <= high and label.get_text()]
+
+
+@settings(deadline=None, max_examples=40)
+@given(low=st.floats(1e-6, 1e6), octaves=st.floats(1e-3, 8.0), base=st.sampled_from([2.0, 10.0]))
+def test_every_logarithmic_axis_has_ticks_to_read_from(low, octaves, base):
+    ax = axes()
+    ax.plot([1, 2], [low, low * 2.0**octaves])
+    log_scale(ax, "y", base=base)
+    ax.figure.canvas.draw()
+    labels = labels_in_view(ax.yaxis)
+    assert 2 <= len(labels) <= 12
+    assert len(set(labels)) == len(labels)
+
+
+def test_axes_stay_readable_when_their_limits_change():
+    ax = axes()
+    ax.plot([1, 2], [1.1, 1.2])
+    log_scale(ax, "y", base=2.0)
+    ax.set_ylim(0.1, 1000.0)
+    ax.figure.canvas.draw()
+    assert {"1", "10", "100"} <= set(labels_in_view(ax.yaxis))
+
+
+def test_the_best_step_of_large_batches_can_be_read():
+    ax = axes()
+    drawn = plots.plot_noise_scale(noise_scales(theory.power_law(200)), 2.0 ** np.arange(3, 16), ax)
+    render(ax)
+    assert len(labels_in_view(ax.yaxis)) >= 3
+    assert len(drawn) == 2  # B_noise and B_simple are below the smallest batch size
+    assert ax.get_xlim()[0] > 4
+
+
+@pytest.mark.parametrize(("sizes", "marks"), [([10, 15], 2), ([10.5, 14], 0), ([10.5, 15], 1), ([1, 14.9], 1)])
+def test_noise_scales_beyond_the_batch_sizes_have_no_mark(sizes, marks):
+    assert len(plots.plot_noise_scale(SCALES, sizes)) == 2 + marks
+
+
+def test_batch_sizes_too_close_for_a_tick_each_have_round_ones():
+    ax = axes()
+    plots.plot_scaling_rules([1, 1000, 1001, 1024], [0.1, 1.0, 1.0, 1.0], [LinearWithCap(0.1, 1.0)], ax)
+    ax.figure.canvas.draw()
+    assert "1001" not in labels_in_view(ax.xaxis)
+
+
+def test_few_batch_sizes_on_an_axis_of_many_leave_it_its_ticks():
+    ax = axes()
+    plots.plot_steps_to_target(SIZES, 100 + 6400 / SIZES, ax)
+    plots.plot_steps_to_target([8, 64], [900, 200], ax)
+    ax.figure.canvas.draw()
+    assert len(labels_in_view(ax.xaxis)) >= 5
+    ax = axes()
+    plots.plot_steps_to_target([8, 64], [900, 200], ax)
+    assert labels_in_view(ax.xaxis) == ["8", "64"]
+    ax = axes()
+    plots.plot_steps_to_target([8], [900], ax)
+    assert labels_in_view(ax.xaxis) == ["8"]
+
+
+def sweep_of(metric, table):
+    """A Sweep of sgd from losses over (batch size 1, 2, …; learning rate 1, 2, 4, …[, seed])."""
+    records = []
+    for index, value in np.ndenumerate(np.array(table)):
+        run = {"momentum": 0.0, "batch_size": 2 ** index[0], "learning_rate": 2.0 ** index[1], "status": "complete"}
+        records.append(run | {"seed": index[2] if len(index) > 2 else 0, metric: value})
+    return theory.sweep_from_records(records, source="training", metrics=[metric])
+
+
+def test_diverging_losses_leave_the_axis_and_do_not_flatten_the_minima():
+    ax = axes()
+    losses = [[2.0, 0.1, 0.2, 1e66], [3.0, 1.0, 0.01, 5.0]]
+    drawn = plots.plot_losses(sweep_of("train_loss", losses), "train_loss", ax)
+    assert 30 < ax.get_ylim()[1] < 60  # ten times the 3.0 of before training, and a margin
+    assert 0.004 < ax.get_ylim()[0] < 0.01
+    assert ax.get_xlim()[1] > 8
+    for container, row in zip(drawn, losses, strict=True):
+        np.testing.assert_array_equal(container.lines[0].get_ydata(), row)  # nothing is dropped
+    render(ax)
+
+
+def test_losses_within_the_axis_set_its_limits():
+    ax = axes()
+    plots.plot_losses(sweep_of("train_loss", [[2.0, 0.1, 3.0]]), "train_loss", ax)
+    assert 3.0 < ax.get_ylim()[1] < 5.0
+
+
+def test_a_batch_size_that_diverges_everywhere_does_not_set_the_limit_unless_all_do():
+    ax = axes()
+    plots.plot_losses(sweep_of("train_loss", [[1e10, 1e20, 1e30], [2.0, 1.0, 1e20]]), "train_loss", ax)
+    assert 20 < ax.get_ylim()[1] < 40
+    ax = axes()
+    plots.plot_losses(sweep_of("train_loss", [[5.0, 1e20, 1e30]]), "train_loss", ax)
+    assert 50 < ax.get_ylim()[1] < 100
+
+
+def test_losses_drawn_on_one_axis_share_its_limits():
+    ax = axes()
+    plots.plot_losses(sweep_of("train_loss", [[2.0, 0.1, 1e66]]), "train_loss", ax)
+    plots.plot_losses(sweep_of("train_loss", [[20.0, 1.0, 1e66]]), "train_loss", ax, style="o")
+    assert 200 < ax.get_ylim()[1] < 500
+    assert 0.03 < ax.get_ylim()[0] < 0.1
+
+
+def test_accuracies_have_a_linear_axis_and_the_best_runs_are_the_highest():
+    ax = axes()
+    accuracies = [[[0.2, 0.3, 0.4], [0.9, 0.8, np.nan]]]
+    (container,) = plots.plot_losses(sweep_of("test_accuracy", accuracies), "test_accuracy", ax, keep=2)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+    np.testing.assert_allclose(container.lines[0].get_ydata(), [0.35, 0.85], rtol=1e-14)
+    low, high = np.array(container.lines[2][0].get_segments())[:, :, 1].T
+    np.testing.assert_allclose((high - low) / 2, [0.05, 0.05], rtol=1e-12)
+    assert ax.get_ylim()[1] < 1
+    (container,) = plots.plot_losses(sweep_of("test_loss", accuracies), "test_loss", keep=2)
+    np.testing.assert_allclose(container.lines[0].get_ydata(), [0.25, 0.85], rtol=1e-14)
+
+
+def test_noise_that_equals_the_curvature_says_so():
+    curvature, noise = plots.plot_spectrum(theory.power_law(50))
+    assert noise.get_label().endswith("= λ")
+    assert curvature.get_linewidth() > 2 * noise.get_linewidth()
+    assert "=" not in plots.plot_spectrum(theory.NoisyQuadratic([1.0, 0.1], noise=[1.0, 0.2]))[1].get_label()
+
+
+def test_the_legend_of_regimes_names_critical_lines_and_boundaries_once():
+    ax = axes()
+    table = theory.regimes(theory.power_law(20), theory.EpochBudget(20, 4096), batch_sizes=[1, 64, 4096])
+    drawn = plots.plot_regimes(table, ax)
+    labels = ax.get_legend_handles_labels()[1]
+    assert labels == ["theory, sgd", "theory, momentum 0.9", "critical", "boundary batch size"]
+    for line in drawn[2:4]:
+        assert line.get_linestyle() == "--"
+    np.testing.assert_array_equal([tick.get_xdata()[0] for tick in drawn[4:]], table.boundary_batch_size.values)
+    plots.plot_regimes(table, ax)
+    assert ax.get_legend_handles_labels()[1].count("critical") == 1
+
+
+def test_a_boundary_outside_the_batch_sizes_has_no_name():
+    table = regimes_table()
+    table["boundary_batch_size"][:] = np.nan
+    ax = axes()
+    plots.plot_regimes(table, ax)
+    assert "boundary batch size" not in ax.get_legend_handles_labels()[1]
+
+
+def test_perfect_scaling_is_named_once_and_looks_the_same_for_all():
+    ax = axes()
+    sizes, steps = [1, 4, 16], [[900.0, 300.0, 200.0], [900.0, 250.0, 100.0], [np.inf, np.inf, np.inf]]
+    drawn = plots.plot_steps_to_target(sizes, steps, ax, labels=["a", "b", "none"])
+    assert sorted(ax.get_legend_handles_labels()[1]) == ["a", "b", "none", "perfect scaling,  ∝ 1/B"]
+    assert {line.get_color() for line in drawn[1::2]} == {drawn[1].get_color()}
+    assert drawn[1].get_color() not in {line.get_color() for line in drawn[::2]}
+    assert drawn[3].get_label().startswith("perfect")  # that of the last curve that has one
+
+
+def test_a_single_curve_of_steps_has_a_name_beside_its_guide():
+    plots.plot_steps_to_target([1, 4, 16], [900.0, 300.0, 200.0])
+    labels = [text.get_text() for text in plt.gca().get_legend().get_texts()]
+    assert labels == ["fewest steps", "perfect scaling,  ∝ 1/B"]
+
+
+def test_optima_at_the_end_of_the_grid_are_hollow_and_named():
+    ax = axes()
+    best = theory.optimum(sweep_of("train_loss", [[2.0, 1.0, 3.0], [3.0, 2.0, 1.0]]), "train_loss", keep=1)
+    points, hollow = plots.plot_optimum(best, ax)
+    np.testing.assert_array_equal(hollow.get_xdata(), [2.0])
+    assert hollow.get_label() == "not bracketed"
+    assert {artist for thing in (points, hollow) for artist in artists_of(thing)} >= set(ax.lines)
 
 
 def test_a_sweep_in_which_all_diverged_can_be_drawn():

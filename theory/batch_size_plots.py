@@ -20,6 +20,7 @@ from noisysgd.theory.drawing import (
     learning_rate_axis,
     log_scale,
     on_log_axis,
+    once,
 )
 from noisysgd.theory.least_squares import LeastSquares
 from noisysgd.theory.noise_scale import NoiseScaleEstimate, NoiseScales
@@ -53,6 +54,7 @@ def plot_critical_learning_rate(
     batch_sizes : (K,) array
         The curve is drawn through these and smooth in between.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     momentum : scalar or (M,) array
 
     Returns
@@ -74,25 +76,25 @@ def plot_critical_learning_rate(
     checks.instance("problem", problem, Quadratic, remedy="Make one with theory.power_law or theory.LeastSquares.")
     given, sizes = _sizes(batch_sizes, problem.dataset_size)
     inertia = checks.vector("momentum", checks.momentum(momentum))
-    ax = axes_or_new(ax)
-    drawn: list[Any] = []
-    colors = colors_for(inertia.size)
-    rates = effective_learning_rate(critical_learning_rate(problem, sizes, inertia[:, None]), inertia[:, None])
-    for m, row, color in zip(inertia, rates, colors, strict=True):
-        drawn += ax.plot(sizes, on_log_axis(row), color=color, lw=1.8, label=optimizer_name(m))
-    for k, (m, color) in enumerate(zip(inertia, colors, strict=True)):
-        constraint = float(2.0 * (1.0 + m) / ((1.0 - m) * problem.largest_eigenvalue))
-        label = "curvature:  2(1+m) / ((1−m) λ$_{\\mathrm{max}}$)" if k == 0 else None
-        drawn.append(ax.axhline(constraint, color=color, ls="--", lw=1, alpha=0.6, label=label))
-    if isinstance(problem, LeastSquares):
-        trace = float((problem.weights * problem.eigenvalues).sum())
-        with np.errstate(divide="ignore"):  # a batch of all examples has no noise
-            bound = 2.0 / (problem.noise_factor(sizes) * trace)
-        label = "noise:  2B / tr H" if problem.dataset_size is None else "noise:  2 / (γ tr H)"
-        bound = np.where(bound <= 2.0 * rates.max(), bound, np.nan)
-        drawn += ax.plot(sizes, on_log_axis(bound), color=GUIDE, ls=":", lw=1.5, label=label)
-    batch_size_axis(ax, given)
-    learning_rate_axis(ax, "critical effective learning rate  ε$_{\\mathrm{crit}}$/(1−m)")
+    with axes_or_new(ax) as ax:
+        drawn: list[Any] = []
+        colors = colors_for(inertia.size)
+        rates = effective_learning_rate(critical_learning_rate(problem, sizes, inertia[:, None]), inertia[:, None])
+        for m, row, color in zip(inertia, rates, colors, strict=True):
+            drawn += ax.plot(sizes, on_log_axis(row), color=color, lw=1.8, label=optimizer_name(m))
+        for m, color in zip(inertia, colors, strict=True):
+            constraint = float(2.0 * (1.0 + m) / ((1.0 - m) * problem.largest_eigenvalue))
+            label = once(ax, "curvature:  2(1+m) / ((1−m) λ$_{\\mathrm{max}}$)")
+            drawn.append(ax.axhline(constraint, color=color, ls="--", lw=1, alpha=0.6, label=label))
+        if isinstance(problem, LeastSquares):
+            trace = float((problem.weights * problem.eigenvalues).sum())
+            with np.errstate(divide="ignore"):  # a batch of all examples has no noise
+                bound = 2.0 / (problem.noise_factor(sizes) * trace)
+            label = "noise:  2B / tr H" if problem.dataset_size is None else "noise:  2 / (γ tr H)"
+            bound = np.where(bound <= 2.0 * rates.max(), bound, np.nan)
+            drawn += ax.plot(sizes, on_log_axis(bound), color=GUIDE, ls=":", lw=1.5, label=label)
+        batch_size_axis(ax, given)
+        learning_rate_axis(ax, "critical effective learning rate  ε$_{\\mathrm{crit}}$/(1−m)")
     return drawn
 
 
@@ -101,6 +103,8 @@ def plot_noise_scale(
 ) -> list[Any]:
     """The best single step ε_opt = ε_max/(1 + B_noise/B) against batch size, with B_noise and B_simple marked.
 
+    A noise scale below the smallest or above the largest finite batch size has no mark: widen `batch_sizes` to see it.
+
     Parameters
     ----------
     scales : NoiseScales
@@ -108,6 +112,7 @@ def plot_noise_scale(
     batch_sizes : (K,) array
         The curve is drawn through these and smooth in between.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     estimate : NoiseScaleEstimate, optional
         Of B_simple; its interval is shaded, as far as the batch sizes go.
 
@@ -134,25 +139,25 @@ def plot_noise_scale(
     shape = scales.gradient_squared.shape
     checks.require(shape == (), "scales", "those of one place", f"shape {shape}", "Make NoiseScales of four numbers.")
     given, sizes = _sizes(batch_sizes, scales.dataset_size)
-    ax = axes_or_new(ax)
-    rates = on_log_axis(scales.optimal_learning_rate(sizes))
-    drawn: list[Any] = list(ax.plot(sizes, rates, color=COLORS[0], lw=2, label="best step  ε$_{\\mathrm{opt}}$"))
-    largest = float(on_log_axis(scales.largest_learning_rate))
-    if largest > 0:
-        drawn.append(ax.axhline(largest, color=COLORS[0], ls="--", lw=1, alpha=0.6, label="ε$_{\\mathrm{max}}$"))
-    places = (("noise", scales.curvature, "-."), ("simple", scales.simple, ":"))
-    for (name, place, style), color in zip(places, COLORS[1:], strict=False):
-        where = float(on_log_axis(place))
-        if where > 0:
-            label = f"B$_{{\\mathrm{{{name}}}}}$ = {where:.3g}"
-            drawn.append(ax.axvline(where, color=color, ls=style, lw=1.5, label=label))
-    if estimate is not None:
-        low, high = np.clip(estimate.interval, sizes[0], sizes[-1])
-        level = f"B$_{{\\mathrm{{simple}}}}$ measured, {100 * estimate.confidence:g} %"
-        if high > low:
-            drawn.append(ax.axvspan(float(low), float(high), color=COLORS[2], alpha=0.2, lw=0, label=level))
-    batch_size_axis(ax, given)
-    learning_rate_axis(ax, "learning rate  ε")
+    with axes_or_new(ax) as ax:
+        rates = on_log_axis(scales.optimal_learning_rate(sizes))
+        drawn: list[Any] = list(ax.plot(sizes, rates, color=COLORS[0], lw=2, label="best step  ε$_{\\mathrm{opt}}$"))
+        largest = float(on_log_axis(scales.largest_learning_rate))
+        if largest > 0:
+            drawn.append(ax.axhline(largest, color=COLORS[0], ls="--", lw=1, alpha=0.6, label="ε$_{\\mathrm{max}}$"))
+        places = (("noise", scales.curvature, "-."), ("simple", scales.simple, ":"))
+        for (name, place, style), color in zip(places, COLORS[1:], strict=False):
+            where = float(on_log_axis(place))
+            if sizes[0] <= where <= sizes[-1]:
+                label = f"B$_{{\\mathrm{{{name}}}}}$ = {where:.3g}"
+                drawn.append(ax.axvline(where, color=color, ls=style, lw=1.5, label=label))
+        if estimate is not None:
+            low, high = np.clip(estimate.interval, sizes[0], sizes[-1])
+            level = f"B$_{{\\mathrm{{simple}}}}$ measured, {100 * estimate.confidence:g} %"
+            if high > low:
+                drawn.append(ax.axvspan(float(low), float(high), color=COLORS[2], alpha=0.2, lw=0, label=level))
+        batch_size_axis(ax, given)
+        learning_rate_axis(ax, "learning rate  ε")
     return drawn
 
 
@@ -174,6 +179,7 @@ def plot_scaling_rules(
     rules : mapping of labels to rules, or sequence of rules
         What ``fit`` returned. Without labels, rules are named after their classes.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     log_errors : scalar or (K,) array, optional
         Standard errors of log₂ of the learning rates: bars in octaves.
     name : str
@@ -204,20 +210,22 @@ def plot_scaling_rules(
         fitted = hasattr(rule, "learning_rate") and not isinstance(rule, type)
         checks.require(fitted, "rules", "fitted rules", rule, remedy)
     given, sizes = _sizes(batch_sizes, None)
-    ax = axes_or_new(ax)
-    error = data.weight**-0.5
-    centre = np.exp2(data.log_rate)
-    bars = [centre - np.exp2(data.log_rate - error), np.exp2(data.log_rate + error) - centre] if data.known else None
-    look: dict[str, Any] = {"fmt": "o", "color": "black", "ms": 5, "capsize": 3, "lw": 1.2, "zorder": 3}
-    drawn: list[Any] = [ax.errorbar(np.exp2(data.log_batch), centre, bars, label="optimum", **look)]
-    for k, ((label, rule), color) in enumerate(zip(named, colors_for(len(named)), strict=True)):
-        # A sharp corner between two points of the grid would be cut off.
-        corner = getattr(rule, "boundary_batch_size", sizes[0])
-        fine = np.union1d(sizes, np.clip(corner, sizes[0], sizes[-1]))
-        rates = on_log_axis(rule.learning_rate(fine))
-        drawn += ax.plot(fine, rates, color=color, ls=LINES[k % len(LINES)], lw=1.8, label=label)
-    batch_size_axis(ax, given)
-    learning_rate_axis(ax, name)
+    with axes_or_new(ax) as ax:
+        error = data.weight**-0.5
+        centre = np.exp2(data.log_rate)
+        bars = (
+            [centre - np.exp2(data.log_rate - error), np.exp2(data.log_rate + error) - centre] if data.known else None
+        )
+        look: dict[str, Any] = {"fmt": "o", "color": "black", "ms": 5, "capsize": 3, "lw": 1.2, "zorder": 3}
+        drawn: list[Any] = [ax.errorbar(np.exp2(data.log_batch), centre, bars, label="optimum", **look)]
+        for k, ((label, rule), color) in enumerate(zip(named, colors_for(len(named)), strict=True)):
+            # A sharp corner between two points of the grid would be cut off.
+            corner = getattr(rule, "boundary_batch_size", sizes[0])
+            fine = np.union1d(sizes, np.clip(corner, sizes[0], sizes[-1]))
+            rates = on_log_axis(rule.learning_rate(fine))
+            drawn += ax.plot(fine, rates, color=color, ls=LINES[k % len(LINES)], lw=1.8, label=label)
+        batch_size_axis(ax, given)
+        learning_rate_axis(ax, name)
     return drawn
 
 
@@ -226,12 +234,16 @@ def plot_steps_to_target(
 ) -> list[Any]:
     """Steps to a target loss against batch size; dashed is perfect scaling, steps ∝ 1/B, from the smallest batch.
 
+    The guides of all curves are grey and have one name. They lie on each other where curves start at the same number of
+    steps.
+
     Parameters
     ----------
     batch_sizes : (K,) array
     steps : (K,) or (C, K) array
         Fewest steps that reach the target, a curve for each of C optimizers; where none does, ``inf`` is left out.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     labels : sequence of str, optional
 
     Returns
@@ -257,25 +269,28 @@ def plot_steps_to_target(
     checks.require(
         fits, "steps", f"shape ({sizes.size},) or (C, {sizes.size}), as the batch sizes", table.shape, remedy
     )
-    names = labels_for(labels, len(table))
-    ax = axes_or_new(ax)
-    shown = np.flatnonzero(np.isfinite(sizes))[np.argsort(sizes[np.isfinite(sizes)], kind="stable")]
-    drawn: list[Any] = []
-    for k, (row, label, color) in enumerate(zip(table[:, shown], names, colors_for(len(table)), strict=True)):
-        count = on_log_axis(row)
-        drawn += ax.plot(sizes[shown], count, marker=MARKERS[k % len(MARKERS)], ms=5, color=color, label=label)
-        known = np.flatnonzero(np.isfinite(count))
-        name = "perfect scaling,  ∝ 1/B" if k == 0 else None
-        ends = np.full((2, 2), np.nan)
-        if known.size:
-            first, least = sizes[shown][known[0]], float(np.nanmin(count))
-            # Down to half of the fewest steps: further on there is nothing to compare it with.
-            last = min(sizes[shown][-1], 2.0 * first * count[known[0]] / least)
-            ends = np.array([[first, last], [count[known[0]], count[known[0]] * first / last]])
-        drawn += ax.plot(*ends, color=color, ls="--", lw=1, alpha=0.6, label=name)
-    batch_size_axis(ax, sizes)
-    log_scale(ax, "y")
-    ax.set_ylabel("steps to the target loss")
+    alone = labels is None and len(table) == 1
+    names = labels_for("fewest steps" if alone else labels, len(table))
+    with axes_or_new(ax) as ax:
+        shown = np.flatnonzero(np.isfinite(sizes))[np.argsort(sizes[np.isfinite(sizes)], kind="stable")]
+        drawn: list[Any] = []
+        for k, (row, label, color) in enumerate(zip(table[:, shown], names, colors_for(len(table)), strict=True)):
+            count = on_log_axis(row)
+            drawn += ax.plot(sizes[shown], count, marker=MARKERS[k % len(MARKERS)], ms=5, color=color, label=label)
+            known = np.flatnonzero(np.isfinite(count))
+            ends = np.full((2, 2), np.nan)
+            if known.size:
+                first, least = sizes[shown][known[0]], float(np.nanmin(count))
+                # Down to half of the fewest steps: further on there is nothing to compare it with.
+                last = min(sizes[shown][-1], 2.0 * first * count[known[0]] / least)
+                ends = np.array([[first, last], [count[known[0]], count[known[0]] * first / last]])
+            drawn += ax.plot(*ends, color=GUIDE, ls="--", lw=1)
+        guides = [line for line in drawn[1::2] if np.isfinite(line.get_xdata()).any()]
+        if guides:
+            guides[-1].set_label(once(ax, "perfect scaling,  ∝ 1/B"))
+        batch_size_axis(ax, sizes)
+        log_scale(ax, "y")
+        ax.set_ylabel("steps to the target loss")
     return drawn
 
 
@@ -293,6 +308,7 @@ def plot_tradeoff(
         From :func:`~noisysgd.theory.steps_examples_tradeoff`, for one optimizer: ``steps`` and ``examples`` over
         batch_size, ``minimum_steps`` and ``minimum_examples`` as variables or attributes.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     label : str
         Name of the dots.
 
@@ -325,32 +341,36 @@ def plot_tradeoff(
     remedy = "Choose one optimizer, such as dataset.sel(momentum=0.9)."
     checks.require(one, "dataset", "steps and examples over batch_size alone", dict(dataset["steps"].sizes), remedy)
     least = [float(getattr(dataset, name)) for name in MINIMA]
-    ax = axes_or_new(ax)
-    ordered = dataset.sortby("batch_size")
-    steps, examples = on_log_axis(ordered["steps"].values), on_log_axis(ordered["examples"].values)
-    drawn: list[Any] = list(ax.plot(steps, examples, "o-", color=COLORS[0], ms=5, lw=1, zorder=3, label=label))
-    known = np.flatnonzero(np.isfinite(steps * examples))
-    if all(0 < value < np.inf for value in least):
-        _, sizes = _sizes(dataset.batch_size.values, None)
-        ratio = least[1] / least[0] / sizes
-        curve = (least[0] * (1.0 + ratio), least[1] * (1.0 + 1.0 / ratio))
-        drawn += ax.plot(
-            *curve, color=COLORS[1], ls="--", lw=1.5, label="(S/S$_{\\mathrm{min}}$ − 1)(E/E$_{\\mathrm{min}}$ − 1) = 1"
-        )
-        drawn += [ax.axvline(least[0], color=GUIDE, ls=":", lw=1), ax.axhline(least[1], color=GUIDE, ls=":", lw=1)]
-        name = f"B* = {least[1] / least[0]:.3g}"
-        drawn += ax.plot(
-            [2 * least[0]], [2 * least[1]], "x", color="black", ms=9, mew=2, ls="none", zorder=4, label=name
-        )
-    if known.size > 1:
-        look: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small"}
-        for place, offset, side in ((known[0], (5, 7), "right"), (known[-1], (8, 0), "left")):
-            text = f"B = {float(ordered.batch_size[place]):g}"
-            drawn.append(ax.annotate(text, (steps[place], examples[place]), xytext=offset, ha=side, **look))
-    log_scale(ax, "x")
-    log_scale(ax, "y")
-    ax.set_xlabel("steps to the target loss  S")
-    ax.set_ylabel("examples to the target loss  E = BS")
+    with axes_or_new(ax) as ax:
+        ordered = dataset.sortby("batch_size")
+        steps, examples = on_log_axis(ordered["steps"].values), on_log_axis(ordered["examples"].values)
+        drawn: list[Any] = list(ax.plot(steps, examples, "o-", color=COLORS[0], ms=5, lw=1, zorder=3, label=label))
+        known = np.flatnonzero(np.isfinite(steps * examples))
+        if all(0 < value < np.inf for value in least):
+            _, sizes = _sizes(dataset.batch_size.values, None)
+            ratio = least[1] / least[0] / sizes
+            curve = (least[0] * (1.0 + ratio), least[1] * (1.0 + 1.0 / ratio))
+            drawn += ax.plot(
+                *curve,
+                color=COLORS[1],
+                ls="--",
+                lw=1.5,
+                label="(S/S$_{\\mathrm{min}}$ − 1)(E/E$_{\\mathrm{min}}$ − 1) = 1",
+            )
+            drawn += [ax.axvline(least[0], color=GUIDE, ls=":", lw=1), ax.axhline(least[1], color=GUIDE, ls=":", lw=1)]
+            name = f"B* = {least[1] / least[0]:.3g}"
+            drawn += ax.plot(
+                [2 * least[0]], [2 * least[1]], "x", color="black", ms=9, mew=2, ls="none", zorder=4, label=name
+            )
+        if known.size > 1:
+            look: dict[str, Any] = {"textcoords": "offset points", "fontsize": "small"}
+            for place, offset, side in ((known[0], (5, 7), "right"), (known[-1], (8, 0), "left")):
+                text = f"B = {float(ordered.batch_size[place]):g}"
+                drawn.append(ax.annotate(text, (steps[place], examples[place]), xytext=offset, ha=side, **look))
+        log_scale(ax, "x")
+        log_scale(ax, "y")
+        ax.set_xlabel("steps to the target loss  S")
+        ax.set_ylabel("examples to the target loss  E = BS")
     return drawn
 
 

@@ -1,6 +1,8 @@
 """What all figures share: colours, axes, and the values that a logarithmic axis can show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from noisysgd.theory.checks import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.ticker import LogLocator
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours in order; distinguishable without colour vision (Okabe & Ito 2008)."""
@@ -23,13 +26,26 @@ REACH = 1e100
 """Values beyond the reach of any axis would only overflow on the way to it."""
 
 
-def axes_or_new(ax: "Axes | None") -> "Axes":
-    """`ax`, or that of a new figure which no global state knows."""
-    if ax is not None:
-        return ax
-    from matplotlib.figure import Figure
+@contextmanager
+def axes_or_new(ax: "Axes | None") -> "Iterator[Axes]":
+    """`ax` as the caller made it, or that of a new figure of pyplot.
 
-    return Figure().subplots()
+    The new figure gets a legend in the end if more than one thing in it has a label, and is closed again if drawing
+    fails. To a given `ax` no legend is added: what else goes there, only its owner knows.
+    """
+    if ax is not None:
+        yield ax
+        return
+    import matplotlib.pyplot as plt
+
+    figure, own = plt.subplots(layout="constrained")
+    try:
+        yield own
+    except BaseException:
+        plt.close(figure)
+        raise
+    if len(own.get_legend_handles_labels()[1]) > 1:
+        own.legend(fontsize="small")
 
 
 def colors_for(count: int) -> list[Any]:
@@ -50,6 +66,11 @@ def labels_for(labels: Sequence[str] | str | None, count: int) -> list[str | Non
     return list(names)
 
 
+def once(ax: "Axes", label: str) -> str | None:
+    """`label` for the first that asks: what has one meaning on `ax` has one line in its legend."""
+    return None if label in ax.get_legend_handles_labels()[1] else label
+
+
 def on_log_axis(values: Any) -> FloatArray:
     """`values`, with NaN where a logarithmic axis has no place for them.
 
@@ -68,21 +89,51 @@ def log_scale(ax: "Axes", which: str, base: float = 10.0) -> None:
     low, high = sorted(axis.get_view_interval())
     if not 0.0 < low < high < np.inf:
         getattr(ax, f"set_{which}lim")(1.0, base, auto=None)
-    elif base == 10.0 and high < 100.0 * low:
-        # Within two decades, powers of ten are too few to read from, and 3 × 10¹, 4 × 10¹, … run into each other.
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    elif _few_powers(low, high, base):
+        from matplotlib.ticker import FuncFormatter, NullFormatter
 
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_locator(_narrow_locator()())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
         axis.set_minor_formatter(NullFormatter())
 
 
+def _few_powers(low: float, high: float, base: float) -> bool:
+    """Whether the powers of `base` from `low` to `high` are too few to read values from.
+
+    Within two decades the ticks between powers of ten would be named as well, and 3 × 10¹, 4 × 10¹, … run into each
+    other. One power of two tells no distances.
+    """
+    if base == 10.0:
+        return high < 100.0 * low
+    return bool(np.floor(np.log(high) / np.log(base)) <= np.ceil(np.log(low) / np.log(base)))
+
+
+@cache
+def _narrow_locator() -> "type[LogLocator]":
+    """Ticks at 1, 2, 5, 10, …, or in equal steps where fewer than two of these are in view."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    class NarrowLocator(LogLocator):
+        def __init__(self) -> None:
+            super().__init__(subs=(1.0, 2.0, 5.0))
+
+        def tick_values(self, vmin: float, vmax: float) -> Any:
+            ticks = np.asarray(super().tick_values(vmin, vmax))
+            within = (ticks > 1.001 * vmin) & (ticks < vmax / 1.001)
+            return ticks if within.sum() >= 2 else MaxNLocator(7, steps=[1, 2, 5, 10]).tick_values(vmin, vmax)
+
+    return NarrowLocator
+
+
 def batch_size_axis(ax: "Axes", sizes: Any) -> None:
-    """Batch sizes along the x axis, each with a tick if they are few."""
+    """Batch sizes along the x axis, each with a tick if they are few, far enough apart, and span what is in view."""
     sizes = np.unique(np.asarray(sizes, dtype=np.float64))
     sizes = sizes[np.isfinite(sizes)]
     log_scale(ax, "x", base=2.0)
-    if 0 < sizes.size <= 8:
+    octaves = np.log2(sizes)
+    view = float(np.ptp(np.log2(ax.get_xlim())))
+    # Margins are a twentieth on either side; a single size has an octave on either side as well.
+    if 0 < sizes.size <= 8 and view < 1.2 * np.ptp(octaves) + 2.5 and (np.diff(octaves) > view / 12).all():
         ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
         ax.xaxis.minorticks_off()
     ax.set_xlabel("batch size  B")

@@ -18,6 +18,7 @@ from noisysgd.theory.drawing import (
     labels_for,
     log_scale,
     on_log_axis,
+    once,
 )
 from noisysgd.theory.least_squares import LeastSquares
 from noisysgd.theory.problem import NoisyQuadratic
@@ -36,12 +37,14 @@ def plot_spectrum(problem: NoisyQuadratic | LeastSquares, ax: "Axes | None" = No
     """Curvatures λ, largest first, and the gradient noise F_ii of the same modes, against rank.
 
     The rank counts modes, so that an eigenvalue of weight w takes up w of it. Noise that depends on the state is that
-    of the start. Flat modes have no place on a logarithmic axis.
+    of the start. Flat modes have no place on a logarithmic axis. Where F = Λ, the dashed line of F lies on the wider
+    one of λ, and its label ends in "= λ".
 
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
 
     Returns
     -------
@@ -58,28 +61,30 @@ def plot_spectrum(problem: NoisyQuadratic | LeastSquares, ax: "Axes | None" = No
     kinds = isinstance(problem, NoisyQuadratic | LeastSquares)
     remedy = "Make one with theory.power_law or theory.LeastSquares."
     checks.require(kinds, "problem", "a NoisyQuadratic or LeastSquares", problem, remedy)
-    ax = axes_or_new(ax)
-    order = np.argsort(-problem.eigenvalues, kind="stable")
-    rank = np.cumsum(problem.weights[order])
-    # Each value reaches back from its last rank to the one before; the first back to rank 1.
-    rank = np.concatenate([[min(1.0, float(rank[0]))], rank])
-    counted = bool(np.any(problem.weights > 1))
-    step = "steps-pre" if counted else "default"
-    marker = "o" if problem.dim <= FEW and not counted else ""
-    # λ is drawn wider, so that both are seen where F = Λ.
-    looks: tuple[dict[str, Any], ...] = (
-        {"lw": 3, "ms": 8, "label": "curvature  λ"},
-        {"ls": "--", "lw": 1.5, "ms": 3.5, "label": "gradient noise  F$_{\\mathrm{ii}}$"},
-    )
-    drawn: list[Any] = []
-    for values, look, color in zip((problem.eigenvalues, _noise(problem)), looks, COLORS, strict=False):
-        height = on_log_axis(values[order])
-        height = np.concatenate([height[:1], height])
-        drawn += ax.plot(rank, height, drawstyle=step, marker=marker, color=color, **look)
-    log_scale(ax, "x")
-    log_scale(ax, "y")
-    ax.set_xlabel("rank of the mode")
-    ax.set_ylabel("curvature  λ,   gradient noise  F$_{\\mathrm{ii}}$")
+    with axes_or_new(ax) as ax:
+        order = np.argsort(-problem.eigenvalues, kind="stable")
+        rank = np.cumsum(problem.weights[order])
+        # Each value reaches back from its last rank to the one before; the first back to rank 1.
+        rank = np.concatenate([[min(1.0, float(rank[0]))], rank])
+        counted = bool(np.any(problem.weights > 1))
+        step = "steps-pre" if counted else "default"
+        marker = "o" if problem.dim <= FEW and not counted else ""
+        noise = _noise(problem)
+        # λ is drawn wider, so that both are seen where F = Λ; the legend says so too.
+        equal = " = λ" if np.allclose(noise, problem.eigenvalues, rtol=1e-9, atol=0.0) else ""
+        looks: tuple[dict[str, Any], ...] = (
+            {"lw": 4.5 if equal else 3, "ms": 8, "label": "curvature  λ"},
+            {"ls": "--", "lw": 1.5, "ms": 3.5, "label": "gradient noise  F$_{\\mathrm{ii}}$" + equal},
+        )
+        drawn: list[Any] = []
+        for values, look, color in zip((problem.eigenvalues, noise), looks, COLORS, strict=False):
+            height = on_log_axis(values[order])
+            height = np.concatenate([height[:1], height])
+            drawn += ax.plot(rank, height, drawstyle=step, marker=marker, color=color, **look)
+        log_scale(ax, "x")
+        log_scale(ax, "y")
+        ax.set_xlabel("rank of the mode")
+        ax.set_ylabel("curvature  λ,   gradient noise  F$_{\\mathrm{ii}}$")
     return drawn
 
 
@@ -96,6 +101,7 @@ def plot_schedule(
     ----------
     schedules : Schedule or sequence of them
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     learning_rate : scalar or (C,) array
         What the multipliers multiply, one for all or one for each; 1 where they are learning rates themselves, as those
         of :func:`~noisysgd.theory.optimal_schedule` are.
@@ -120,17 +126,17 @@ def plot_schedule(
     fits = rates.shape in ((), (len(several),))
     expected = f"a number or shape ({len(several)},), as the schedules"
     checks.require(fits, "learning_rate", expected, rates.shape, "Give one for each schedule.")
-    ax = axes_or_new(ax)
-    drawn: list[Any] = []
-    shown = zip(several, np.broadcast_to(rates, len(several)), labels_for(labels, len(several)), strict=True)
-    for k, ((schedule, rate, label), color) in enumerate(zip(shown, colors_for(len(several)), strict=True)):
-        edges = np.cumsum(np.concatenate([[0], schedule.lengths]))
-        heights = on_log_axis(rate * schedule.multipliers)
-        style = LINES[k % len(LINES)]
-        drawn.append(ax.stairs(heights, edges, baseline=None, color=color, lw=1.8, ls=style, label=label))
-    log_scale(ax, "y", base=2.0)
-    ax.set_xlabel("step")
-    ax.set_ylabel("learning rate  ε")
+    with axes_or_new(ax) as ax:
+        drawn: list[Any] = []
+        shown = zip(several, np.broadcast_to(rates, len(several)), labels_for(labels, len(several)), strict=True)
+        for k, ((schedule, rate, label), color) in enumerate(zip(shown, colors_for(len(several)), strict=True)):
+            edges = np.cumsum(np.concatenate([[0], schedule.lengths]))
+            heights = on_log_axis(rate * schedule.multipliers)
+            style = LINES[k % len(LINES)]
+            drawn.append(ax.stairs(heights, edges, baseline=None, color=color, lw=1.8, ls=style, label=label))
+        log_scale(ax, "y", base=2.0)
+        ax.set_xlabel("step")
+        ax.set_ylabel("learning rate  ε")
     return drawn
 
 
@@ -155,6 +161,7 @@ def plot_loss_curves(
         What that returned, or :func:`~noisysgd.theory.diffusion_curve`; leading axes are configurations, C in all.
         Losses that are not positive and finite are left out; what diverges leaves at the top.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     labels : sequence of str, optional
     stationary : scalar or array of the leading shape of `losses`, optional
         As :func:`~noisysgd.theory.stationary_loss` gives them; ``inf`` has no line.
@@ -192,26 +199,30 @@ def plot_loss_curves(
     checks.require(fits, "stationary", expected, floors.shape, "Compute it for the same configurations.")
     floors = on_log_axis(np.broadcast_to(floors, table.shape[:-1])).ravel()
     names = labels_for(labels, len(curves))
-    ax = axes_or_new(ax)
-    order = np.argsort(at, kind="stable")
-    drawn: list[Any] = []
-    colors = colors_for(len(curves))
-    curves = on_log_axis(curves[:, order])
-    ceiling = SOARED * max((curve[np.isfinite(curve)][0] for curve in curves if np.isfinite(curve).any()), default=1.0)
-    for curve, name, color in zip(curves, names, colors, strict=True):
-        (line,) = ax.plot(at[order], np.minimum(curve, ceiling), style, color=color, label=name)
-        line.set_ydata(curve)  # after the axes have taken their limits
-        line.sticky_edges.x[:] = [0.0]  # no margin to the left of the start
-        drawn.append(line)
-    kept = zip(floors, colors, strict=True)
-    drawn += [ax.axhline(floor, color=color, ls="--", lw=1, alpha=0.7) for floor, color in kept if floor > 0]
-    if at.min() < 1 or ax.get_xscale() == "symlog":
-        ax.set_xscale("symlog", linthresh=1.0, linscale=0.3)
-    else:
-        log_scale(ax, "x")
-    log_scale(ax, "y")
-    ax.set_xlabel("step")
-    ax.set_ylabel("expected excess training loss")
+    with axes_or_new(ax) as ax:
+        order = np.argsort(at, kind="stable")
+        drawn: list[Any] = []
+        colors = colors_for(len(curves))
+        curves = on_log_axis(curves[:, order])
+        ceiling = SOARED * max(
+            (curve[np.isfinite(curve)][0] for curve in curves if np.isfinite(curve).any()), default=1.0
+        )
+        for curve, name, color in zip(curves, names, colors, strict=True):
+            (line,) = ax.plot(at[order], np.minimum(curve, ceiling), style, color=color, label=name)
+            line.set_ydata(curve)  # after the axes have taken their limits
+            line.sticky_edges.x[:] = [0.0]  # no margin to the left of the start
+            drawn.append(line)
+        for floor, color in zip(floors, colors, strict=True):
+            if floor > 0:
+                name = once(ax, "stationary loss")
+                drawn.append(ax.axhline(floor, color=color, ls="--", lw=1, alpha=0.7, label=name))
+        if at.min() < 1 or ax.get_xscale() == "symlog":
+            ax.set_xscale("symlog", linthresh=1.0, linscale=0.3)
+        else:
+            log_scale(ax, "x")
+        log_scale(ax, "y")
+        ax.set_xlabel("step")
+        ax.set_ylabel("expected excess training loss")
     return drawn
 
 
@@ -225,6 +236,7 @@ def plot_covariance(covariance: Any, ax: "Axes | None" = None) -> list[Any]:
     covariance : (D, D) array
         Of parameters (:func:`~noisysgd.theory.stationary_covariance`) or of gradient noise.
     ax : matplotlib Axes, optional
+        By default those of a new figure.
 
     Returns
     -------
@@ -248,19 +260,19 @@ def plot_covariance(covariance: Any, ax: "Axes | None" = None) -> list[Any]:
     matrix = checks.real("covariance", covariance)
     square = matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] and matrix.size > 0
     checks.require(square, "covariance", "a (D, D) array", matrix.shape, "Choose one configuration.")
-    ax = axes_or_new(ax)
-    variance = matrix.diagonal()
-    scale = np.sqrt(np.where((variance > 0) & np.isfinite(variance), variance, np.nan))
-    correlation = np.where(np.isfinite(matrix), matrix, np.nan) / scale / scale[:, None]
-    dim = len(matrix)
-    extent = (0.5, dim + 0.5, dim + 0.5, 0.5)
-    colors = colormaps["RdBu_r"].with_extremes(bad="#bbbbbb")
-    image = ax.imshow(np.ma.masked_invalid(correlation), cmap=colors, vmin=-1.0, vmax=1.0, extent=extent)
-    bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.04, 0.0, 0.045, 1.0)), label="correlation")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
-    ax.set_xlabel("mode  j")
-    ax.set_ylabel("mode  i")
+    with axes_or_new(ax) as ax:
+        variance = matrix.diagonal()
+        scale = np.sqrt(np.where((variance > 0) & np.isfinite(variance), variance, np.nan))
+        correlation = np.where(np.isfinite(matrix), matrix, np.nan) / scale / scale[:, None]
+        dim = len(matrix)
+        extent = (0.5, dim + 0.5, dim + 0.5, 0.5)
+        colors = colormaps["RdBu_r"].with_extremes(bad="#bbbbbb")
+        image = ax.imshow(np.ma.masked_invalid(correlation), cmap=colors, vmin=-1.0, vmax=1.0, extent=extent)
+        bar = ax.figure.colorbar(image, cax=ax.inset_axes((1.04, 0.0, 0.045, 1.0)), label="correlation")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
+        ax.set_xlabel("mode  j")
+        ax.set_ylabel("mode  i")
     return [image, bar]
 
 
@@ -283,6 +295,7 @@ def plot_weak_error(
     problem, time, steps, batch_size, momentum
         As of :func:`~noisysgd.theory.weak_error`; `steps` is a (K,) array.
     ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
     orders : sequence of {1, 2}
         Weak orders to show; with momentum there is order 1 alone.
 
@@ -307,23 +320,23 @@ def plot_weak_error(
         weak_error(problem, time=time, steps=counts, batch_size=batch_size, momentum=momentum, order=order)
         for order in orders
     ]
-    ax = axes_or_new(ax)
-    rates = time / counts
-    drawn: list[Any] = []
-    for k, (order, error) in enumerate(zip(orders, errors, strict=True)):
-        shown = on_log_axis(error)
-        look: dict[str, Any] = {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)], "ms": 5}
-        drawn += ax.plot(rates, shown, ls="none", zorder=3, label=f"diffusion of order {order}", **look)
-        known = np.isfinite(shown)
-        middle = np.median(shown[known] / rates[known] ** order) if known.any() else np.nan
-        name = f"∝ ε{'' if order == 1 else '²'}"
-        drawn += ax.plot(
-            rates, middle * rates**order, color=GUIDE, ls=LINES[1 + k % (len(LINES) - 1)], lw=1, label=name
-        )
-    log_scale(ax, "x")
-    log_scale(ax, "y")
-    ax.set_xlabel("learning rate  ε")
-    ax.set_ylabel("|E loss of SGD − E loss of the diffusion|")
+    with axes_or_new(ax) as ax:
+        rates = time / counts
+        drawn: list[Any] = []
+        for k, (order, error) in enumerate(zip(orders, errors, strict=True)):
+            shown = on_log_axis(error)
+            look: dict[str, Any] = {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)], "ms": 5}
+            drawn += ax.plot(rates, shown, ls="none", zorder=3, label=f"diffusion of order {order}", **look)
+            known = np.isfinite(shown)
+            middle = np.median(shown[known] / rates[known] ** order) if known.any() else np.nan
+            name = f"∝ ε{'' if order == 1 else '²'}"
+            drawn += ax.plot(
+                rates, middle * rates**order, color=GUIDE, ls=LINES[1 + k % (len(LINES) - 1)], lw=1, label=name
+            )
+        log_scale(ax, "x")
+        log_scale(ax, "y")
+        ax.set_xlabel("learning rate  ε")
+        ax.set_ylabel("|E loss of SGD − E loss of the diffusion|")
     return drawn
 
 

@@ -40,7 +40,7 @@ def figure_theory(results: DemoResults) -> "Figure":
     plots.plot_regimes(results.regimes, ax)
     best = theory.optimum(results.simulated, "expected_loss", keep=results.plan.ensembles)
     plots.plot_optimum(best, ax, label="simulated,")
-    ax.set_title("Two regimes of a noisy quadratic (dashed: critical; tick: boundary)", fontsize=11)
+    ax.set_title("Two regimes of a noisy quadratic", fontsize=11)
     ax.legend(fontsize=9)
     return figure
 
