@@ -182,7 +182,7 @@ def _read_table(path: Path) -> tuple[list[float], dict[str, list[float]]]:
 
 
 def _table(path: Path, lines: Any) -> tuple[list[float], dict[str, list[float]]]:
-    header = next(lines, [])
+    header: list[str] = next(lines, [])
     known = [name for name in header if name in COLUMNS]
     expected = f"a column `step` and some of {sorted(COLUMNS)}"
     checks.require("step" in header and bool(known), f"{path}:1", expected, header, REMEDY)
