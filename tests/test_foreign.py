@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory.sweep import COMPLETE, DIVERGED, MISSING, check_sweep
-from noisysgd.validation import RunStore, foreign_trials, pd1_tasks, read_batch_science, read_pd1
+from noisysgd.validation import RunStore, cli, foreign_trials, pd1_tasks, read_batch_science, read_pd1
 from noisysgd.validation.export import import_runs
 from noisysgd.validation.foreign_trials import ForeignTrial, on_grid, sweep_from_trials
 
@@ -379,6 +381,68 @@ def test_foreign_trials_are_no_runs_to_import(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"each with a TrainConfig, got 'trials of others, which have none: PD1"):
         import_runs(sweep, RunStore(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """``call(*arguments)`` runs ``noisysgd foreign`` here: (exit status, standard output, standard error)."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            status = cli.main(["foreign", *map(str, arguments)])
+        except SystemExit as end:
+            status = int(str(end.code))
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_writes_a_workload_as_a_sweep(call: Call, workload: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.nc"
+    status, text, _ = call("batch-science", workload, out)
+    assert status == 0
+    assert text.splitlines() == [
+        f"{out}: 4 trials, 1 of them diverged, at batch sizes 64, 256",
+        "1 left out: incomplete",
+        "1 without test_accuracy at their last step",
+        "1 without test_loss at their last step",
+    ]
+    assert theory.load_sweep(out).identical(read_batch_science(workload))
+    options = ("--batch-sizes", "64", "--epochs", "5", "--dataset-size", "640", "--fraction", "1")
+    assert call("batch-science", workload, out, *options)[0] == 0
+    budget = theory.EpochBudget(5.0, 640)
+    assert theory.load_sweep(out).identical(read_batch_science(workload, batch_sizes=[64], budget=budget, fraction=1))
+
+
+def test_the_command_writes_a_task_of_pd1_as_a_sweep(call: Call, tmp_path: Path) -> None:
+    first, second = write_rows(tmp_path / "a.jsonl", a_row()), write_rows(tmp_path / "b.jsonl.gz", a_row(**OTHER))
+    task, out = "cifar10_wrn,cifar10,wide_resnet,wrn", tmp_path / "out.nc"
+    assert call("pd1-tasks", first, second)[:2] == (0, f"{task}\nmnist_cnn,mnist,simple_cnn,simple_cnn\n")
+    status, _, error = call("pd1", first, second, out)
+    assert (status, "task: expected the name of one of 2 tasks" in error) == (1, True)
+    assert call("pd1", first, second, out, "--task", task, "--steps", "25")[0] == 0
+    read = read_pd1([first, second], task=task, budget=theory.StepBudget(25))
+    assert theory.load_sweep(out).identical(read)
+
+
+def test_the_command_minds_its_options(call: Call, workload: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.nc"
+    for options in (
+        ("--batch-sizes", "a"),
+        ("--fraction", "0"),
+        ("--epochs", "5"),
+        ("--epochs", "5", "--dataset-size", "640", "--steps", "3"),
+    ):
+        assert call("batch-science", workload, out, *options)[0] == 2
+    status, _, error = call("batch-science", workload, tmp_path / "none" / "x.nc")
+    assert (status, "expected a file in a folder that exists" in error) == (1, True)
+    status, _, error = call("pd1", tmp_path / "none.jsonl", out)
+    assert (status, error.startswith(f"noisysgd: {tmp_path / 'none.jsonl'}: expected a file")) == (1, True)
+    assert not out.exists()
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """The command ``noisysgd``. Heavy modules are imported by the subcommand that needs them."""
 
 import argparse
+import contextlib
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from noisysgd.validation.cli_options import COMMAND_STYLE, UsageError
 from noisysgd.validation.data_cli import add_data_commands
@@ -102,14 +105,22 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _forget_reader() -> bool:
     """Whether nobody reads what is printed any more; if so, it goes nowhere from now on, when Python ends too."""
-    gone = False
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            gone = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return gone
+    gone = [stream for stream in (sys.stdout, sys.stderr) if _reader_gone(stream)]
+    for stream in gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(gone)
+
+
+def _reader_gone(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        return True
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no descriptor, or a system that cannot say
+        poll = select.poll()  # what is not buffered leaves nothing to flush
+        poll.register(stream.fileno(), 0)
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:
