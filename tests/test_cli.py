@@ -1,5 +1,7 @@
 """The command line of sweeps and single runs: what it prints, its exit statuses, and Ctrl-C."""
 
+import argparse
+import inspect
 import json
 import os
 import signal
@@ -10,7 +12,21 @@ import tomllib
 
 import pytest
 
-from noisysgd.validation import RunStore, TrainConfig, cli
+from noisysgd import theory
+from noisysgd.validation import (
+    Calibration,
+    RunStore,
+    TrainConfig,
+    cli,
+    load_dataset,
+    measure,
+    measure_cli,
+    predict_regimes,
+    recorder,
+    run_one,
+    train,
+    training,
+)
 from noisysgd.validation.experiments import NAMES, experiment_file
 from noisysgd.validation.plan import EXAMPLE, read_plan
 
@@ -117,7 +133,253 @@ def test_a_run_is_repeated_from_the_file_that_its_store_keeps(call, finished):
     }
 
 
-@pytest.mark.parametrize("arguments", [["sweep", "plan"], ["sweep", "run"], ["sweep", "status"], ["train"]])
+RUN = "learning_rate = 0.5\nbatch_size = 64\nsteps = 10\n"
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text(RUN)
+    return file
+
+
+def test_a_run_is_repeated_bit_for_bit_whatever_the_number_of_threads(tmp_path, run_file):
+    """A child process, for this one has a single thread from the beginning."""
+    config = TrainConfig(learning_rate=0.5, batch_size=64, steps=10)
+    store = RunStore(tmp_path / "runs")
+    assert run_one(store, config)
+    code = "import sys, torch; torch.set_num_threads(2); from noisysgd.validation.cli import main; main(sys.argv[1:])"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    again = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", code, "train", str(run_file)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+            timeout=120,
+        ).stdout
+    )
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in store.read(config).items() if k not in ("seconds", "provenance")
+    }
+
+
+def test_an_interrupted_run_without_a_store_promises_nothing(call, run_file, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.TrainingRun, "advance", interrupt)
+    status, _, errors = call("train", run_file)
+    assert (status, errors) == (130, "\nInterrupted. Without --store nothing of the run is kept.\n")
+    status, _, errors = call("train", run_file, "--store", run_file.parent / "runs")
+    assert (status, errors) == (
+        130,
+        "\nInterrupted. There was no checkpoint yet: the same command starts the run over.\n",
+    )
+
+
+def test_an_interrupted_run_with_a_store_goes_on_from_its_checkpoint(call, run_file, monkeypatch):
+    steps, advance = [], training.TrainingRun.advance
+
+    def until_the_seventh(run):
+        if run.step == 7 and 7 not in steps:
+            steps.append(7)
+            raise KeyboardInterrupt
+        steps.append(run.step)
+        advance(run)
+
+    monkeypatch.setattr(training.TrainingRun, "advance", until_the_seventh)
+    command = ("train", run_file, "--store", run_file.parent / "runs", "--checkpoint-every", 3)
+    status, _, errors = call(*command)
+    assert status == 130
+    assert errors == "\nInterrupted. The checkpoint of step 6 is kept: the same command goes on from there.\n"
+    status, out, _ = call(*command)
+    assert status == 0
+    assert steps == [0, 1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9]
+    straight, record = train(TrainConfig(learning_rate=0.5, batch_size=64, steps=10)), json.loads(out)
+    assert all(record[name] == straight[name] for name in (*training.METRICS, "status", "steps", "l2_term"))
+    assert not list((run_file.parent / "runs").glob(".running-*"))
+    assert json.loads(call(*command)[1]) == record, "taken from the store"
+    assert call("train", run_file, "--checkpoint-every", 3)[0] == 2
+
+
+def test_each_command_says_what_an_interruption_leaves(call, finished, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("noisysgd.validation.plan.read_plan", interrupt)
+    for arguments, left in (
+        (("sweep", "status", finished), "Nothing was changed."),
+        (("sweep", "export", finished, finished.parent / "x.nc"), "Nothing was written."),
+        (("sweep", "run", finished), "Nothing finished is lost: the same command goes on from there."),
+    ):
+        assert call(*arguments)[::2] == (130, f"\nInterrupted. {left}\n")
+
+
+QUICK = {
+    "units": 8,
+    "products": 2,
+    "eigenvalues": 1,
+    "curvature_examples": 64,
+    "probes": 2,
+    "noise_draws": 2,
+    "steps": 3,
+    "sharpness_batches": 2,
+    "seed": 5,
+}
+QUICK_OPTIONS = [word for name, value in QUICK.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def test_measure_trains_measures_and_writes_what_the_other_functions_take(call, run_file):
+    out = run_file.parent / "found.json"
+    status, text, _ = call("measure", run_file, "--at", "4,0", "--out", out, *QUICK_OPTIONS)
+    assert status == 0
+    written = json.loads(out.read_text())
+    config = TrainConfig.from_dict(written["config"])
+    assert config == TrainConfig(learning_rate=0.5, batch_size=64, steps=10)
+    states = []
+    observe = recorder(load_dataset("digits"), states, sharpness_batch_size=64, **QUICK)
+    record = train(config, observe=observe, observe_at=(0, 4))
+    assert all(written["record"][name] == record[name] for name in training.METRICS)
+    added = ("seconds", "critical_learning_rate")
+    for ours, theirs in zip(written["states"], states, strict=True):
+        assert {k: v for k, v in ours.items() if k not in added} == {k: v for k, v in theirs.items() if k not in added}
+        value, error = Calibration.from_measurement(ours).predict(theory.critical_learning_rate)
+        critical = ours["critical_learning_rate"]
+        assert (critical["value"], critical["error"]) == (value, error)
+    assert predict_regimes(written["states"]).step.values.tolist() == [0, 4]
+    lines = {line.split("  ")[0]: line for line in text.splitlines()}
+    assert lines["step"].split() == ["step", "0", "4"]
+    assert list(measure_cli.ROWS) == [name for name in lines if name in measure_cli.ROWS]
+    top = written["states"][0]["lambda_max"]
+    assert f"{top['value']:.4g} ± {top['residual']:.2g}" in lines["λ_max"]
+    sharp = written["states"][1]["batch_sharpness"]
+    assert lines["batch sharpness"].endswith(measure_cli.cell(sharp))
+    assert "* not converged: " in text
+
+
+def test_measure_takes_what_the_function_takes():
+    parameters = set(inspect.signature(measure).parameters) - {"model", "data", "criterion", "eigenvectors"}
+    assert {name for name, _, _ in measure_cli.OPTIONS} == parameters
+
+
+def test_measure_without_a_spectrum_has_no_critical_learning_rate(call, run_file):
+    out = run_file.parent / "found.json"
+    options = ("--at", "0", "--out", out, *QUICK_OPTIONS, "--probes", 0, "--sharpness-batches", 0)
+    status, text, _ = call("measure", run_file, *options)
+    assert status == 0
+    assert "critical ε       undefined\n" in text
+    assert "tr H             not measured\n" in text
+    assert "no critical learning rate: no spectrum was measured (probes = 0)\n" in text
+    assert json.loads(out.read_text())["states"][0]["critical_learning_rate"]["value"] is None
+
+
+def test_measure_says_what_a_diverged_run_never_reached(call, run_file):
+    run_file.write_text(RUN.replace("0.5", "1e9"))
+    out = run_file.parent / "found.json"
+    status, text, _ = call("measure", run_file, "--out", out, *QUICK_OPTIONS)
+    assert status == 3
+    assert "not measured, for the run diverged: step 10: minibatch cross-entropy" in text
+    assert [state["step"] for state in json.loads(out.read_text())["states"]] == [0]
+
+
+def test_measure_minds_what_it_is_told_before_it_trains(call, run_file, monkeypatch):
+    monkeypatch.chdir(run_file.parent)
+    monkeypatch.setattr(training.TrainingRun, "advance", None)
+    for wrong in ("", "a", "-1", "1,1", "1.5"):
+        assert call("measure", run_file, f"--at={wrong}")[0] == 2
+    status, _, errors = call("measure", run_file, "--at", "0,11")
+    assert (status, errors) == (2, "noisysgd: --at: expected steps from 0 to 10, got 11. The run has no others.\n")
+    status, _, errors = call("measure", run_file, "--out", "none/x.json")
+    assert (status, "--out none/x.json: expected a file in a folder that exists" in errors) == (1, True)
+    (run_file.parent / "measurements.json").touch()
+    status, _, errors = call("measure", run_file)
+    assert (status, "measurements.json: expected no file of that name" in errors) == (1, True)
+
+
+def test_a_sweep_without_metrics_is_not_said_to_be_bracketed(call, finished):
+    for arguments in (("status", finished, "--check"), ("run", finished)):
+        status, out, _ = call("sweep", *arguments)
+        assert status == 0
+        assert "no optimum was judged: the plan names no metrics" in out
+        assert "lie inside the grid" not in out
+
+
+def test_outputs_without_a_folder_are_refused_before_anything_runs(call, tmp_path):
+    file = tmp_path / "small.toml"
+    file.write_text(SMALL)
+    for arguments in (
+        ("run", file, "--out", tmp_path / "none" / "x.nc"),
+        ("export", file, tmp_path / "none" / "x.nc"),
+        ("import", file, tmp_path / "runs", "--plan", tmp_path / "none" / "x.toml"),
+    ):
+        status, _, errors = call("sweep", *arguments)
+        assert status == 1
+        assert "expected a file in a folder that exists, got no such folder. Make " in errors
+    assert "got a folder. Name a file" in call("sweep", "run", file, "--out", tmp_path)[2]
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_import_replaces_no_other_plan(call, finished, tmp_path):
+    dataset, plan = tmp_path / "x.nc", tmp_path / "mine.toml"
+    call("sweep", "export", finished, dataset)
+    plan.write_text("mine")
+    status, _, errors = call("sweep", "import", dataset, tmp_path / "new", "--plan", plan)
+    assert (status, "expected no file, or one with the same plan, got another" in errors) == (1, True)
+    assert plan.read_text() == "mine"
+    assert not (tmp_path / "new").exists()
+    plan.unlink()
+    for _ in range(2):
+        assert call("sweep", "import", dataset, tmp_path / "new", "--plan", plan)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--workers", "0"), "argument --workers: expected an integer ≥ 1, got '0'"),
+        (("--workers", "two"), "argument --workers: expected an integer ≥ 1, got 'two'"),
+        (("--workers", "1,2"), "argument --workers: expected an integer ≥ 1, got '1,2'"),
+        (("--devices", "0,0"), "argument --devices: expected distinct numbers of GPUs such as 0,1,2, got '0,0'"),
+        (("--devices", "x"), "argument --devices: expected distinct numbers of GPUs such as 0,1,2, got 'x'"),
+        (("--devices", "0,1", "--workers", "5"), "--workers: expected at most one worker for each of 2 devices, got 5"),
+        (("--dask", "tcp://127.0.0.1:1", "--workers", "2"), "--dask: expected no --workers or --devices"),
+        (("--dask", "local", "--devices", "0,1", "--workers", "1"), "--workers: expected one worker for each of 2"),
+    ],
+)
+def test_workers_and_devices_that_cannot_be_are_bad_usage_though_nothing_is_to_be_run(call, finished, options, message):
+    status, _, errors = call("sweep", "run", finished, *options)
+    assert status == 2
+    assert message in errors
+
+
+def test_a_finished_sweep_needs_a_store_that_can_be_read_only(call, finished, monkeypatch):
+    def refuse(path, _):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("noisysgd.validation.store.write_text", refuse)
+    status, out, _ = call("sweep", "run", finished)
+    assert (status, "4 runs in" in out) == (0, True)
+    status, _, errors = call("sweep", "run", finished, "--store", finished.parent / "other")
+    assert (status, "Permission denied" in errors) == (1, True)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("sweep", "example"), ("--help",)])
+def test_a_reader_that_has_gone_is_no_error_to_speak_of(arguments, unbuffered):
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*COMMAND, *arguments], **files, text=True, env=environment) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.wait(timeout=60)
+    assert errors == ""
+    assert process.returncode in (0, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["sweep", "plan"], ["sweep", "run"], ["sweep", "status"], ["train"], ["measure"]]
+)
 def test_files_that_are_missing_or_wrong_are_named_without_a_traceback(call, tmp_path, arguments):
     status, _, errors = call(*arguments, tmp_path / "none.toml")
     assert status == 1
@@ -155,6 +417,22 @@ def test_help_has_examples(call, command):
     if command:
         assert "examples:" in out
         assert f"  noisysgd {' '.join(command)}" in out
+
+
+def commands(parser, words=()):
+    """Every parser of the command line, by the words that lead to it."""
+    yield words, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                yield from commands(child, (*words, name))
+
+
+def test_every_help_has_examples_of_its_own():
+    found = dict(commands(cli._parser()))
+    assert {("measure",), ("foreign", "pd1"), ("data", "list")} <= set(found)
+    for words, parser in found.items():
+        assert f"\n\nexamples:\n  noisysgd {' '.join(words)}".rstrip() in parser.format_help(), words
 
 
 def test_bad_usage_is_2(call):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -144,6 +145,23 @@ def test_kill_9_leaves_no_file_under_its_name(server: str, tmp_path: Path) -> No
     assert left[1].endswith(".partial")
     found = fetch(a_source(f"{server}/good"), tmp_path)
     assert all(path.read_bytes() == CONTENT for path in found.values())
+    assert left[1] in everything(tmp_path), "another download of now may be writing it"
+    long_ago = time.time() - fetching.STALE_AFTER - 1
+    os.utime(tmp_path / left[1], (long_ago, long_ago))
+    fetch(a_source(f"{server}/good"), tmp_path)
+    assert everything(tmp_path) == ["small", "small/one.tar.gz", "small/two.tar.gz"]
+
+
+def test_what_to_do_about_a_bad_download_is_true(server: str, tmp_path: Path) -> None:
+    with pytest.raises(AlteredFileError) as caught:
+        fetch(a_source(f"{server}/altered"), tmp_path)
+    assert str(caught.value).endswith("It was deleted. Fetch it again, or from a mirror that holds the published file.")
+    assert "allow_altered" not in str(caught.value)
+    (tmp_path / "one.tar.gz").write_bytes(b"mine")
+    with pytest.raises(
+        AlteredFileError, match=r"Delete it and fetch it again; .* load_dataset\(.*allow_altered=True\)"
+    ):
+        fetch(a_source(f"{server}/good"), tmp_path)
 
 
 def test_a_file_that_was_there_and_is_another_one_stays(server: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import struct
 import tarfile
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +85,13 @@ def archive(members: Mapping[str, bytes], extra: tuple[tarfile.TarInfo, ...] = (
     return out.getvalue()
 
 
+def long_name(size: int) -> bytes:
+    """An archive that begins with the header of a name of `size` bytes, in GNU's way."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, size
+    return gzip.compress(header.tobuf(tarfile.GNU_FORMAT) + bytes(size), compresslevel=1)
+
+
 def member(name: str, **changes: object) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     for key, value in changes.items():
@@ -100,6 +108,17 @@ def test_archives_are_read_without_unpacking(tmp_path: Path, monkeypatch: pytest
     extra = (member("folder", type=tarfile.DIRTYPE), member("folder/readme.html", size=100))
     assert read_members(archive(GOOD, extra), "x", WANTED) == GOOD
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_longer_than_the_archive_may_be_are_not_read_into_memory() -> None:
+    content = long_name(50 * SPARE)
+    tracemalloc.start()
+    try:
+        with pytest.raises(AlteredFileError, match=r"^x: expected headers of at most 1048576 bytes in all, got more"):
+            read_members(content, "x", WANTED)
+        assert tracemalloc.get_traced_memory()[1] < 5 * SPARE
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -121,6 +140,8 @@ def test_archives_are_read_without_unpacking(tmp_path: Path, monkeypatch: pytest
         (archive(GOOD, (member("/etc/passwd", size=1),)), "expected names inside the archive's folder"),
         (archive(GOOD, (member("folder/../../x", size=1),)), "expected names inside the archive's folder"),
         (archive(GOOD, (member("bomb", size=SPARE + 1),)), "bytes in all, got more"),
+        (archive(GOOD, (member("folder/" + 2 * SPARE * "n"),)), "headers of at most 1048576 bytes in all, got more"),
+        (archive(GOOD, (member("x", pax_headers={"comment": 2 * SPARE * "c"}),)), "headers of at most 1048576 bytes"),
         (gzip.compress(gzip.decompress(archive(GOOD)) + b"hidden"), "expected nothing after the end"),
         (gzip.compress(gzip.decompress(archive(GOOD)) + bytes(2 * SPARE)), "more than a megabyte of padding"),
     ],

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory.sweep import COMPLETE, DIVERGED, MISSING, check_sweep
-from noisysgd.validation import foreign_trials, pd1_tasks, read_batch_science, read_pd1
+from noisysgd.validation import RunStore, cli, foreign_trials, pd1_tasks, read_batch_science, read_pd1
+from noisysgd.validation.export import import_runs
 from noisysgd.validation.foreign_trials import ForeignTrial, on_grid, sweep_from_trials
 
 HEADER = "step,train/cross_entropy_error,train/classification_error,test/cross_entropy_error,test/classification_error"
@@ -124,8 +127,28 @@ def test_measurements_are_ordered_by_step_not_by_line(tmp_path: Path) -> None:
     assert float(read_batch_science(tmp_path).train_loss.squeeze()) == 1.0
 
 
-def spoil(path: Path, text: str | None) -> None:
-    path.unlink() if text is None else path.write_text(text)
+def test_the_end_is_where_something_was_measured_last(tmp_path: Path) -> None:
+    study = write_study(tmp_path, 2, "sgd")
+    write_trial(study, 1, "COMPLETE", rows=("0,9,0.5,9,0.5", "50,2,0.5,,", "100,,,,"), learning_rate=0.5)
+    write_trial(study, 2, "COMPLETE", rows=("0,,,,", "100,,,,"), learning_rate=0.25)
+    sweep = read_batch_science(tmp_path)
+    assert sweep.learning_rate.values.tolist() == [0.5]
+    assert float(sweep.train_loss.squeeze()) == 2.0
+    assert np.isnan(sweep.test_loss.squeeze()), "that of step 0 would not be the trial's"
+    configuration = json.loads(sweep.attrs["configuration"])
+    assert configuration["unmeasured"] == {"test_accuracy": 1, "test_loss": 1}
+    assert configuration["left_out"] == {"without measurements": 1}
+
+
+def spoil(path: Path, text: str | bytes | None) -> None:
+    path.unlink()
+    if isinstance(text, str):
+        path.write_text(text)
+    elif text is not None:
+        path.write_bytes(text)
+
+
+DEEP = 100_000 * "[" + 100_000 * "]"
 
 
 SPOILED = {
@@ -164,6 +187,44 @@ SPOILED = {
     "short row": ("64/2/measurements.csv", HEADER + "\n0,1,1,1,1\n5,1\n", "measurements.csv:3: expected 5 entries"),
     "no number": ("64/2/measurements.csv", HEADER + "\n0,x,1,1,1\n", "csv:2: expected a number for train/cross_en"),
     "no step": ("64/2/measurements.csv", HEADER + "\n,1,1,1,1\n", "csv:2: expected a number for step, got ''"),
+    "two steps": ("64/2/measurements.csv", "step,step,train/cross_entropy_error\n1,2,3\n", "csv:1: expected each col"),
+    "two columns": (
+        "64/2/measurements.csv",
+        HEADER + ",test/cross_entropy_error\n",
+        "csv:1: expected each column once",
+    ),
+    "other bytes": (
+        "64/2/measurements.csv",
+        HEADER.encode() + b"\n1,1,1,1,1\n\xff",
+        "csv:3: expected a table in UTF-8",
+    ),
+    "long field": (
+        "64/2/measurements.csv",
+        f"{HEADER}\n1,1,1,1,{200_000 * '1'}\n",
+        "csv:2: expected a table, got: field",
+    ),
+    "open quote": (
+        "64/2/measurements.csv",
+        HEADER + '\n1,1,1,1,"0.5\n',
+        "csv:2: expected a table, got: unexpected end",
+    ),
+    "underscore": (
+        "64/2/measurements.csv",
+        HEADER + "\n1_000,1,1,1,1\n",
+        "csv:2: expected a number for step, got '1_000",
+    ),
+    "early step": ("64/2/measurements.csv", HEADER + "\n-1,1,1,1,1\n", "csv:2: step: expected a step: a whole number"),
+    "step nan": ("64/2/measurements.csv", HEADER + "\nnan,1,1,1,1\n", "csv:2: step: expected a step: a whole number"),
+    "half a step": ("64/2/measurements.csv", HEADER + "\n0.5,1,1,1,1\n", "csv:2: step: expected a step: a whole num"),
+    "error rate": (
+        "64/2/measurements.csv",
+        HEADER + "\n1,1,1.5,1,1\n",
+        "csv:2: train/classification_error: expected a sh",
+    ),
+    "deep": ("64/study.json", DEEP, "64/study.json: expected JSON of a few levels"),
+    "long integer": ("64/study.json", 5000 * "1", "64/study.json: expected JSON, got Exceeds the limit"),
+    "not UTF-8": ("64/study.json", b'{"\xff": 1}', "64/study.json: expected JSON in UTF-8"),
+    "one line": ("64/2/metadata.json", "{", "64/2/metadata.json:1: expected JSON"),
 }
 
 
@@ -182,6 +243,18 @@ def test_folders_that_are_no_workload_are_refused(workload: Path, tmp_path: Path
         read_batch_science(workload.parent)
     with pytest.raises(ValueError, match="batch_sizes: expected some of those in"):
         read_batch_science(workload, batch_sizes=[7])
+    with pytest.raises(ValueError, match=r"batch_sizes: expected a collection of integers, got 64\. Write \[64\]"):
+        read_batch_science(workload, batch_sizes=64)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="batch_sizes: expected an integer ≥ 1, got 'x'"):
+        read_batch_science(workload, batch_sizes=["x"])  # type: ignore[list-item]
+    (workload / "64" / "02").mkdir()
+    with pytest.raises(ValueError, match=r"one folder per trial, each named by a number, got \['02'\]"):
+        read_batch_science(workload)
+    (workload / "64" / "02").rmdir()
+    (workload / "64" / "2" / "metadata.json").unlink()
+    (workload / "64" / "2" / "metadata.json").mkdir()
+    with pytest.raises(ValueError, match=r"64/2/metadata\.json: expected a file that can be read, got: Is a directory"):
+        read_batch_science(workload)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: expected one folder per study, got 'none'"):
         read_batch_science(tmp_path / "empty")
@@ -280,6 +353,19 @@ BAD_ROWS = {
     "curve length": (a_row(trial_dir="2", **{"train/ce_loss": [1.0]}), "jsonl:2: train/ce_loss: expected a list as"),
     "curve type": (a_row(trial_dir="2", **{"train/ce_loss": ["a", 1, 2]}), "jsonl:2: train/ce_loss: expected numbers"),
     "rate": (a_row(trial_dir="2", **{"hps.lr_hparams.initial_value": 0}), "jsonl:2: learning rate: expected a posit"),
+    "deep": (DEEP, "x.jsonl:2: expected one JSON object of a few levels"),
+    "long integer": (5000 * "1", "x.jsonl:2: expected one JSON object, got Exceeds the limit"),
+    "large": (
+        a_row(trial_dir="2", **{"train/ce_loss": [1, 2, 10**400]}),
+        "jsonl:2: train/ce_loss: expected numbers of or",
+    ),
+    "step nan": (a_row(trial_dir="2", global_step=[0, 1, float("nan")]), "jsonl:2: global_step: expected a step: a wh"),
+    "step null": (
+        a_row(trial_dir="2", global_step=[0, 1, None]),
+        "jsonl:2: global_step: expected a step: a whole numb",
+    ),
+    "step early": (a_row(trial_dir="2", global_step=[-1, 0, 1]), "jsonl:2: global_step: expected a step: a whole numb"),
+    "share": (a_row(trial_dir="2", **{"valid/error_rate": [0, 1.5, 1]}), "jsonl:2: valid/error_rate: expected a share"),
 }
 
 
@@ -288,6 +374,90 @@ def test_malformed_lines_are_refused_with_path_and_line(tmp_path: Path, case: st
     row, message = BAD_ROWS[case]
     with pytest.raises(ValueError, match=message):
         read_pd1(write_rows(tmp_path / "x.jsonl", a_row(), row))
+
+
+def test_foreign_trials_are_no_runs_to_import(tmp_path: Path) -> None:
+    sweep = read_pd1(write_rows(tmp_path / "x.jsonl", a_row()))
+    with pytest.raises(ValueError, match=r"each with a TrainConfig, got 'trials of others, which have none: PD1"):
+        import_runs(sweep, RunStore(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """``call(*arguments)`` runs ``noisysgd foreign`` here: (exit status, standard output, standard error)."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            status = cli.main(["foreign", *map(str, arguments)])
+        except SystemExit as end:
+            status = int(str(end.code))
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_writes_a_workload_as_a_sweep(call: Call, workload: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.nc"
+    status, text, _ = call("batch-science", workload, out)
+    assert status == 0
+    assert text.splitlines() == [
+        f"{out}: 4 trials, 1 of them diverged, at batch sizes 64, 256",
+        "1 left out: incomplete",
+        "1 without test_accuracy at their last step",
+        "1 without test_loss at their last step",
+    ]
+    assert theory.load_sweep(out).identical(read_batch_science(workload))
+    options = ("--batch-sizes", "64", "--epochs", "5", "--dataset-size", "640", "--fraction", "1")
+    assert call("batch-science", workload, out, *options)[0] == 0
+    budget = theory.EpochBudget(5.0, 640)
+    assert theory.load_sweep(out).identical(read_batch_science(workload, batch_sizes=[64], budget=budget, fraction=1))
+
+
+def test_the_command_writes_a_task_of_pd1_as_a_sweep(call: Call, tmp_path: Path) -> None:
+    first, second = write_rows(tmp_path / "a.jsonl", a_row()), write_rows(tmp_path / "b.jsonl.gz", a_row(**OTHER))
+    task, out = "cifar10_wrn,cifar10,wide_resnet,wrn", tmp_path / "out.nc"
+    assert call("pd1-tasks", first, second)[:2] == (0, f"{task}\nmnist_cnn,mnist,simple_cnn,simple_cnn\n")
+    status, _, error = call("pd1", first, second, out)
+    assert (status, "task: expected the name of one of 2 tasks" in error) == (1, True)
+    assert call("pd1", first, second, out, "--task", task, "--steps", "25")[0] == 0
+    read = read_pd1([first, second], task=task, budget=theory.StepBudget(25))
+    assert theory.load_sweep(out).identical(read)
+
+
+def test_the_command_minds_its_options(call: Call, workload: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.nc"
+    for options in (
+        ("--batch-sizes", "a"),
+        ("--fraction", "0"),
+        ("--epochs", "5"),
+        ("--epochs", "5", "--dataset-size", "640", "--steps", "3"),
+    ):
+        assert call("batch-science", workload, out, *options)[0] == 2
+    status, _, error = call("batch-science", workload, tmp_path / "none" / "x.nc")
+    assert (status, "expected a file in a folder that exists" in error) == (1, True)
+    status, _, error = call("pd1", tmp_path / "none.jsonl", out)
+    assert (status, error.startswith(f"noisysgd: {tmp_path / 'none.jsonl'}: expected a file")) == (1, True)
+    assert not out.exists()
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.jsonl: expected a file that can be read, got: No such file"):
+        read_pd1(tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match=": expected a file that can be read, got: Is a directory"):
+        read_pd1(tmp_path)
+    with pytest.raises(ValueError, match="paths: expected a path or several, got 5"):
+        pd1_tasks(5)  # type: ignore[arg-type]
+    path = write_rows(tmp_path / "x.jsonl", a_row())
+    with pytest.raises(ValueError, match=r"batch_sizes: expected a collection of integers, got 256\. Write \[64\]"):
+        read_pd1(path, batch_sizes=256)  # type: ignore[arg-type]
+    path.write_bytes(path.read_bytes() + b'{"\xff": 1}\n')
+    with pytest.raises(ValueError, match=r"x\.jsonl:2: expected one JSON object in UTF-8, got other bytes"):
+        read_pd1(path)
 
 
 def test_truncated_zips_and_unnamed_tasks_are_refused(tmp_path: Path) -> None:

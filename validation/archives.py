@@ -5,11 +5,12 @@ import io
 import tarfile
 import zlib
 from collections.abc import Mapping
+from typing import IO, cast
 
 from noisysgd.validation.checksums import AlteredFileError
 
 SPARE = 2**20
-"""Bytes that other members, such as lists of names, may hold in all."""
+"""Bytes that other members, such as lists of names, may hold in all; and the same again for headers and padding."""
 
 
 def read_members(content: bytes, name: str, wanted: Mapping[str, int]) -> dict[str, bytes]:
@@ -52,16 +53,19 @@ def read_members(content: bytes, name: str, wanted: Mapping[str, int]) -> dict[s
     room = sum(wanted.values()) + SPARE
     try:
         # gzip, unlike tarfile's own decompression, checks the CRC at the end; to get there, the rest is read as well.
-        with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            for member in tar:
-                room -= member.size
-                _check_member(member, name, wanted, found, room)
-                if member.name in wanted:
-                    file = tar.extractfile(member)
-                    found[member.name] = file.read() if file is not None else b""
-            rest = stream.read(SPARE)
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as unzipped:
+            bounded = _Bounded(unzipped, name)
+            with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|") as tar:  # all it calls is read
+                for member in tar:
+                    room -= max(0, member.size)
+                    _check_member(member, name, wanted, found, room)
+                    bounded.allowed += max(0, member.size)
+                    if member.name in wanted:
+                        file = tar.extractfile(member)
+                        found[member.name] = file.read() if file is not None else b""
+            rest = unzipped.read(SPARE)
             _expect(not rest.strip(b"\0"), name, "nothing after the end of the archive", f"{len(rest)} bytes")
-            _expect(not stream.read(1), name, "the end of the archive", "more than a megabyte of padding")
+            _expect(not unzipped.read(1), name, "the end of the archive", "more than a megabyte of padding")
     except (EOFError, OSError, tarfile.TarError, zlib.error, ValueError) as error:
         if isinstance(error, AlteredFileError):
             raise
@@ -71,6 +75,22 @@ def read_members(content: bytes, name: str, wanted: Mapping[str, int]) -> dict[s
     short = {member: len(found[member]) for member, size in wanted.items() if len(found[member]) != size}
     _expect(not short, name, "members of their full length", str(short))
     return found
+
+
+class _Bounded:
+    """A stream that is read no further than the members seen so far account for, and :data:`SPARE` bytes.
+
+    A long name is a header of its own, which tarfile reads into memory whatever size it states.
+    """
+
+    def __init__(self, stream: gzip.GzipFile, name: str) -> None:
+        self._stream, self._name, self.allowed = stream, name, SPARE
+
+    def read(self, size: int) -> bytes:
+        chunk = self._stream.read(size)
+        self.allowed -= len(chunk)
+        _expect(self.allowed >= 0, self._name, f"headers of at most {SPARE} bytes in all", "more")
+        return chunk
 
 
 def _check_member(

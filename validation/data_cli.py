@@ -15,6 +15,12 @@ examples:
   noisysgd data fetch cifar10 --folder /scratch/data
   noisysgd data verify fashion-mnist
 """
+LIST = """\
+List the data sets, and say of each whether its files are here.
+
+examples:
+  noisysgd data list
+"""
 WHERE = """\
 Print the places in which the files of a data set are looked for, in order, and which of them hold what.
 
@@ -53,7 +59,11 @@ def add_data_commands(
     )
     verbs = data.add_subparsers(metavar="verb", required=True)
     listing = verbs.add_parser(
-        "list", parents=[common], help="the data sets, and whether they are here", description="List the data sets."
+        "list",
+        parents=[common],
+        help="the data sets, and whether they are here",
+        description=LIST,
+        formatter_class=style,
     )
     listing.set_defaults(run=_list)
     for verb, text, summary, run in (
@@ -67,6 +77,7 @@ def add_data_commands(
         parser.add_argument("--folder", type=Path, help="look in this folder, and nowhere else")
         if verb == "fetch":
             parser.add_argument("--mirror", metavar="URL", help="address of a folder to download from instead")
+            parser.set_defaults(interrupted="Files that are whole stay: the same command fetches the others.")
         parser.set_defaults(run=run)
 
 

@@ -30,7 +30,7 @@ def add_demo_command(commands: Any, common: argparse.ArgumentParser) -> None:
     demo.add_argument(
         "--quick", action="store_true", help="a much smaller sweep, to see the path in about half a minute"
     )
-    demo.set_defaults(run=_demo)
+    demo.set_defaults(run=_demo, interrupted="Nothing finished is lost: the same command goes on from there.")
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -83,7 +83,7 @@ def run_one(store: RunStore, config: TrainConfig) -> bool:
         if store.read(config) is None:  # another process may have finished it meanwhile
             from noisysgd.validation.training import train  # torch is imported where training happens
 
-            with _one_thread():
+            with one_thread():
                 record = train(config, checkpoint=_usable(working / CHECKPOINT))
             store.write(record | {"provenance": provenance()})
     return True
@@ -104,7 +104,7 @@ def _usable(checkpoint: Path) -> Path:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """PyTorch with one thread, wherever a run finds itself: its last bits depend on the number."""
     import torch
 

@@ -103,17 +103,24 @@ def import_runs(dataset: xr.Dataset, store: RunStore) -> Imported:
     Raises
     ------
     ValueError
-        If the dataset does not say what its runs were: one of theory or a simulator, or of another program.
+        If the dataset does not say what its runs were: one of theory or a simulator, or of another program, such as
+        what :func:`noisysgd.validation.read_pd1` reads.
     """
     source = dataset.attrs.get("source")
     remedy = "Pass one made by `noisysgd sweep export` or Sweep.run."
     checks.require(source == "training", "dataset", "a sweep of training runs", f"source {source!r}", remedy)
+    shared = json.loads(dataset.attrs.get("configuration") or "{}")
+    origin = shared.get("origin")
+    expected = "runs of this package, each with a TrainConfig"
+    remedy = "A store can neither repeat them nor go on from them: use the file itself, as theory.load_sweep reads it."
+    checks.require(origin is None, "dataset", expected, f"trials of others, which have none: {origin}", remedy)
     added, known, different = 0, 0, []
-    origin = json.loads(dataset.attrs.get("runs_provenance") or "[]")
+    provenance = json.loads(dataset.attrs.get("runs_provenance") or "[]")
+    provenance = provenance[0] if len(provenance) == 1 else provenance
     for config, record in _records(dataset):
         stored = store.read(config)
         if stored is None:
-            store.write(record | {"config": config.as_dict(), "provenance": origin[0] if len(origin) == 1 else origin})
+            store.write(record | {"config": config.as_dict(), "provenance": provenance})
             added += 1
         elif all(stored.get(name) == record[name] for name in ("status", *METRICS)):
             known += 1

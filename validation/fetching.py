@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -19,6 +20,9 @@ from noisysgd.validation.sources import Source, SourceFile
 CHUNK = 2**20
 TIMEOUT = 60.0
 """Seconds without a byte after which a download is given up."""
+STALE_AFTER = 3600.0
+"""Seconds without a byte after which another download's temporary file is taken to be a killed one's."""
+THROWN_AWAY = "It was deleted. Fetch it again, or from a mirror that holds the published file."
 Progress = Callable[[str, int, int | None], None]
 """Called with (file name, bytes so far, bytes in all if the server said so)."""
 
@@ -59,6 +63,7 @@ def fetch(
     target = (data_folder() if folder is None else Path(folder)) / source.name
     found = {}
     for file in source.files:
+        _clear_stale(target, file)
         path = find_file(file, places)
         if path is None:
             path = _download(file, target, mirror, progress)
@@ -78,7 +83,7 @@ def _download(file: SourceFile, target: Path, mirror: str | None, progress: Prog
     try:
         _save(address, file, partial, progress)
         try:
-            read_checked(file, partial)
+            read_checked(file, partial, remedy=THROWN_AWAY)
         except AlteredFileError as error:
             raise AlteredFileError(f"{address}: downloaded and thrown away: {error}") from error
         partial.replace(path)
@@ -87,6 +92,14 @@ def _download(file: SourceFile, target: Path, mirror: str | None, progress: Prog
         with contextlib.suppress(OSError):
             target.rmdir()  # if it stayed empty
     return path
+
+
+def _clear_stale(target: Path, file: SourceFile) -> None:
+    """Remove temporary files that killed downloads of this file left behind."""
+    for left in target.glob(f".{file.name}.*.partial"):
+        with contextlib.suppress(OSError):  # removed by another, or not ours to remove
+            if time.time() - left.stat().st_mtime > STALE_AFTER:
+                left.unlink()
 
 
 def _save(address: str, file: SourceFile, partial: Path, progress: Progress | None) -> None:

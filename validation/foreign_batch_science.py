@@ -10,10 +10,10 @@ its README describes the layout that is read here):
 
 import collections
 import csv
-import json
+import io
 import os
+import re
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,15 @@ from noisysgd.theory.budget import Budget
 from noisysgd.validation.foreign_trials import (
     ForeignTrial,
     accuracy_or_loss,
-    at_end,
+    at_its_end,
+    checked_share,
+    checked_step,
     checked_trial,
+    chosen_sizes,
     last_step,
+    parsed_json,
     sweep_from_trials,
+    whole_file,
 )
 
 if TYPE_CHECKING:
@@ -72,9 +77,11 @@ def read_batch_science(
     xarray.Dataset
         A Sweep over (optimizer, batch_size, learning_rate, seed) with ``train_loss``, ``train_accuracy``, the same for
         ``validation`` and ``test`` where measured, and ``trial``. COMPLETE trials are complete, INFEASIBLE ones
-        diverged; INCOMPLETE ones, and trials that did not reach the budget, are left out and counted in the
-        configuration. Learning rates are initial ones: how each trial decayed it, and its other metaparameters, are not
-        in a Sweep. Optimizers are labelled by momentum; the configuration says whether it was Nesterov's.
+        diverged; INCOMPLETE ones, and trials that did not reach the budget or measured nothing, are left out and
+        counted in the configuration, as ``left_out``. A metric that a trial did not measure at its last step is NaN,
+        counted as ``unmeasured``. Learning rates are initial ones: how each trial decayed it, and its other
+        metaparameters, are not in a Sweep. Optimizers are labelled by momentum; the configuration says whether it was
+        Nesterov's.
 
     Raises
     ------
@@ -82,11 +89,12 @@ def read_batch_science(
         Where the tree does not follow the layout: with the path, and the line of a table.
     """
     root = Path(workload)
+    sizes_wanted = chosen_sizes(batch_sizes)
     studies, trials = [], []
     left_out: collections.Counter[str] = collections.Counter()
     for folder in _numbered(root, "study"):
         study = _read_study(folder)
-        if batch_sizes is not None and study["batch_size"] not in batch_sizes:
+        if sizes_wanted is not None and study["batch_size"] not in sizes_wanted:
             continue
         studies.append(study)
         limit = last_step(budget, study["batch_size"])
@@ -115,7 +123,8 @@ def _numbered(root: Path, kind: str) -> list[Path]:
     """Subfolders in the order of the numbers that are their names."""
     checks.require(root.is_dir(), f"{root}", "a folder", "none", REMEDY)
     folders = [path for path in root.iterdir() if path.is_dir()]
-    odd = [path.name for path in folders if not path.name.isdecimal()]
+    # 07 would be a second 7.
+    odd = sorted(path.name for path in folders if not re.fullmatch(r"0|[1-9][0-9]{0,17}", path.name))
     checks.require(not odd, f"{root}", f"one folder per {kind}, each named by a number", odd, REMEDY)
     checks.require(bool(folders), f"{root}", f"one folder per {kind}", "none", REMEDY)
     return sorted(folders, key=lambda path: int(path.name))
@@ -147,19 +156,11 @@ def _read_trial(folder: Path, study: dict[str, Any], limit: float) -> ForeignTri
     if status == "INFEASIBLE":
         return trial
     steps, curves = _read_table(folder / "measurements.csv")
-    metrics = at_end(steps, accuracy_or_loss(curves, COLUMNS), limit)
-    return "short of the budget" if metrics is None else replace(trial, status="complete", metrics=metrics)
+    return at_its_end(trial, steps, accuracy_or_loss(curves, COLUMNS), limit)
 
 
 def _read_json(path: Path, needed: Collection[str]) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: expected a file, got none. {REMEDY}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: expected JSON, got {error.msg}. {REMEDY}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected JSON in UTF-8, got other bytes. {REMEDY}") from error
+    values = parsed_json(str(path), whole_file(path, REMEDY), REMEDY)
     lacking = [name for name in needed if not isinstance(values, dict) or name not in values]
     checks.require(not lacking, f"{path}", f"an object with {sorted(needed)}", f"none of {lacking}", REMEDY)
     return dict(values)
@@ -167,20 +168,33 @@ def _read_json(path: Path, needed: Collection[str]) -> dict[str, Any]:
 
 def _read_table(path: Path) -> tuple[list[float], dict[str, list[float]]]:
     """Steps, and by name the columns that are known; empty entries are NaN."""
-    checks.require(path.is_file(), f"{path}", "a file", "none", REMEDY)
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = csv.reader(file)
-        header = next(lines, [])
-        known = [name for name in header if name in COLUMNS]
-        expected = f"a column `step` and some of {sorted(COLUMNS)}"
-        checks.require("step" in header and bool(known), f"{path}:1", expected, header, REMEDY)
-        table: dict[str, list[float]] = {name: [] for name in ["step", *known]}
-        for row in lines:
-            where = f"{path}:{lines.line_num}"
-            checks.require(len(row) == len(header), where, f"{len(header)} entries", row, REMEDY)
-            for name, text in zip(header, row, strict=True):
-                if name in table:
-                    table[name].append(_number(text, where, name))
+    content = whole_file(path, REMEDY)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}:{line}: expected a table in UTF-8, got other bytes. {REMEDY}") from error
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)  # which minds a quote that is never closed
+    try:
+        return _table(path, lines)
+    except csv.Error as error:
+        raise ValueError(f"{path}:{lines.line_num}: expected a table, got: {error}. {REMEDY}") from error
+
+
+def _table(path: Path, lines: Any) -> tuple[list[float], dict[str, list[float]]]:
+    header: list[str] = next(lines, [])
+    known = [name for name in header if name in COLUMNS]
+    expected = f"a column `step` and some of {sorted(COLUMNS)}"
+    checks.require("step" in header and bool(known), f"{path}:1", expected, header, REMEDY)
+    table: dict[str, list[float]] = {name: [] for name in ["step", *known]}
+    once = all(header.count(name) == 1 for name in table)
+    checks.require(once, f"{path}:1", "each column once", header, REMEDY)
+    for row in lines:
+        where = f"{path}:{lines.line_num}"
+        checks.require(len(row) == len(header), where, f"{len(header)} entries", row, REMEDY)
+        for name, text in zip(header, row, strict=True):
+            if name in table:
+                table[name].append(_number(text, where, name))
     checks.require(bool(table["step"]), f"{path}", "at least one measurement", "none", REMEDY)
     return table.pop("step"), table
 
@@ -189,6 +203,11 @@ def _number(text: str, where: str, name: str) -> float:
     if not text.strip() and name != "step":
         return float("nan")
     try:
-        return float(text)
+        if "_" in text or not text.isascii():  # which Python's numbers may have, and no table's
+            raise ValueError
+        value = float(text)
     except ValueError:
-        raise ValueError(f"{where}: expected a number for {name}, got {text!r}. {REMEDY}") from None
+        raise ValueError(f"{where}: expected a number for {name}, got {checks.shorten(text)}. {REMEDY}") from None
+    if name == "step":
+        return checked_step(f"{where}: step", value, REMEDY)
+    return checked_share(f"{where}: {name}", COLUMNS[name], value, REMEDY)

@@ -17,11 +17,9 @@ four files ``pd1_{matched,unmatched}_phase{0,1}_results.jsonl``, zipped or not, 
 
 import collections
 import gzip
-import json
 import os
 import zlib
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +28,13 @@ from noisysgd.theory.budget import Budget
 from noisysgd.validation.foreign_trials import (
     ForeignTrial,
     accuracy_or_loss,
-    at_end,
+    at_its_end,
+    checked_share,
+    checked_step,
     checked_trial,
+    chosen_sizes,
     last_step,
+    parsed_json,
     sweep_from_trials,
 )
 
@@ -82,14 +84,15 @@ def read_pd1(
         A Sweep over (optimizer, batch_size, learning_rate, seed) with ``train_loss``, ``train_accuracy``, the same for
         ``validation`` and ``test`` where measured, and ``trial``, the line counted over all files. "done" is complete.
         Trials that are done without a measurement, or short of the budget, are left out and counted in the
-        configuration.
+        configuration, as ``left_out``. A metric that a trial did not measure at its last step is NaN, counted as
+        ``unmeasured``.
 
     Raises
     ------
     ValueError
         For a task that is not there or not named, and for a line that does not follow the layout: with path and line.
     """
-    files = _files(paths)
+    files, sizes_wanted = _files(paths), chosen_sizes(batch_sizes)
     if task is None:
         tasks = _tasks(files)
         expected = f"the name of one of {len(tasks)} tasks: {tasks}"
@@ -102,7 +105,7 @@ def read_pd1(
     for number, (where, row) in enumerate(_rows(files), start=1):
         name, size = _study_group(where, row)
         tasks_here.add(name)
-        if name != task or (batch_sizes is not None and size not in batch_sizes):
+        if name != task or (sizes_wanted is not None and size not in sizes_wanted):
             continue
         folder = str(row.get("trial_dir") or where)
         checks.require(folder not in seen, where, "a trial_dir of its own", f"that of {seen.get(folder)}", REMEDY)
@@ -145,6 +148,8 @@ def _tasks(files: Sequence[Path]) -> list[str]:
 
 
 def _files(paths: Paths) -> list[Path]:
+    known = isinstance(paths, str | os.PathLike | Iterable)
+    checks.require(known, "paths", "a path or several", paths, "Name the files.")
     files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
     checks.require(bool(files), "paths", "at least one file", paths, "Name one.")
     return files
@@ -155,21 +160,21 @@ def _rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in files:
         line = 0
         try:
-            with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
                 for line, text in enumerate(lines, start=1):
                     if text.strip():
-                        yield f"{path}:{line}", _row(f"{path}:{line}", text)
-        except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+                        yield f"{path}:{line}", _row(path, line, text)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}:{line + 1}: expected a whole text file, got {error}. {REMEDY}") from error
+        except OSError as error:
+            expected = f"{path}: expected a file that can be read"
+            raise ValueError(f"{expected}, got: {error.strerror or error}. Correct the path.") from error
 
 
-def _row(where: str, text: str) -> dict[str, Any]:
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: expected one JSON object, got {error.msg}. {REMEDY}") from error
+def _row(path: Path, line: int, text: bytes) -> dict[str, Any]:
+    row = parsed_json(str(path), text, REMEDY, line=line)
     lacking = [name for name in NEEDED if not isinstance(row, dict) or row.get(name) is None]
-    checks.require(not lacking, where, f"values for {NEEDED}", f"none for {lacking}", REMEDY)
+    checks.require(not lacking, f"{path}:{line}", f"values for {NEEDED}", f"none for {lacking}", REMEDY)
     return dict(row)
 
 
@@ -195,12 +200,19 @@ def _trial(where: str, number: int, row: dict[str, Any], size: int, limit: float
     for name, values in ({"global_step": steps} | measured).items():
         same = isinstance(values, list) and isinstance(steps, list) and len(values) == len(steps)
         checks.require(same, f"{where}: {name}", "a list as long as global_step", values, REMEDY)
+    at = f"{where}: global_step"
+    places = [checked_step(at, value, REMEDY) for value in _numbers(at, steps)]
     curves = {name: _numbers(f"{where}: {name}", values) for name, values in measured.items()}
-    metrics = at_end(_numbers(f"{where}: global_step", steps), accuracy_or_loss(curves, CURVES), limit)
-    return "short of the budget" if metrics is None else replace(trial, status="complete", metrics=metrics)
+    for name, values in curves.items():
+        for value in values:
+            checked_share(f"{where}: {name}", CURVES[name], value, REMEDY)
+    return at_its_end(trial, places, accuracy_or_loss(curves, CURVES), limit)
 
 
 def _numbers(where: str, values: list[Any]) -> list[float]:
     numeric = all(x is None or (isinstance(x, int | float) and not isinstance(x, bool)) for x in values)
     checks.require(numeric, where, "numbers, or null", values, REMEDY)
-    return [float("nan") if x is None else float(x) for x in values]
+    try:
+        return [float("nan") if x is None else float(x) for x in values]
+    except OverflowError as error:
+        raise ValueError(f"{where}: expected numbers of ordinary size, got: {error}. {REMEDY}") from error

@@ -6,8 +6,11 @@ trials make one with a single run at each of many points, which is good for a pl
 """
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,6 +61,69 @@ def checked_trial(where: str, number: int, momentum: Any, batch_size: Any, learn
     return ForeignTrial(number, coefficient, size, rate, "diverged", {})
 
 
+def checked_step(where: str, value: float, remedy: str) -> float:
+    """A step at which something was measured: a whole number, not negative; `where` begins an error message."""
+    whole = math.isfinite(value) and value >= 0 and value == int(value)
+    checks.require(whole, where, "a step: a whole number ≥ 0", value, remedy)
+    return value
+
+
+def checked_share(where: str, name: str, value: float, remedy: str) -> float:
+    """A measured value; one of an accuracy or a precision, or of the error that becomes it, lies in 0 … 1, or is NaN.
+
+    >>> checked_share("t.csv:2", "train_accuracy", 0.25, "Fetch it again.")
+    0.25
+    """
+    share = name.endswith(("accuracy", "precision"))
+    possible = not share or math.isnan(value) or 0 <= value <= 1
+    checks.require(possible, where, "a share from 0 to 1", value, remedy)
+    return value
+
+
+def chosen_sizes(batch_sizes: Collection[int] | None) -> frozenset[int] | None:
+    """Batch sizes to read; ``None`` for all.
+
+    >>> chosen_sizes([64, 256.0]) == {64, 256}
+    True
+    """
+    if batch_sizes is None:
+        return None
+    several = isinstance(batch_sizes, Collection) and not isinstance(batch_sizes, str | bytes)
+    remedy = "Write [64] for a single one, or None for all."
+    checks.require(several, "batch_sizes", "a collection of integers", batch_sizes, remedy)
+    return frozenset(checks.integer("batch_sizes", size, 1, remedy=remedy) for size in batch_sizes)
+
+
+def parsed_json(path: str, text: bytes, remedy: str, *, line: int | None = None) -> Any:
+    """What JSON text says, a whole file's or one line's; what is wrong with it becomes a ``ValueError`` with the place.
+
+    >>> parsed_json("t.json", b'{"status": "done"}', "Fetch it again.")
+    {'status': 'done'}
+    """
+    where, expected = (path, "JSON") if line is None else (f"{path}:{line}", "one JSON object")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        message = f"{path}:{line or error.lineno}: expected {expected}, got {error.msg}. {remedy}"
+        raise ValueError(message) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: expected {expected} in UTF-8, got other bytes. {remedy}") from error
+    except RecursionError:
+        raise ValueError(f"{where}: expected {expected} of a few levels, got too many to read. {remedy}") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise ValueError(f"{where}: expected {expected}, got {error}. {remedy}") from error
+
+
+def whole_file(path: Path, remedy: str) -> bytes:
+    """The bytes of a file; a ``ValueError`` with its path if there is none."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path}: expected a file, got none. {remedy}") from None
+    except OSError as error:
+        raise ValueError(f"{path}: expected a file that can be read, got: {error.strerror}. {remedy}") from error
+
+
 def last_step(budget: Budget | None, batch_size: int) -> float:
     """Steps that a budget allows at a batch size; without a budget, any number."""
     if budget is None:
@@ -68,17 +134,37 @@ def last_step(budget: Budget | None, batch_size: int) -> float:
 
 
 def at_end(steps: Sequence[float], curves: Mapping[str, Sequence[float]], limit: float) -> dict[str, float] | None:
-    """What was measured last at or before step `limit`; None for a trial that never got as far as the limit.
+    """What the last measurement at or before step `limit` says; None for a trial that never got as far as the limit.
+
+    Steps at which nothing at all was measured do not count. A metric that was not measured at that last one is NaN: an
+    earlier value, perhaps of the very beginning, would not be the trial's at its end.
 
     >>> at_end([0, 100, 200], {"train_loss": [2.0, 1.0, 0.5]}, limit=150)
     {'train_loss': 1.0}
     >>> at_end([0, 100], {"train_loss": [2.0, 1.0]}, limit=150) is None
     True
+    >>> at_end([0, 100, 200], {"train_loss": [2.0, 1.0, math.nan]}, limit=math.inf)
+    {'train_loss': 1.0}
     """
     if not len(steps) or (np.isfinite(limit) and max(steps) < limit):
         return None
     within = [k for k in np.argsort(steps, kind="stable").tolist() if steps[k] <= limit]
-    return {name: float(values[within[-1]]) for name, values in curves.items()} if within else None
+    measured = [k for k in within if not all(math.isnan(values[k]) for values in curves.values())]
+    if not within:
+        return None
+    return {name: float(values[(measured or within)[-1]]) for name, values in curves.items()}
+
+
+def at_its_end(
+    trial: ForeignTrial, steps: Sequence[float], curves: Mapping[str, Sequence[float]], limit: float
+) -> ForeignTrial | str:
+    """The trial as complete, with its metrics at the end; or why it is left out."""
+    metrics = at_end(steps, curves, limit)
+    if metrics is None:
+        return "short of the budget"
+    if all(math.isnan(value) for value in metrics.values()):
+        return "without measurements"
+    return replace(trial, status="complete", metrics=metrics)
 
 
 def on_grid(trial: ForeignTrial, fraction: int) -> tuple[float, float]:
@@ -104,7 +190,8 @@ def sweep_from_trials(
     fraction : int, optional
         Move trials to the grid of powers of 2^(1/fraction); ``None`` leaves them where they are.
     configuration : mapping
-        What else is known; kept as JSON in the attributes, with `fraction`.
+        What else is known; kept as JSON in the attributes, with `fraction`, and ``unmeasured``: by metric, how many
+        complete trials lack it.
 
     Returns
     -------
@@ -117,6 +204,7 @@ def sweep_from_trials(
     ValueError
         If there is no trial, or the grid would have more than :data:`POINTS` points.
     """
+    trials = list(trials)
     rows, seeds = [], collections.Counter[tuple[float, int, float]]()
     if fraction is not None:
         fraction = checks.integer("fraction", fraction, 1, remedy="Use 1 for whole powers of two, or None.")
@@ -133,7 +221,10 @@ def sweep_from_trials(
     checks.require(points <= POINTS, "trials", f"a grid of at most {POINTS} points", points, remedy)
     known = {"momentum", "batch_size", "learning_rate", "seed", "status", "trial"}
     metrics = [*sorted({name for row in rows for name in row} - known), "trial"]
-    configuration = {**configuration, "fraction": fraction}
+    complete = [trial.metrics for trial in trials if trial.status == "complete"]
+    lacking = {name: sum(math.isnan(values.get(name, math.nan)) for values in complete) for name in metrics[:-1]}
+    unmeasured = {name: count for name, count in lacking.items() if count}
+    configuration = {**configuration, "fraction": fraction, "unmeasured": unmeasured}
     sweep = sweep_from_records(rows, source="training", metrics=metrics, configuration=configuration)
     for name in metrics:
         if name.endswith("precision"):

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from noisysgd.validation.cli_options import UsageError, check_output, integers, positive
+
 if TYPE_CHECKING:
     from noisysgd.validation.cost import CostModel
     from noisysgd.validation.plan import Plan
@@ -65,7 +67,7 @@ def add_sweep_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     text = "  noisysgd sweep plan sweep.toml\n  noisysgd sweep plan sweep.toml --workers 8"
     plan = verb("plan", _plan, "count the runs and estimate time and cost; nothing is started but a timed run", text)
     add_store(plan)
-    plan.add_argument("--workers", type=int, help="processes or GPUs that would share the runs (one per core)")
+    plan.add_argument("--workers", type=positive, help="processes or GPUs that would share the runs (one per core)")
 
     text = (
         "  noisysgd sweep run sweep.toml\n"
@@ -74,8 +76,10 @@ def add_sweep_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     )
     run = verb("run", _run, "run what the store lacks, until every optimum is bracketed", text)
     add_store(run)
-    run.add_argument("--workers", type=int, help="processes on this machine (one per core)")
-    run.add_argument("--devices", type=_numbers, default=(), help="GPUs, as 0,1,2: one run at a time on each")
+    run.set_defaults(interrupted="Nothing finished is lost: the same command goes on from there.")
+    run.add_argument("--workers", type=positive, help="processes on this machine (one per core)")
+    numbers = integers(0, "distinct numbers of GPUs such as 0,1,2")
+    run.add_argument("--devices", type=numbers, default=(), help="GPUs, as 0,1,2: one run at a time on each")
     run.add_argument("--dask", metavar="SCHEDULER", help="address or file of a Dask scheduler, or 'local'")
     run.add_argument("--out", type=Path, help="write the dataset there when done")
 
@@ -86,11 +90,13 @@ def add_sweep_commands(commands: Any, common: argparse.ArgumentParser) -> None:
 
     text = "  noisysgd sweep export sweep.toml sweep.nc"
     export = verb("export", _export, "write what the store has of a sweep as one netCDF file", text)
+    export.set_defaults(interrupted="Nothing was written.")
     export.add_argument("out", type=Path, help="the netCDF file")
     add_store(export)
 
     text = "  noisysgd sweep import sweep.nc my-runs --plan sweep.toml"
     back = verb("import", _import, "add the runs of an exported file to a store", text, file=False)
+    back.set_defaults(interrupted="Runs that were added stay: the same command goes on from there.")
     back.add_argument("dataset", type=Path, help="the netCDF file")
     back.add_argument("store", type=Path, help="directory of the runs")
     back.add_argument("--plan", type=Path, help="also write the sweep's own file, with which it goes on")
@@ -116,19 +122,25 @@ def _run(options: argparse.Namespace) -> int:
     from noisysgd.validation.export import export, save
     from noisysgd.validation.store import write_text
 
+    _check_resources(options)
+    check_output("--out", options.out)
     plan, store = _open(options)
     state = plan.sweep.state(store)
     if state.missing:
         _show_plan(plan, state, _model(plan, state), _workers(options.workers or len(options.devices) or None))
     # A copy beside the runs, which says what they were for.
-    write_text(store.root / f"plan-{_digest(plan.text)}.toml", plan.text)
+    try:
+        write_text(store.root / f"plan-{_digest(plan.text)}.toml", plan.text)
+    except OSError:
+        if not state.finished:  # else a store that can only be read will do
+            raise
     started = time.perf_counter()
     dataset = plan.sweep.run(store, _executor(options), progress=_Line())
     state = plan.sweep.state(store)
     print(f"{len(state.configs)} runs in {store.root}; {time.perf_counter() - started:.0f} s")
     if options.out is not None:
         print(f"{save(export(plan, store), options.out)} written")
-    return _verdict(plan.sweep.unbracketed(state.windows, dataset))
+    return _verdict(plan, plan.sweep.unbracketed(state.windows, dataset))
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -143,13 +155,14 @@ def _status(options: argparse.Namespace) -> int:
             print(f"{count} {words}")
     if not state.finished:
         return UNFINISHED if options.check else 0
-    verdict = _verdict(plan.sweep.unbracketed(state.windows, plan.sweep.collect(state.windows, state.found)))
+    verdict = _verdict(plan, plan.sweep.unbracketed(state.windows, plan.sweep.collect(state.windows, state.found)))
     return verdict if options.check else 0
 
 
 def _export(options: argparse.Namespace) -> int:
     from noisysgd.validation.export import export, save
 
+    check_output("out", options.out)
     plan, store = _open(options)
     dataset = export(plan, store)
     path = save(dataset, options.out)
@@ -161,14 +174,13 @@ def _import(options: argparse.Namespace) -> int:
     from noisysgd.validation.export import import_runs, load
     from noisysgd.validation.store import RunStore, write_text
 
+    check_output("--plan", options.plan)
     dataset = load(options.dataset)
+    if options.plan is not None:
+        _check_plan(options, dataset.attrs.get("plan"))
     done = import_runs(dataset, RunStore(options.store))
     print(f"{done.added} runs added to {options.store}, {done.known} were there already")
     if options.plan is not None:
-        if "plan" not in dataset.attrs:
-            raise ValueError(
-                f"{options.dataset}: expected the text of a plan, got none. Export it with noisysgd sweep."
-            )
         write_text(options.plan, str(dataset.attrs["plan"]))
         print(f"{options.plan} written")
     if done.different:
@@ -177,6 +189,26 @@ def _import(options: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _check_plan(options: argparse.Namespace, text: str | None) -> None:
+    """Raise unless a dataset has a plan, and writing it would replace no other."""
+    if text is None:
+        raise ValueError(f"{options.dataset}: expected the text of a plan, got none. Export it with noisysgd sweep.")
+    if options.plan.exists() and options.plan.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"--plan {options.plan}: expected no file, or one with the same plan, got another. Name another file."
+        )
+
+
+def _check_resources(options: argparse.Namespace) -> None:
+    """Raise unless --workers, --devices and --dask go together, whether or not there is anything to run."""
+    workers, devices = options.workers, len(options.devices)
+    if options.dask not in (None, "local") and (workers or devices):
+        raise UsageError("--dask: expected no --workers or --devices, got some. A running cluster has its own.")
+    if devices and workers and (workers > devices or (options.dask and workers != devices)):
+        words = "one worker" if options.dask else "at most one worker"
+        raise UsageError(f"--workers: expected {words} for each of {devices} devices, got {workers}. Leave it out.")
 
 
 def _open(options: argparse.Namespace) -> "tuple[Plan, RunStore]":
@@ -245,7 +277,10 @@ def _silence_distributed() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _verdict(unbracketed: list[str]) -> int:
+def _verdict(plan: "Plan", unbracketed: list[str]) -> int:
+    if not plan.sweep.metrics:
+        print("no optimum was judged: the plan names no metrics")
+        return 0
     if not unbracketed:
         print("every optimum and its error bar lie inside the grid")
         return 0
@@ -254,14 +289,9 @@ def _verdict(unbracketed: list[str]) -> int:
 
 
 def _workers(given: int | None) -> int:
-    from noisysgd.theory import checks
     from noisysgd.theory.parallel import usable_cores
 
-    return usable_cores() if given is None else checks.integer("workers", given, 1, remedy="Use at least one.")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return usable_cores() if given is None else given
 
 
 def _digest(text: str) -> str:
