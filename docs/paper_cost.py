@@ -1,12 +1,15 @@
 """The table of costs.md: what the paper's table 1 and figures 1 to 3 would cost."""
 
+import math
+
 from noisysgd.validation.cost import CostModel
+from noisysgd.validation.experiments import MICRO_BATCH
 from noisysgd.validation.presets import PAPER
 
 FLOPS = 40e12
 """Assumed: floating-point operations per second that training reaches on one GPU."""
 SECONDS_PER_STEP = 0.008
-"""Assumed: time per update that does not depend on the batch, mostly for launching kernels."""
+"""Assumed: time per pass of a batch, or of a piece of it, whatever its size; mostly for launching kernels."""
 
 
 def wide_resnet_macs(depth: int = 16, width: int = 4, classes: int = 10) -> int:
@@ -27,15 +30,27 @@ def model() -> CostModel:
 
 
 def table() -> str:
-    """Markdown: runs, updates, examples and GPU-hours of every experiment."""
-    cost, lines = model(), ["| experiment | runs | updates | examples | GPU-hours |", "|---|---|---|---|---|"]
+    """Markdown: runs, updates, passes, examples and GPU-hours of every experiment."""
+    cost = model()
+    lines = ["| experiment | runs | updates | passes | examples | GPU-hours |", "|---|---|---|---|---|---|"]
     for name, paper in PAPER.items():
-        seconds = paper.total_steps * cost.seconds_per_step + paper.total_examples * cost.seconds_per_example
-        numbers = f"{paper.total_runs} | {paper.total_steps:.3g} | {paper.total_examples:.3g} | {seconds / 3600:,.0f}"
+        passes, examples = paper.total_passes(MICRO_BATCH), paper.total_examples
+        hours = (passes * cost.seconds_per_step + examples * cost.seconds_per_example) / 3600
+        numbers = f"{paper.total_runs} | {paper.total_steps:.3g} | {passes:.3g} | {examples:.3g} | {hours:,.0f}"
         lines.append(f"| {name} | {numbers} |")
     return "\n".join(lines)
+
+
+def learning_rate_hours(batch_size: int) -> float:
+    """GPU-hours that one more learning rate costs in table 1: all its runs at one batch size."""
+    paper = PAPER["table 1"]
+    passes = math.ceil(batch_size / MICRO_BATCH)
+    steps = int(paper.budgets[0])
+    return paper.runs * model().seconds(steps=steps, batch_size=batch_size, passes=passes) / 3600
 
 
 if __name__ == "__main__":
     print(f"{wide_resnet_macs():,} multiplications per image; {model().seconds_per_example * 1e6:.1f} µs per example\n")
     print(table())
+    print("\none more learning rate in table 1, in GPU-hours:")
+    print(", ".join(f"{learning_rate_hours(size):.1f} at B = {size}" for size in PAPER["table 1"].batch_sizes))

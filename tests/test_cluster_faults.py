@@ -213,7 +213,7 @@ def test_a_full_disk(plan: Plan, undisturbed: xr.Dataset, tmp_path: Path) -> Non
         flag.touch()
         _, errors = driver.communicate(timeout=100)
         assert driver.returncode == 1
-        assert os.strerror(errno.ENOSPC) in errors
+        assert f"{them.store.root}: {os.strerror(errno.ENOSPC)}. Make room there" in errors
         assert "Traceback" not in errors
         held = plan.sweep.state(them.store)
         assert not held.finished

@@ -1,13 +1,17 @@
 """The run store: whole records or none, whoever is interrupted."""
 
+import errno
 import json
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -15,6 +19,7 @@ import pytest
 import xarray as xr
 
 from noisysgd.validation import RunStore, Sweep, TrainConfig, local_executor, run_one
+from noisysgd.validation.store import write_text
 
 CONFIG = TrainConfig(learning_rate=0.5, batch_size=64, steps=3)
 RECORD = {"config": CONFIG.as_dict(), "status": "complete", "train_loss": 0.1 + 0.2}
@@ -57,6 +62,84 @@ def test_a_damaged_record_counts_as_none_and_is_kept_aside(tmp_path, damage, cap
     store.write(RECORD)
     assert store.read(CONFIG) == RECORD
     assert len(list(tmp_path.glob(".damaged-*"))) == 1
+
+
+def test_of_a_damaged_record_one_warning_is_enough(tmp_path, caplog):
+    """However often a sweep looks at it, before and after a process has taken the store along."""
+    store = RunStore(tmp_path)
+    sweep = Sweep(base=CONFIG, batch_sizes=[64], momenta=[0.0], exponents=[-1], seeds=1, bracket=None)
+    (config,) = sweep.plan()
+    store.write(RECORD | {"config": config.as_dict()})
+    path = store.path(config) / "record.json"
+    path.write_text(path.read_text().replace("complete", "complote"))
+    sweep.state(store)
+    with ThreadPoolExecutor(1) as executor:
+        sweep.run(store, executor, work=lambda store, config: run_one(pickle.loads(pickle.dumps(store)), config))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert str(path) in caplog.text
+    path.write_text(path.read_text().replace("complete", "complote"))
+    assert store.read(config) is None
+    assert len(caplog.records) == 2, "damaged anew, warned anew"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("train_loss", "x"), ("status", "weird"), ("status", ["complete"]), ("seconds", True)]
+)
+def test_a_whole_record_that_says_what_none_can_is_damaged_and_named(tmp_path, caplog, name, value):
+    """Its checksum is right: somebody wrote it with another program."""
+    store = RunStore(tmp_path)
+    store.write(RECORD | {name: value})
+    assert store.read(CONFIG) is None
+    (warning,) = caplog.records
+    assert warning.getMessage().startswith(f"{store.path(CONFIG) / 'record.json'}: damaged record ({name} {value!r})")
+    sweep = Sweep(base=CONFIG, batch_sizes=[64], momenta=[0.0], exponents=[-1], seeds=1, bracket=None)
+    assert sweep.state(store).found == []
+    store.write(RECORD)
+    assert store.read(CONFIG) == RECORD
+
+
+def test_what_a_driver_killed_after_its_last_record_left_is_removed(tmp_path):
+    """But not the directory of a run that a process has under way, or of one that is not finished."""
+    store = RunStore(tmp_path)
+    sweep = Sweep(base=CONFIG, batch_sizes=[64], momenta=[0.0], exponents=[-1, 0, 1], seeds=1, bracket=None)
+    first, second, third = sweep.plan()
+    for config in (first, second):
+        (tmp_path / f".running-{config.key}").mkdir()
+        (tmp_path / f".running-{config.key}" / "checkpoint.pt").write_text("last")
+        store.write(RECORD | {"config": config.as_dict()})
+    (tmp_path / f".running-{third.key}").mkdir()
+    with RunStore(tmp_path).claim(second):
+        store.tidy(sweep.plan())
+        assert {path.name for path in store.leftovers()} == {f".running-{c.key}" for c in (second, third)}
+    with ThreadPoolExecutor(1) as executor:
+        sweep.run(store, executor, work=pretend)
+    assert store.leftovers() == []
+    (tmp_path / f".running-{first.key}").mkdir()
+    sweep.run(store, lambda: pytest.fail("nothing is to be run"))
+    assert store.leftovers() == []
+
+
+def test_a_full_disk_is_named_with_a_remedy(tmp_path, monkeypatch):
+    store = RunStore(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail_in_claim():
+        with store.claim(CONFIG):
+            full()  # as a checkpoint might
+
+    message = re.escape(f"{tmp_path}: {os.strerror(errno.ENOSPC)}. Make room there; the same command goes on")
+    with pytest.raises(OSError, match=message):
+        fail_in_claim()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=message) as caught:
+        store.write(RECORD)
+    assert caught.value.errno == errno.ENOSPC
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match=r"plan\.toml: .* Make room there"):
+        write_text(tmp_path / "plan.toml", "x")
 
 
 def test_an_emptied_record_is_simply_written_again(tmp_path):

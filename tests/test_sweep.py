@@ -5,6 +5,8 @@ Training is replaced by made-up losses wherever it is not what is tested.
 
 import re
 import runpy
+import subprocess
+import sys
 import threading
 import tomllib
 from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
@@ -36,8 +38,9 @@ from noisysgd.validation.cost import CostModel, Estimate, steps_of
 from noisysgd.validation.dask_engine import local_cluster, worker_options
 from noisysgd.validation.experiments import NAMES, experiment_file
 from noisysgd.validation.export import export, import_runs, load, save
+from noisysgd.validation.networks import imported
 from noisysgd.validation.pairs import PairSweep
-from noisysgd.validation.plan import EXAMPLE, parse_plan
+from noisysgd.validation.plan import EXAMPLE, parse_plan, read_plan
 from noisysgd.validation.presets import PAPER, runs_and_keep
 from noisysgd.validation.rounds import relative_cost
 from noisysgd.validation.sweep import Unlimited
@@ -146,6 +149,58 @@ def test_an_unlimited_budget_doubles_for_as_long_as_it_helps(tmp_path, target, b
     dataset = run(grid(unlimited=rule, bracket=("test_accuracy",)), tmp_path, work)
     found = dataset.budget.values.tolist()
     assert found == budgets if isinstance(budgets, list) else len(found) == budgets
+
+
+def test_more_training_is_judged_at_tuned_learning_rates_only():
+    """Else a rule could say "enough" at the edge of the grid."""
+    rule = Unlimited(metric="test_accuracy")
+    with pytest.raises(ValueError, match="metric: expected the unlimited budget's metric 'test_accuracy' among"):
+        grid(unlimited=rule, bracket="train_loss")
+    text = EXAMPLE.replace('kind = "epoch" ', 'kind = "unlimited"').replace(', "test_accuracy"]', "]")
+    with pytest.raises(ValueError, match=r"got \['train_loss'\]\. Whether more training helps is judged at tuned"):
+        parse_plan(text)
+
+
+@pytest.mark.parametrize("bracket", [(), ("test_accuracy",)])
+def test_a_rule_that_decides_at_the_edge_of_the_grid_is_named(tmp_path, bracket):
+    """The best accuracy is at 2^3, and the grid ends at 2^1."""
+    rule = Unlimited(metric="test_accuracy", doublings=2)
+    sweep = grid(unlimited=rule, bracket=bracket, extensions=0, momenta=[0.0])
+    dataset = run(sweep, tmp_path)
+    windows = sweep.state(RunStore(tmp_path)).windows
+    assert [place[2] for place in windows] == [100, 200]
+    expected = [f"test_accuracy at momentum 0, B = 64, {budget} steps" for budget in (100, 200)]
+    assert sweep.unbracketed(windows, dataset) == expected
+
+
+@pytest.mark.parametrize("target", [None, 0.9])
+def test_no_budget_is_doubled_where_every_run_diverges(tmp_path, target):
+    def work(store, config):
+        store.write(record_of(config, None, None, "diverged"))
+
+    rule = Unlimited(metric="train_loss", target=target, doublings=5)
+    dataset = run(grid(unlimited=rule, extensions=2, exponents=[0, 1]), tmp_path, work)
+    assert dataset.budget.values.tolist() == [100]
+
+
+@pytest.mark.parametrize("bracket", [(), ("test_accuracy",)])
+def test_the_announced_runs_include_all_doublings(bracket):
+    """Whether or not the grids of learning rates grow as well."""
+    sweep = grid(unlimited=Unlimited(doublings=3), bracket=bracket, extensions=1, budgets=[50, 100])
+    rates = 5 if bracket else 3
+    limits = sweep.limits(sweep.start())
+    assert sorted({place[2] for place in limits}) == [50, 100, 200, 400, 800]
+    assert {len(axes["learning_rate"]) for axes in limits.values()} == {rates}
+    assert len(sweep.extra(sweep.start())) == 2 * 3 * (5 * rates - 2 * 3)
+
+
+def test_grids_end_where_doubles_do():
+    sweep = grid(exponents=[-1000, 1000], extensions=3)
+    assert sweep.extra(sweep.start()) == [
+        config for config in sweep.plan(sweep.limits(sweep.start())) if config not in sweep.plan()
+    ]
+    exponents = sweep.limits(sweep.start())[0.0, 64, None]["learning_rate"]
+    assert (exponents[0], exponents[-1]) == (-1000, 1000)
 
 
 @given(order=st.randoms(use_true_random=False))
@@ -391,6 +446,114 @@ def test_windows_of_single_points_stand_beside_the_common_one():
     assert sweep.exponents[0.0, 16] == (-1, 0, 1, 2)
 
 
+WINDOW = "[[grid.window]]\nmomentum = 0.9\nbatch_size = 64\nexponents = [2, 4]\n"
+PAIRS = "[budget]\nepochs = [50, 100]\n[grid]\nbatch_sizes = [64]\nmomenta = [0.9]\ninitial = [-3, 0]\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("exponents = [-1, 2]", "exponents = [2000, 2001]", "exponents from -1000 to 1000, got [2000, 2001]. Learning"),
+        ("extensions = 4", "extensions = 5000", "extensions: expected at most 100, got 5000. Use 0"),
+        ("momenta = [0.0, 0.9]", 'momenta = ["x"]', "momenta: expected real numbers, got 'x'. Pass"),
+        ("momenta = [0.0, 0.9]", "momenta = [[0.0]]", "momenta: expected a single number, got array([0.]). Pass"),
+        ("momenta = [0.0, 0.9]", "momenta = [nan]", "momenta: expected numbers without NaN, got nan. Pass"),
+        ("runs = 3", "runs = 0", "runs: expected an integer ≥ 1, got 0. Run"),
+        ("keep = 2", "keep = 4", "keep: expected at most the 3 runs, got 4. Keep"),
+        ('"test_accuracy"]', '"test_acuracy"]', "metrics: expected names among ('train_loss',"),
+        ('"test_accuracy"]', '"train_loss"]', "metrics: expected distinct metrics"),
+        ('kind = "epoch"', 'kind = "unlimited"\ndoublings = 2000', "doublings: expected at most 30, got 2000. Begin"),
+        ("epochs = 12", "epochs = [12, 12]", "epochs: expected distinct budgets, got [12, 12]. Name"),
+        ("epochs = 12", "epochs = 1e-9", "batch_size: expected a budget of at least one step"),
+        ("[protocol]", f"{WINDOW}{WINDOW}[protocol]", "[[grid.window]]: expected one for each point"),
+        ("exponents = [-1, 2]", "exponents = [-1, 2]\nwindow = [3]", "window: expected a dict, got 3. Write"),
+        ("[grid", "x = = 1", "text: expected TOML, got something else: "),
+        ("batch_sizes = [16, 64]", "batch_sizes = [1600]", "batch_sizes: expected at most the 1280 training examples"),
+        ("[run] ", "[run]\nsubset = 32 #", "batch_sizes: expected at most the 32 training examples, got 64. Batches"),
+        ("[run] ", "[run]\nsubset = 1281 #", "subset: expected at most the 1280 training examples, got 1281. Leave"),
+        ("[run] ", "[run]\ndownsample = 3 #", "downsample: expected a divisor of the images' side, 8, got 3. Choose"),
+        ("[run] ", '[run]\nmodel = "no_such:f" #', "(ModuleNotFoundError: No module named 'no_such'). Name a function"),
+        ("[run] ", '[run]\nmodel = "mine" #', "config.model: expected 'module:factory', or a network passed along"),
+        ("[run] ", '[run]\nmodel = "math:pi" #', "config.model: expected a function that makes a network, got 3.14"),
+    ],
+)
+def test_a_file_that_no_run_could_follow_says_what_was_expected_and_what_to_do(old, new, message):
+    assert old in EXAMPLE
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_plan(EXAMPLE.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (PAIRS + WINDOW, "[grid]: expected exponents and windows, or initial and final"),
+        (PAIRS + "window = 3\n", "[grid]: expected exponents and windows, or initial and final"),
+        (
+            PAIRS.replace("epochs = [50, 100]", "kind = 'step'\nsteps = [2, 2]"),
+            "steps: expected distinct budgets, got [2, 2]",
+        ),
+        (PAIRS.replace("[-3, 0]", "[2000, 2001]"), "initial: expected exponents from -1000 to 1000"),
+    ],
+)
+def test_pairs_are_read_as_strictly(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parse_plan(text)
+    parse_plan(PAIRS)
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    sweep = parse_plan(EXAMPLE.replace("runs = 3", "runs = 3.0").replace("[16, 64]", "[16.0, 64]")).sweep
+    assert len(sweep.plan()) == 48
+    assert sweep.batch_sizes == (16, 64)
+
+
+def test_a_file_is_text_in_utf_8_with_or_without_a_mark(tmp_path):
+    file = tmp_path / "sweep.toml"
+    file.write_text(EXAMPLE, encoding="utf-8-sig")
+    assert read_plan(file).text == parse_plan(EXAMPLE).text
+    file.write_bytes(b"# \xff")
+    with pytest.raises(ValueError, match=r"sweep\.toml: text: expected UTF-8, got byte 0xff at 2\. Save the file"):
+        read_plan(file)
+
+
+def test_a_file_that_is_not_there_is_named_with_a_remedy(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.toml: expected a TOML file, got: no such file.*Check the path"):
+        read_plan(tmp_path / "none.toml")
+    with pytest.raises(IsADirectoryError, match=r"expected a TOML file, got: is a directory\. Check the path"):
+        read_plan(tmp_path)
+
+
+@pytest.mark.checkout
+@pytest.mark.slow
+def test_the_pages_network_of_ones_own_is_trained_by_the_command(tmp_path):
+    """With the console script's path, which lacks the current folder, and in worker processes."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    section = page[page.index("### A network of your own") :]
+    program, table = (
+        re.search(rf"^```{kind}\n(.*?)^```$", section, re.DOTALL | re.M)[1] for kind in ("python", "toml")
+    )
+    (tmp_path / "mynetworks.py").write_text(program)
+    rest = "[budget]\nsteps = 2\nkind = 'step'\n" + GRID.format(momenta=[0], exponents=[0, 1])
+    (tmp_path / "sweep.toml").write_text(table + rest + "[protocol]\nruns = 1\nkeep = 1\nmetrics = []\n")
+    code = "import sys; sys.path.remove(''); from noisysgd.validation.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "sweep", "run", "sweep.toml", "--workers", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (record,) = list(tmp_path.glob("sweep-runs/*/record.json"))[:1]
+    assert "mynetworks:perceptron" in record.read_text()
+
+
+def test_a_module_of_the_current_folder_hides_no_other(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise RuntimeError('hidden')\n")
+    (tmp_path / "broken_networks.py").write_text("def make(config, data) return None\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert imported("json:loads")("1") == 1
+    with pytest.raises(ValueError, match=r"got 'broken_networks:make' \(SyntaxError.*current folder"):
+        imported("broken_networks:make")
+    assert sys.path == before
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -402,7 +565,7 @@ def test_windows_of_single_points_stand_beside_the_common_one():
         ("exponents = [-1, 2]", "exponents = [2, -1]", "low ≤ high"),
         ("exponents = [-1, 2]", "", "[grid]: expected exponents"),
         ("batch_sizes = [16, 64]", "batch_sizes = [17]", "multiple of the ghost batch size"),
-        ("keep = 2", "keep = 4", "keep: expected at most the 3 seeds"),
+        ("keep = 2", "keep = 4", "keep: expected at most the 3 runs"),
         ("keep = 2", "", "expected runs and keep"),
         ('"test_accuracy"]', '"test_acuracy"]', "test_acuracy"),
         ("[grid]", "[grid", "Expected"),
@@ -460,6 +623,19 @@ def test_an_estimate_adds_up():
     assert cost.price == pytest.approx(0.303)
     assert cost.wall_seconds == pytest.approx(15.15)
     assert Estimate.of(configs, model, workers=100).wall_seconds == pytest.approx(10)
+
+
+def test_every_piece_of_a_batch_costs_a_pass():
+    """Launches recur for each micro-batch."""
+    whole, cut = BASE.with_(batch_size=80, steps=10), BASE.with_(batch_size=80, steps=10, micro_batch_size=32)
+    model = CostModel(seconds_per_step=1.0, seconds_per_example=0.5)
+    assert (model.of(whole), model.of(cut)) == (10 * (1 + 40), 10 * (3 + 40))
+    assert relative_cost(cut) > relative_cost(whole)
+    configs = [BASE.with_(batch_size=b, steps=n, micro_batch_size=32) for b in (16, 64, 96) for n in (10, 100)]
+    records = [{"config": c.as_dict(), "steps": c.steps, "seconds": model.of(c)} for c in configs]
+    found = CostModel.from_records(records)
+    assert found.seconds_per_step == pytest.approx(1.0)
+    assert found.seconds_per_example == pytest.approx(0.5)
 
 
 def test_svag_costs_two_batches_for_each_of_its_l_steps():
@@ -569,6 +745,16 @@ def test_the_page_on_costs_shows_what_its_program_computes():
     program = runpy.run_path(str(docs / "paper_cost.py"))
     page = (docs / "costs.md").read_text(encoding="utf-8")
     assert program["table"]() in page
+    files = [parse_plan(experiment_file(name)) for name in NAMES]
+    hours = [Estimate.of(file.sweep.plan(), file.cost, workers=1).device_seconds / 3600 for file in files]
+    table, one, two, skipinit, three = hours
+    shown = [float(found.replace(",", "")) for found in re.findall(r"^\| [tf]\w+ \d \|.* ([\d,]+) \|$", page, re.M)]
+    np.testing.assert_allclose(shown, [table, one, two + skipinit, three], rtol=2e-3)  # c has three digits in the files
+    further = program["learning_rate_hours"](32768)
+    assert f"{further:.1f} GPU-hours at B = 32768 ({program['learning_rate_hours'](256):.1f} at 256" in page
+    assert f"cost\n{3 * further:.0f} that" in page
+    launches = (PAPER["table 1"].total_passes(1024) - PAPER["table 1"].total_steps) * 0.008 / 3600
+    assert f"{launches:.0f} are those of the second and further passes" in page
     assert f"{program['wide_resnet_macs']() / 1e6:.1f} million" in page
 
     counted = []

@@ -1,5 +1,6 @@
 """What runs cost in time and money: from a model that is stated, from records, or from a short timed run."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ TIMED_SECONDS = 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """Seconds of one run: a + batches · (b + c · batch size), with one batch per step, or two under SVAG.
+    """Seconds of one run: a + batches · (b · passes + c · batch size), with one batch per step, or two under SVAG.
+
+    A batch that is passed through the network in pieces (``micro_batch_size``) costs b for each of them.
 
     Parameters
     ----------
@@ -34,8 +37,8 @@ class CostModel:
     Examples
     --------
     >>> model = CostModel(seconds_per_step=0.01, seconds_per_example=1e-4, source="a guess")
-    >>> round(model.seconds(steps=9765, batch_size=1024))
-    1098
+    >>> round(model.seconds(steps=9765, batch_size=1024)), round(model.seconds(steps=9765, batch_size=1024, passes=2))
+    (1098, 1195)
     """
 
     seconds_per_run: float = 0.0
@@ -56,13 +59,14 @@ class CostModel:
         """Whether it says anything about time."""
         return self.seconds_per_run + self.seconds_per_step + self.seconds_per_example > 0
 
-    def seconds(self, *, steps: int, batch_size: int) -> float:
-        """Of one run that differentiates `steps` batches."""
-        return self.seconds_per_run + steps * (self.seconds_per_step + batch_size * self.seconds_per_example)
+    def seconds(self, *, steps: int, batch_size: int, passes: int = 1) -> float:
+        """Of one run that differentiates `steps` batches, each in so many passes."""
+        return self.seconds_per_run + steps * (passes * self.seconds_per_step + batch_size * self.seconds_per_example)
 
     def of(self, config: TrainConfig) -> float:
         """Seconds of one run."""
-        return self.seconds(steps=steps_of(config) * config.batches_per_update, batch_size=config.batch_size)
+        batches = steps_of(config) * config.batches_per_update
+        return self.seconds(steps=batches, batch_size=config.batch_size, passes=passes_per_batch(config))
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, Any]], **more: Any) -> Self | None:
@@ -73,11 +77,11 @@ class CostModel:
         """
         from scipy.optimize import nnls
 
-        rows = [(_batches(r), r["config"]["batch_size"], r["seconds"]) for r in records if _timed(r)]
+        rows = [(*_passes_and_examples(r), r["seconds"]) for r in records if _timed(r)]
         if not rows:
             return None
-        steps, sizes, seconds = np.array(rows, dtype=np.float64).T
-        columns = np.stack([np.ones_like(steps), steps, steps * sizes], axis=1)
+        passes, examples, seconds = np.array(rows, dtype=np.float64).T
+        columns = np.stack([np.ones_like(passes), passes, examples], axis=1)
         scale = columns.max(axis=0)
         found = nnls(columns / scale / seconds[:, None], np.ones_like(seconds))[0] / scale
         return cls(
@@ -155,11 +159,19 @@ def steps_of(config: TrainConfig) -> int:
     return config.schedule(training_examples(config)).steps
 
 
+def passes_per_batch(config: TrainConfig) -> int:
+    """Pieces in which a batch is passed through the network.
+
+    >>> passes_per_batch(TrainConfig(learning_rate=1.0, batch_size=80, steps=1, micro_batch_size=32))
+    3
+    """
+    return math.ceil(config.batch_size / (config.micro_batch_size or config.batch_size))
+
+
 def training_examples(config: TrainConfig) -> int:
     """Size of a configuration's training set."""
-    subset = getattr(config, "subset", None)
-    if subset is not None:
-        return int(subset)
+    if config.subset is not None:
+        return config.subset
     if config.dataset in TRAINING_EXAMPLES:
         return TRAINING_EXAMPLES[config.dataset]
     from noisysgd.validation.data import load_dataset
@@ -193,9 +205,11 @@ def _seconds(train: Callable[[TrainConfig], dict[str, Any]], config: TrainConfig
     return train(config) | {"seconds": time.perf_counter() - started}
 
 
-def _batches(record: Mapping[str, Any]) -> int:
+def _passes_and_examples(record: Mapping[str, Any]) -> tuple[int, int]:
     """That a finished run differentiated."""
-    return int(record["steps"]) * TrainConfig.from_dict(record["config"]).batches_per_update
+    config = TrainConfig.from_dict(record["config"])
+    batches = int(record["steps"]) * config.batches_per_update
+    return batches * passes_per_batch(config), batches * config.batch_size
 
 
 def _timed(record: Mapping[str, Any]) -> bool:

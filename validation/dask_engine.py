@@ -4,6 +4,7 @@ The cluster is disposable. A run whose worker dies is started again by another, 
 scheduler that dies ends the driver with an error, and the same command goes on from the store on another cluster.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from noisysgd.theory import checks
 from noisysgd.theory.parallel import usable_cores
-from noisysgd.validation.executors import KEEP_MEMORY, distinct
+from noisysgd.validation import interrupts
+from noisysgd.validation.executors import INTERRUPTED, KEEP_MEMORY, distinct
 
 if TYPE_CHECKING:
     from distributed import SpecCluster
@@ -28,6 +30,9 @@ CONNECT_SECONDS, ATTEMPT_SECONDS = 30.0, 5
 @contextmanager
 def dask_executor(scheduler: str, *, workers: int | None = None, devices: Sequence[int] = ()) -> Iterator[Executor]:
     """An executor for sweeps on a Dask cluster.
+
+    Ctrl-C and SIGTERM cancel the runs that wait; those under way finish and are stored. A local cluster stays for as
+    long as that takes, or until a second Ctrl-C.
 
     Parameters
     ----------
@@ -58,11 +63,21 @@ def dask_executor(scheduler: str, *, workers: int | None = None, devices: Sequen
 
     one = scheduler == "local"
     checks.require(one or (workers is None and not devices), "workers", "none", workers or devices, "They are there.")
-    cluster = local_cluster(workers, devices=devices) if one else None
+    cluster: SpecCluster | None = None
     try:
+        if one:
+            # Worker processes, and those that take their places, are started by a thread that starts here.
+            with interrupts.sheltered():
+                cluster = local_cluster(workers, devices=devices)
         client = _connect(Client, cluster if one else scheduler)
         try:
             yield client.get_executor(pure=False)
+        except KeyboardInterrupt:
+            if cluster is not None:
+                logger.warning(INTERRUPTED)
+                # What is abandoned ends with the cluster, which gives it a few seconds.
+                interrupts.finish(lambda: client.run(_until_idle), lambda: None)
+            raise
         except KilledWorker as error:
             raise BrokenExecutor(f"{error} The same command goes on from the store.") from error
         except (CancelledError, CommClosedError) as error:
@@ -91,11 +106,13 @@ def local_cluster(workers: int | None = None, *, devices: Sequence[int] = ()) ->
     count = default if workers is None else checks.integer("workers", workers, 1, remedy="Use at least one.")
     expected = f"one for each of the {len(numbers)} devices"
     checks.require(not numbers or count == len(numbers), "workers", expected, workers, "Leave it out.")
-    options = {"host": "127.0.0.1", "dashboard": False, "silence_logs": logging.WARNING}
+    # Workers are as quiet as the driver was told to be: at the end some may miss the scheduler, which is no news.
+    level = max(logging.WARNING, logging.getLogger("distributed").getEffectiveLevel())
+    options = {"host": "127.0.0.1", "dashboard": False, "silence_logs": level}
     return SpecCluster(  # type: ignore[no-untyped-call]  # distributed leaves it untyped
         scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}},
         workers={k: {"cls": Nanny, "options": options | worker_options(numbers[k : k + 1])} for k in range(count)},
-        silence_logs=logging.WARNING,
+        silence_logs=level,
     )
 
 
@@ -108,6 +125,12 @@ def worker_options(device: Sequence[int] = ()) -> dict[str, Any]:
     pinned = {"CUDA_VISIBLE_DEVICES": str(device[0])} if device else {}
     # Runs take place in a thread: without an arena of its own it keeps its memory as the main thread does.
     return {"nthreads": 1, "memory_limit": 0, "env": KEEP_MEMORY | {"MALLOC_ARENA_MAX": "1"} | pinned}
+
+
+async def _until_idle(dask_worker: Any) -> None:
+    """Wait for the run that a worker has under way; to cancel its future does not stop the thread that it runs in."""
+    while dask_worker.active_threads:
+        await asyncio.sleep(0.1)
 
 
 def _connect(client: Any, where: Any) -> Any:

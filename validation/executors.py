@@ -3,17 +3,18 @@
 import logging
 import multiprocessing
 import os
-import signal
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any
 
 from noisysgd.theory import checks
 from noisysgd.theory.parallel import usable_cores
 from noisysgd.theory.provenance import provenance
+from noisysgd.validation import interrupts
 from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.store import RunStore
 
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "2000000000"}
 """For workers: the C library (glibc) would return large buffers after every training step, and fetch them anew."""
 
-
 CHECKPOINT = "checkpoint.pt"
+INTERRUPTED = "interrupted; runs under way are finishing (Ctrl-C again abandons them)"
 
 
 @contextmanager
@@ -33,8 +34,9 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
     With `devices` there is one worker per GPU of that list, which sees no other (``CUDA_VISIBLE_DEVICES``).
 
     One thread per run makes results independent of the number of cores, and two runs side by side use two cores better
-    than one run with two threads. Ctrl-C goes to the parent only: waiting runs are cancelled, those under way finish
-    and are stored; a second Ctrl-C abandons them. If the parent dies, even by ``kill -9``, so do the workers.
+    than one run with two threads. Ctrl-C and SIGTERM go to the parent only, even if the whole process group gets them:
+    waiting runs are cancelled, those under way finish and are stored; a second Ctrl-C abandons them. If the parent
+    dies, even by ``kill -9``, so do the workers.
 
     Examples
     --------
@@ -42,7 +44,7 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
     ...     executor.submit(pow, 2, 10).result()
     1024
     """
-    context = multiprocessing.get_context("spawn")
+    context = _Spawn()
     free = context.Queue() if devices else None
     for device in distinct(devices):
         assert free is not None
@@ -53,17 +55,19 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
     expected = f"at most one for each of the {len(devices)} devices"
     checks.require(one_each, "workers", expected, workers, "Name more devices or use fewer workers.")
     # Spawned, not forked: the parent may hold threads and locks, which do not survive a fork.
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker, initargs=(free,))
+    all_started, stopping = context.Event(), context.RawValue("b", 0)
+    given = (all_started, stopping, free)
+    pool = _Pool(count, mp_context=context, initializer=_prepare_worker, initargs=given)
     try:
-        with _environment(KEEP_MEMORY):
-            yield pool
+        with _environment(KEEP_MEMORY), interrupts.sheltered():
+            for _ in range(count):
+                pool.submit(os.getpid)  # which starts a process, since none is idle yet
+            all_started.set()
+        yield pool
     except KeyboardInterrupt:
-        logger.warning("interrupted; runs under way are finishing (Ctrl-C again abandons them)")
-        try:
-            pool.shutdown(wait=True, cancel_futures=True)
-        except KeyboardInterrupt:
-            for child in multiprocessing.active_children():
-                child.kill()
+        stopping.value = 1
+        logger.warning(INTERRUPTED)
+        interrupts.finish(lambda: pool.shutdown(wait=True, cancel_futures=True), interrupts.kill_children)
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -135,16 +139,46 @@ def distinct(devices: Sequence[int]) -> list[int]:
     return numbers
 
 
-def _prepare_worker(free: Any = None) -> None:
+class _Worker(SpawnProcess):
+    """A worker that ignores SIGTERM and must end all the same when its pool is broken and terminates the others."""
+
+    def terminate(self) -> None:
+        self.kill()
+
+
+class _Spawn(SpawnContext):
+    Process = _Worker
+
+
+class _Pool(ProcessPoolExecutor):
+    """A pool that can be stopped: some calls wait beside the workers, where they can no longer be cancelled."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return super().submit(_unless_stopping, fn, *args, **kwargs)
+
+
+_stopping: Any = None
+
+
+def _unless_stopping(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    if _stopping.value:
+        raise CancelledError("the pool was interrupted.")
+    return fn(*args, **kwargs)
+
+
+def _prepare_worker(all_started: Any, stopping: Any, free: Any = None) -> None:
+    global _stopping
+    _stopping = stopping
+    interrupts.ignore()
     if free is not None:  # before CUDA starts, which reads it once
         os.environ["CUDA_VISIBLE_DEVICES"] = str(free.get())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
+    all_started.wait()
 
 
 def _die_with(parent: Any) -> None:

@@ -18,7 +18,7 @@ from noisysgd.theory.sweep import MISSING, STATUSES, load_sweep, save_sweep
 from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.pairs import SCHEMA as PAIRS
 from noisysgd.validation.plan import Plan
-from noisysgd.validation.rounds import METRICS
+from noisysgd.validation.protocol import METRICS
 from noisysgd.validation.store import RunStore
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,11 @@
 
 import importlib
 import math
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -42,7 +46,7 @@ def network(config: TrainConfig, data: ImageDataset, given: nn.Module | Factory 
         return _placed(model, config)
     remedy = "Name your network: config.with_(model='my network'); its runs are filed under that name."
     checks.require(config.model != WIDE_RESNET, "config.model", "a name of your own", config.model, remedy)
-    given = _imported(config.model) if given is None else given
+    given = imported(config.model) if given is None else given
     if not isinstance(given, nn.Module):
         checks.require(callable(given), "model", "a torch.nn.Module or a function that makes one", given, "Pass one.")
         with torch.random.fork_rng(devices=_generators(config.device)):
@@ -87,17 +91,51 @@ def _placed(model: nn.Module, config: TrainConfig) -> nn.Module:
     return model.to(config.device)
 
 
-def _imported(name: str) -> Factory:
+def imported(name: str) -> Factory:
+    """The function that ``module:factory`` names, of an installed module or of a file in the current folder.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be imported, with the reason.
+
+    Examples
+    --------
+    >>> imported("noisysgd.validation.networks:network").__name__
+    'network'
+    """
     module, separator, attribute = name.partition(":")
-    remedy = "Pass the network to train(config, model=...), or name an importable 'module:factory'."
+    remedy = (
+        "Name a function as 'module:factory', of an installed module or of a file in the current folder; "
+        "from Python, train(config, model=...) takes the network itself."
+    )
     checks.require(bool(separator), "config.model", "'module:factory', or a network passed along", name, remedy)
     try:
-        factory: Factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(
-            f"config.model: expected an importable 'module:factory', got {name!r} ({error}). {remedy}"
-        ) from error
+        with _current_folder():
+            factory: Factory = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a module of the user's does when it is imported
+        got = f"{name!r} ({type(error).__name__}: {error})"
+        raise ValueError(f"config.model: expected an importable 'module:factory', got {got}. {remedy}") from error
+    checks.require(callable(factory), "config.model", "a function that makes a network", factory, remedy)
     return factory
+
+
+_path_lock = threading.RLock()
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Modules of the current folder can be imported, as ``python -m`` could; no other module is shadowed by them."""
+    folder = str(Path.cwd())
+    with _path_lock:
+        added = folder not in sys.path
+        if added:
+            sys.path.append(folder)
+        try:
+            yield
+        finally:
+            if added:
+                sys.path.remove(folder)
 
 
 def _generators(device: str) -> list[torch.device]:

@@ -15,7 +15,15 @@ from noisysgd.theory.pairs import STARTS, best_pair, wider_pair
 from noisysgd.theory.provenance import provenance
 from noisysgd.theory.sweep import COMPLETE, MISSING, STATUSES, UNITS
 from noisysgd.validation.configuration import TrainConfig
-from noisysgd.validation.rounds import METRICS, Growing, Place, Windows, costliest_first
+from noisysgd.validation.protocol import (
+    METRICS,
+    bracketed_metrics,
+    distinct_values,
+    exponents,
+    extension,
+    runs_kept,
+)
+from noisysgd.validation.rounds import Growing, Place, Windows, costliest_first
 from noisysgd.validation.sweep import describe, provenances
 
 SCHEMA = "noisysgd pairs"
@@ -39,7 +47,7 @@ class PairSweep(Growing):
     bracket : sequence of str
         Metrics, each with an optimum of its own; as :func:`noisysgd.theory.pairs.best_pair` finds it.
     extensions : int
-        Points that a grid may gain, at either end, in search of a bracket.
+        Points that a grid may gain, at either end, in search of a bracket; at most 100.
     budgets : sequence of float, optional
         Several budgets instead of the base's own, in its unit.
 
@@ -66,19 +74,15 @@ class PairSweep(Growing):
     budgets: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        seeds = checks.integer("seeds", self.seeds, 1, remedy="Run each pair at least once.")
-        keep = checks.integer("keep", self.keep, 1, remedy="Keep at least one run.")
-        checks.require(keep <= seeds, "keep", f"at most the {seeds} seeds", keep, "Keep fewer or run more seeds.")
-        checks.integer("extensions", self.extensions, 0, remedy="Use 0 for a fixed grid.")
+        seeds, keep = runs_kept(self.seeds, self.keep)
         bracket = (self.bracket,) if isinstance(self.bracket, str) else tuple(self.bracket)
-        object.__setattr__(self, "bracket", bracket)
-        for metric in bracket:
-            checks.require(metric in METRICS, "bracket", f"among {METRICS}", metric, "Choose from the records.")
-        for name in ("initial", "final"):
-            exponents = [checks.integer(name, k, -1000, remedy="Learning rates are 2^k.") for k in getattr(self, name)]
-            distinct = bool(exponents) and len(set(exponents)) == len(exponents)
-            checks.require(distinct, name, "distinct integers k for 2^k, at least one", exponents, "Give a range.")
-            object.__setattr__(self, name, tuple(sorted(exponents)))
+        values: dict[str, Any] = {"seeds": seeds, "keep": keep, "extensions": extension(self.extensions)}
+        values |= {"bracket": bracketed_metrics(bracket)}
+        values |= {name: exponents(name, getattr(self, name)) for name in ("initial", "final")}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if self.budgets is not None:
+            distinct_values("budgets", [checks.scalar("budgets", budget) for budget in self.budgets])
         self.plan()  # every configuration checks itself
 
     @property

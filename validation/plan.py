@@ -1,19 +1,18 @@
 """A sweep as a TOML file: what it reads, what it means, and where it says too little or too much."""
 
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from noisysgd.theory import checks
-from noisysgd.validation.configuration import TrainConfig
-from noisysgd.validation.cost import CostModel
+from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
+from noisysgd.validation.cost import TRAINING_EXAMPLES, CostModel, steps_of
 from noisysgd.validation.pairs import PairSweep
 from noisysgd.validation.presets import runs_and_keep
-from noisysgd.validation.rounds import METRICS
+from noisysgd.validation.protocol import FURTHEST, METRICS, bracketed_metrics, extension, runs_kept
 from noisysgd.validation.sweep import Sweep, Unlimited
-from noisysgd.validation.toml import to_toml
+from noisysgd.validation.toml import from_toml, to_toml
 
 T = TypeVar("T")
 
@@ -39,6 +38,9 @@ keep = 2                    # or preset = "paper" (15, 12), "paper-pairs" (7, 5)
 metrics = ["train_loss", "test_accuracy"]  # each optimised by itself, until bracketed
 extensions = 4              # learning rates that may be added at either end
 """
+
+IMAGE_SIDES = {"digits": 8, "fashion-mnist": 28, "cifar10": 32, "cifar100": 32}
+"""In pixels, so that a plan needs no data."""
 
 SECTIONS = {
     "run": tuple(
@@ -73,7 +75,10 @@ def read_plan(path: str | Path) -> Plan:
     Raises
     ------
     ValueError
-        For a file that is not TOML, unknown names, and anything that no sweep can have; the message names the file.
+        For a file that is not TOML, unknown names, anything that no sweep can have, and runs that could not take
+        place; the message names the file.
+    OSError
+        For a file that is not there or cannot be read.
     """
     return read_toml(path, _plan_of)
 
@@ -81,9 +86,21 @@ def read_plan(path: str | Path) -> Plan:
 def read_toml(path: str | Path, meaning: Callable[[dict[str, Any]], T]) -> T:
     """What a TOML file means, by a function of its values; a ``ValueError`` that names the file if it means nothing."""
     try:
-        return meaning(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        return meaning(from_toml(_text(Path(path))))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    """Of a file in UTF-8, with or without a byte-order mark."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        got = f"byte {error.object[error.start]:#04x} at {error.start}"
+        raise ValueError(f"text: expected UTF-8, got {got}. Save the file as UTF-8.") from error
+    except OSError as error:
+        got = (error.strerror or str(error)).lower()
+        raise type(error)(f"{path}: expected a TOML file, got: {got}. Check the path.") from error
 
 
 def parse_plan(text: str) -> Plan:
@@ -100,7 +117,7 @@ def parse_plan(text: str) -> Plan:
     >>> parse_plan(plan.text).text == plan.text
     True
     """
-    return _plan_of(tomllib.loads(text))
+    return _plan_of(from_toml(text))
 
 
 def _plan_of(given: dict[str, Any]) -> Plan:
@@ -121,19 +138,43 @@ def _plan_of(given: dict[str, Any]) -> Plan:
     sweep: Sweep | PairSweep
     if pairs:
         checks.require(unlimited is None, "kind", "an epoch or step budget for pairs", "unlimited", "List budgets.")
-        checks.require("exponents" not in grid, "[grid]", "exponents, or initial and final", list(grid), "Choose.")
+        one_kind = "exponents" not in grid and "window" not in grid
+        checks.require(one_kind, "[grid]", "exponents and windows, or initial and final", list(grid), "Choose.")
         size, momentum = (_one(grid, name) for name in ("batch_sizes", "momenta"))
         base = TrainConfig.from_dict(run | {"learning_rate": 1.0, "batch_size": size, "momentum": momentum})
+        _check_possible(base, [size])
         axes: dict[str, Any] = {name: _range(name, grid[name]) for name in ("initial", "final") if name in grid}
         sweep = PairSweep(base=base, **axes, **shared)
     else:
         sizes = _list("batch_sizes", grid)
         base = TrainConfig.from_dict(run | {"learning_rate": 1.0, "batch_size": sizes[0]})
+        _check_possible(base, sizes)
         momenta = _list("momenta", grid)
         exponents = _exponents(grid, momenta, sizes)
         sweep = Sweep(base=base, batch_sizes=sizes, momenta=momenta, exponents=exponents, unlimited=unlimited, **shared)
+    for config in {(c.batch_size, c.epochs, c.steps): c for c in sweep.plan()}.values():
+        steps_of(config)  # budgets check themselves against the batch size
     cost = CostModel(**given["cost"], source="stated in the file") if "cost" in given else None
     return Plan(sweep, to_toml({section: given[section] for section in SECTIONS if section in given}), cost)
+
+
+def _check_possible(base: TrainConfig, sizes: Sequence[Any]) -> None:
+    """Raise for runs that would be refused when they begin: too few examples, or a network that cannot be imported."""
+    there = TRAINING_EXAMPLES[base.dataset]
+    enough = base.subset is None or base.subset <= there
+    checks.require(enough, "subset", f"at most the {there} training examples", base.subset, "Leave it out for all.")
+    examples = there if base.subset is None else base.subset
+    for size in sizes:
+        whole = checks.integer("batch_sizes", size, 1, remedy="A batch has at least one example.")
+        remedy = "Batches are drawn without replacement: use smaller ones."
+        checks.require(whole <= examples, "batch_sizes", f"at most the {examples} training examples", size, remedy)
+    side = IMAGE_SIDES[base.dataset]
+    divides = side % base.downsample == 0
+    checks.require(divides, "downsample", f"a divisor of the images' side, {side}", base.downsample, "Choose one.")
+    if base.model != WIDE_RESNET:
+        from noisysgd.validation.networks import imported  # torch is imported where it is needed
+
+        imported(base.model)
 
 
 def _budget(table: Mapping[str, Any]) -> tuple[list[float], Unlimited | None]:
@@ -145,7 +186,9 @@ def _budget(table: Mapping[str, Any]) -> tuple[list[float], Unlimited | None]:
     checks.require(right, f"[budget] of kind {kind!r}", expected, units or "neither", "Give one of them.")
     given = table[units[0]]
     budgets = list(given) if isinstance(given, list) else [given]
-    checks.require(bool(budgets), units[0], "a number or several", given, "Give one.")
+    numbers = bool(budgets) and all(type(each) in (int, float) for each in budgets)
+    checks.require(numbers, units[0], "a number or several", given, "Give one.")
+    checks.require(len(set(budgets)) == len(budgets), units[0], "distinct budgets", given, "Name each once.")
     rule = {name: table[name] for name in ("metric", "target", "doublings") if name in table}
     checks.require(kind == "unlimited" or not rule, "[budget]", "no stopping rule", list(rule), 'Use kind="unlimited".')
     return budgets, Unlimited(**rule) if kind == "unlimited" else None
@@ -157,23 +200,29 @@ def _shared(protocol: Mapping[str, Any], default: str) -> dict[str, Any]:
     some = "runs" in protocol or "keep" in protocol
     whole = not some or ("runs" in protocol and "keep" in protocol)
     checks.require(whole, "[protocol]", "runs and keep", list(protocol), "Give both, or a preset.")
-    runs, keep = (protocol["runs"], protocol["keep"]) if some else runs_and_keep(str(protocol.get("preset", default)))
+    if some:
+        runs, keep = runs_kept(protocol["runs"], protocol["keep"], names=("runs", "keep"))
+    else:
+        runs, keep = runs_and_keep(protocol.get("preset", default))
     metrics = protocol.get("metrics", ["train_loss", "test_accuracy"])
     checks.instance("metrics", metrics, list, remedy=f"List some of {METRICS}.")
-    return {"seeds": runs, "keep": keep, "bracket": tuple(metrics), "extensions": protocol.get("extensions", 4)}
+    bracket, extensions = bracketed_metrics(metrics, "metrics"), extension(protocol.get("extensions", 4))
+    return {"seeds": runs, "keep": keep, "bracket": bracket, "extensions": extensions}
 
 
 def _exponents(grid: Mapping[str, Any], momenta: Sequence[float], sizes: Sequence[int]) -> Any:
     """One window for all, or one of its own for the points that ``[[grid.window]]`` names."""
     rows = grid.get("window", [])
     checks.instance("window", rows, list, remedy="Write [[grid.window]] for each.")
-    windows = {}
+    windows: dict[tuple[Any, Any], tuple[int, ...]] = {}
     for row in rows:
+        checks.instance("window", row, dict, remedy="Write [[grid.window]] for each.")
         names = {"momentum", "batch_size", "exponents"}
         checks.require(set(row) == names, "[[grid.window]]", f"{sorted(names)}", sorted(row), "Give all three.")
         point = (row["momentum"], row["batch_size"])
         inside = point[0] in momenta and point[1] in sizes
         checks.require(inside, "[[grid.window]]", "a point of the grid", point, "Add it to the grid or drop it.")
+        checks.require(point not in windows, "[[grid.window]]", "one for each point", f"two for {point}", "Drop one.")
         windows[point] = _range("exponents", row["exponents"])
     if not windows:
         checks.require("exponents" in grid, "[grid]", "exponents, or initial and final", list(grid), "Give a range.")
@@ -192,6 +241,8 @@ def _range(name: str, value: Any) -> tuple[int, ...]:
     low, high, *step = value
     ordered = low <= high and (not step or step[0] > 0)
     checks.require(ordered, name, "low ≤ high, and a positive step", value, remedy)
+    inside = low >= -FURTHEST and high <= FURTHEST
+    checks.require(inside, name, f"exponents from -{FURTHEST} to {FURTHEST}", value, "Learning rates are 2^k.")
     return tuple(range(low, high + 1, *step))
 
 

@@ -1,5 +1,7 @@
 """The paper's protocol by name: how many runs count of how many, and what its table and figures consist of."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from noisysgd.theory import checks
@@ -68,17 +70,25 @@ class Experiment:
     @property
     def total_steps(self) -> int:
         """Updates of all runs together."""
-        return self._sum(examples=False)
+        return self._sum(lambda size: 1)
+
+    def total_passes(self, micro_batch_size: int) -> int:
+        """Pieces of at most so many examples in which all updates' batches pass through the network.
+
+        >>> PAPER["table 1"].total_passes(1024) / PAPER["table 1"].total_steps
+        8.125
+        """
+        return self._sum(lambda size: math.ceil(size / micro_batch_size))
 
     @property
     def total_examples(self) -> int:
         """Examples that all updates together see."""
-        return self._sum(examples=True)
+        return self._sum(lambda size: size)
 
-    def _sum(self, examples: bool) -> int:
+    def _sum(self, of_batch: Callable[[int], int]) -> int:
         each = self.variants * self.learning_rates * self.runs
         return each * sum(
-            self.steps(size, budget) * (size if examples else 1) for size in self.batch_sizes for budget in self.budgets
+            self.steps(size, budget) * of_batch(size) for size in self.batch_sizes for budget in self.budgets
         )
 
 

@@ -14,12 +14,12 @@ import xarray as xr
 
 from noisysgd.theory.bracketing import Grid
 from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation.cost import passes_per_batch
 from noisysgd.validation.executors import local_executor, run_one
 from noisysgd.validation.store import RunStore
 
 logger = logging.getLogger(__name__)
 
-METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 Progress = Callable[[int, int, float], None]
 """Called with (runs done, runs planned, share of the work done)."""
 Work = Callable[[RunStore, TrainConfig], Any]
@@ -129,6 +129,7 @@ class Growing(ABC):
         if state.finished:
             if progress is not None:
                 progress(len(state.configs), len(state.configs), 1.0)
+            store.tidy(state.configs)
             return self.collect(state.windows, state.found)
         vain = 0
         while True:
@@ -154,6 +155,7 @@ class Growing(ABC):
             dataset = self.collect(windows, [records[config.key] for config in configs])
             grown = self.grow(windows, dataset)
             if grown == windows:
+                store.tidy(configs)
                 return dataset
             logger.info("optima not bracketed yet: %d runs more", len(self.plan(grown)) - len(configs))
             windows = grown
@@ -180,11 +182,12 @@ class Growing(ABC):
 
 
 def relative_cost(config: TrainConfig) -> float:
-    """Relative cost of a run: examples seen, and a fixed cost per step worth about 40 of them."""
+    """Relative cost of a run: examples seen, and a fixed cost per pass worth about 40 of them."""
+    fixed = 40.0 * passes_per_batch(config)
     if config.steps is not None:
-        cost = config.steps * (config.batch_size + 40.0)
+        cost = config.steps * (config.batch_size + fixed)
     else:
-        cost = (config.epochs or 0.0) * (1.0 + 40.0 / config.batch_size)
+        cost = (config.epochs or 0.0) * (1.0 + fixed / config.batch_size)
     return cost * config.svag * config.batches_per_update
 
 

@@ -9,19 +9,21 @@ releases when the process dies, however it dies.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from noisysgd.theory import checks
 from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation.protocol import METRICS
 from noisysgd.validation.toml import to_toml
 
 try:
@@ -33,6 +35,14 @@ logger = logging.getLogger(__name__)
 
 RECORD, CONFIGURATION, LOCK = "record.json", "config.toml", "lock"
 FORMAT = 1
+OUTCOMES = ("complete", "diverged")
+NUMBERS = (*METRICS, "steps", "seconds")
+"""What a record gives as numbers, or as nothing."""
+FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+
+
+class DiskFullError(OSError):
+    """No room for what a store has to write; the message names the place."""
 
 
 class RunStore:
@@ -57,6 +67,7 @@ class RunStore:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
+        self._warned: set[Path] = set()  # goes to worker processes with the store
         usable = not self.root.exists() or self.root.is_dir()
         checks.require(usable, "root", "a directory", str(root), "Choose another place for the store.")
 
@@ -65,7 +76,17 @@ class RunStore:
         return self.root / config.key
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add a record. If another writer was first, its record stays: a run has only one result."""
+        """Add a record. If another writer was first, its record stays: a run has only one result.
+
+        Raises
+        ------
+        DiskFullError
+            An ``OSError``: nothing is left of the record.
+        """
+        with _room(self.root):
+            self._write(record)
+
+    def _write(self, record: Mapping[str, Any]) -> None:
         config = TrainConfig.from_dict(record["config"])
         body = json.dumps(dict(record), sort_keys=True)  # floats survive: repr is exact
         payload = json.dumps({"format": FORMAT, "sha256": _digest(body), "record": body}, indent=1)
@@ -96,7 +117,8 @@ class RunStore:
     def read(self, config: TrainConfig) -> dict[str, Any] | None:
         """The record of a run, or ``None`` if there is none.
 
-        A damaged record counts as none, with a warning in the log; it is moved aside when the run is written again.
+        A damaged record counts as none, with a warning in the log, once; it is moved aside when the run is written
+        again.
 
         Raises
         ------
@@ -109,7 +131,7 @@ class RunStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, UnicodeDecodeError) as error:
-            logger.warning("%s: cannot be read (%s); the run will be repeated", path, error)
+            self._warn(path, f"cannot be read ({error})")
             return None
         try:
             payload = json.loads(text)
@@ -119,10 +141,18 @@ class RunStore:
             kind, record = FORMAT, None
         remedy = "Use the version of noisysgd that wrote it, or another store."
         checks.require(kind == FORMAT, str(path), f"a record of format {FORMAT}", kind, remedy)
-        if not isinstance(record, dict) or not _of(record.get("config"), config) or "status" not in record:
-            logger.warning("%s: damaged record; the run will be repeated", path)
+        fault = _fault(record, config)
+        if fault is not None:
+            self._warn(path, f"damaged record ({fault})")
             return None
+        self._warned.discard(path)
         return record
+
+    def _warn(self, path: Path, words: str) -> None:
+        """Say once what is wrong with a record, however often it is looked at."""
+        if path not in self._warned:
+            self._warned.add(path)
+            logger.warning("%s: %s; the run will be repeated", path, words)
 
     @contextmanager
     def claim(self, config: TrainConfig) -> Iterator[Path | None]:
@@ -140,6 +170,11 @@ class RunStore:
         ...     mine.name == f".running-{config.key}", other
         (True, None)
         """
+        with _room(self.root), self._claim(config) as working:
+            yield working
+
+    @contextmanager
+    def _claim(self, config: TrainConfig) -> Iterator[Path | None]:
         working = self.root / f".running-{config.key}"
         working.mkdir(parents=True, exist_ok=True)
         try:
@@ -157,6 +192,14 @@ class RunStore:
         finally:
             os.close(descriptor)  # releases the lock
 
+    def tidy(self, configs: Sequence[TrainConfig]) -> None:
+        """Remove the working directories of finished runs whose process was killed before it could."""
+        left = {path.name for path in self.leftovers()}
+        for config in configs:
+            if f".running-{config.key}" in left and self.read(config) is not None:
+                with self.claim(config):
+                    pass  # which removes it, unless another process has it
+
     def leftovers(self) -> list[Path]:
         """What interrupted processes left: unfinished runs, half-written and damaged records; none of it is counted."""
         if not self.root.is_dir():
@@ -169,18 +212,47 @@ class RunStore:
         aside = path.with_name(f".damaged-{path.name}-{uuid.uuid4().hex}")
         with contextlib.suppress(FileNotFoundError):  # another writer did it
             path.rename(aside)
-            logger.warning("%s: moved to %s", path, aside.name)
+            logger.info("%s: moved to %s", path, aside.name)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, under a temporary name until it is whole."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _room(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    """Says of a full disk which one it is, and what to do."""
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None or error.errno not in FULL or isinstance(error, DiskFullError):
+            raise
+        remedy = "Make room there; the same command goes on from what is finished."
+        raise DiskFullError(error.errno, f"{path}: {os.strerror(error.errno)}. {remedy}") from error
+
+
+def _fault(record: Any, config: TrainConfig) -> str | None:
+    """What a record lacks, in words; ``None`` if it is one of the configuration's run."""
+    if not isinstance(record, dict):
+        return "its checksum is wrong"
+    if not _of(record.get("config"), config):
+        return "it is of another configuration"
+    if record.get("status") not in OUTCOMES:
+        return f"status {record.get('status')!r}"
+    odd = [name for name in NUMBERS if not _number(record.get(name))]
+    return f"{odd[0]} {record[odd[0]]!r}" if odd else None
+
+
+def _number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _of(values: Any, config: TrainConfig) -> bool:

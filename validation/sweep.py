@@ -14,10 +14,21 @@ from noisysgd.theory.bracketing import Grid, error_bar, optimum_at, wider
 from noisysgd.theory.optimum import optimum
 from noisysgd.theory.sweep import sweep_from_records
 from noisysgd.validation.configuration import TrainConfig
-from noisysgd.validation.rounds import METRICS, Growing, Place, Progress, Windows, costliest_first
+from noisysgd.validation.protocol import (
+    FURTHEST,
+    METRICS,
+    bracketed_metrics,
+    distinct_values,
+    exponents,
+    extension,
+    runs_kept,
+)
+from noisysgd.validation.rounds import Growing, Place, Progress, Windows, costliest_first
 
 __all__ = ["METRICS", "Progress", "Sweep", "Unlimited"]
 
+MOST_DOUBLINGS = 30
+"""Of an unlimited budget: a billion times the first."""
 VARIED = ("learning_rate", "batch_size", "momentum", "seed")
 
 
@@ -29,11 +40,12 @@ class Unlimited:
     ----------
     metric : str
         Where more training counts. It has ceased to help when, from one budget to the next, the best mean over
-        learning rates improves by no more than one standard deviation of the runs behind it.
+        learning rates improves by no more than one standard deviation of the runs behind it, or when every run of the
+        last budget diverged.
     target : float, optional
         Stop instead at the first budget whose best mean reaches this value.
     doublings : int
-        Most doublings of the first budget; from 50 to 6400 epochs there are 7.
+        Most doublings of the first budget, up to 30; from 50 to 6400 epochs there are 7.
     """
 
     metric: str = "test_accuracy"
@@ -42,7 +54,10 @@ class Unlimited:
 
     def __post_init__(self) -> None:
         checks.one_of("metric", self.metric, METRICS)
-        doublings = checks.integer("doublings", self.doublings, 0, remedy="Use 0 for the first budget alone.")
+        remedy = "Use 0 for the first budget alone."
+        doublings = checks.integer("doublings", self.doublings, 0, remedy=remedy)
+        few = doublings <= MOST_DOUBLINGS
+        checks.require(few, "doublings", f"at most {MOST_DOUBLINGS}", self.doublings, "Begin with a longer budget.")
         object.__setattr__(self, "doublings", doublings)
         if self.target is not None:
             object.__setattr__(self, "target", checks.scalar("target", self.target))
@@ -51,6 +66,8 @@ class Unlimited:
         """Whether no longer budget is called for, from :func:`noisysgd.theory.optimum` at the last two."""
         sign = -1.0 if self.metric.endswith("accuracy") else 1.0
         mean = sign * float(last["mean"])
+        if not np.isfinite(mean):  # training for longer does not mend what diverges
+            return True
         if self.target is not None:
             return mean <= sign * self.target
         if before is None or not np.isfinite(before["mean"]):
@@ -81,11 +98,13 @@ class Sweep(Growing):
     keep : int
         Runs kept of each `seeds`; the paper keeps 12 of 15.
     extensions : int
-        Learning rates that a window may grow by, at each end, in search of a bracket.
+        Learning rates that a window may grow by, at each end, in search of a bracket; at most 100.
     budgets : sequence of float, optional
         Several budgets instead of the base's own, in its unit (epochs or steps).
     unlimited : Unlimited, optional
-        Adds budgets, doubling the largest, for as long as that helps.
+        Adds budgets, doubling the largest, for as long as that helps. Its metric must be among those of `bracket`:
+        whether more training helps is a question about tuned learning rates. With no metric to bracket, grids are
+        fixed, and the rule decides within them.
 
     Raises
     ------
@@ -112,29 +131,31 @@ class Sweep(Growing):
     unlimited: Unlimited | None = None
 
     def __post_init__(self) -> None:
-        seeds = checks.integer("seeds", self.seeds, 1, remedy="Run each point at least once.")
-        keep = checks.integer("keep", self.keep, 1, remedy="Keep at least one run.")
-        checks.require(keep <= seeds, "keep", f"at most the {seeds} seeds", keep, "Keep fewer or run more seeds.")
+        seeds, keep = runs_kept(self.seeds, self.keep)
+        remedy = "A batch has at least one example."
+        sizes = [checks.integer("batch_size", size, 1, remedy=remedy) for size in self.batch_sizes]
+        momenta = [checks.scalar("momenta", checks.momentum(momentum, "momenta")) for momentum in self.momenta]
+        values: dict[str, Any] = {"seeds": seeds, "keep": keep, "extensions": extension(self.extensions)}
+        values |= {"batch_sizes": distinct_values("batch_sizes", sizes), "momenta": distinct_values("momenta", momenta)}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if self.budgets is not None:
+            distinct_values("budgets", [checks.scalar("budgets", budget) for budget in self.budgets])
         chosen = self.exponents
         if isinstance(chosen, Mapping):
             lacking = [pair for pair in self.points if pair not in chosen]
             expected = "a window for every (momentum, batch size)"
             checks.require(not lacking, "exponents", expected, f"none for {lacking}", "Add it.")
-            chosen = {pair: tuple(chosen[pair]) for pair in self.points}
-        object.__setattr__(self, "exponents", chosen if isinstance(chosen, Mapping) else tuple(chosen))
-        extensions = checks.integer("extensions", self.extensions, 0, remedy="Use 0 for a fixed grid.")
-        object.__setattr__(self, "extensions", extensions)
-        budgets = ("budgets",) if self.budgets is not None else ()
-        for name in ("batch_sizes", "momenta", *budgets):
-            values = list(getattr(self, name))
-            distinct = bool(values) and len(set(values)) == len(values)
-            checks.require(distinct, name, "distinct values, at least one", values, "Name each once.")
-        for metric in self.metrics:
-            checks.require(metric in METRICS, "bracket", f"None or among {METRICS}", metric, "Choose from the records.")
-        for pair in self.points:
-            window = self._window(pair)
-            distinct = 0 < len(window) == len(set(window))
-            checks.require(distinct, "exponents", "distinct integers k for 2^k, at least one", window, "Give a range.")
+            chosen = {pair: exponents("exponents", chosen[pair]) for pair in self.points}
+        else:
+            chosen = exponents("exponents", chosen)
+        object.__setattr__(self, "exponents", chosen)
+        bracketed_metrics(self.metrics)
+        if self.unlimited is not None and self.metrics:
+            rule = self.unlimited.metric
+            remedy = f"Whether more training helps is judged at tuned learning rates: bracket {rule!r} too."
+            expected = f"the unlimited budget's metric {rule!r} among the bracketed metrics"
+            checks.require(rule in self.metrics, "metric", expected, list(self.metrics), remedy)
         self.plan()  # every configuration checks itself
 
     @property
@@ -202,7 +223,8 @@ class Sweep(Growing):
             momentum, size, _ = place
             initial = self._window((momentum, size))
             bars = [error_bar(each, **self._coordinates(place)) for each in best]
-            lowest, highest = initial[0] - self.extensions, initial[-1] + self.extensions
+            lowest = max(initial[0] - self.extensions, -FURTHEST)
+            highest = min(initial[-1] + self.extensions, FURTHEST)
             grown[place] = {"learning_rate": wider(axes["learning_rate"], bars, lowest=lowest, highest=highest)}
         if grown == windows and self.unlimited is not None:
             grown |= self._longer(windows, dataset, self.unlimited)
@@ -210,24 +232,31 @@ class Sweep(Growing):
 
     def limits(self, windows: Windows) -> Windows:
         """The given windows, grown as far as `extensions` and the doublings of an unlimited budget allow."""
-        if not self.metrics:
-            return windows
-        places = set(windows)
-        if self.unlimited is not None:
-            last = max(budget for budget in self._budgets() if budget is not None)
-            places |= {(m, b, last * 2**k) for m, b in self.points for k in range(self.unlimited.doublings + 1)}
+        extensions = self.extensions if self.metrics else 0
         grown: dict[Place, dict[str, Grid]] = {}
-        for momentum, size, budget in places:
+        for momentum, size, budget in self._places(windows):
             initial = self._window((momentum, size))
-            below = range(initial[0] - self.extensions, initial[0])
-            above = range(initial[-1] + 1, initial[-1] + 1 + self.extensions)
+            below = range(max(initial[0] - extensions, -FURTHEST), initial[0])
+            above = range(initial[-1] + 1, min(initial[-1] + extensions, FURTHEST) + 1)
             grown[momentum, size, budget] = {"learning_rate": (*below, *initial, *above)}
         return grown
 
+    def _places(self, windows: Windows) -> list[Place]:
+        """Those of the windows, and those that doublings may add."""
+        if self.unlimited is None:
+            return list(windows)
+        last = max(budget for budget in self._budgets() if budget is not None)
+        doubled = [last * 2**k for k in range(1, self.unlimited.doublings + 1)]
+        return list(dict.fromkeys([*windows, *((*point, budget) for point in self.points for budget in doubled)]))
+
     def unbracketed(self, windows: Windows, dataset: xr.Dataset) -> list[str]:
-        """Where, and for which metric, the optimum or its error bar is still at an end of the grid, in words."""
+        """Where, and for which metric, the optimum or its error bar is still at an end of the grid, in words.
+
+        Among the metrics is that of the rule of an unlimited budget, even where no metric is to be bracketed.
+        """
+        rule = (self.unlimited.metric,) if self.unlimited is not None else ()
         lacking = []
-        for metric in self.metrics:
+        for metric in dict.fromkeys((*self.metrics, *rule)):
             best = optimum(dataset, metric, keep=self.keep)
             for place in windows:
                 if not bool(optimum_at(best, **self._coordinates(place)).bracketed):
@@ -261,8 +290,7 @@ class Sweep(Growing):
 
     def _window(self, pair: tuple[float, int]) -> Grid:
         chosen = self.exponents
-        window = chosen[pair] if isinstance(chosen, Mapping) else chosen
-        return tuple(sorted(checks.integer("exponents", k, -1000, remedy="Learning rates are 2^k.") for k in window))
+        return tuple(chosen[pair] if isinstance(chosen, Mapping) else chosen)
 
 
 def provenances(records: Sequence[Mapping[str, Any]]) -> str:

@@ -1,11 +1,31 @@
-"""Writing TOML: the part of it that configurations need. Reading is the standard library's ``tomllib``."""
+"""TOML: writing the part of it that configurations need; reading is the standard library's ``tomllib``."""
 
 import json
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from noisysgd.theory import checks
+
+
+def from_toml(text: str) -> dict[str, Any]:
+    """What TOML text says.
+
+    Raises
+    ------
+    ValueError
+        With line and column, if it is not TOML.
+
+    Examples
+    --------
+    >>> from_toml("seed = 3")
+    {'seed': 3}
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"text: expected TOML, got something else: {error}. Correct it there.") from error
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
