@@ -362,8 +362,10 @@ def test_the_unit_of_noise_is_the_models_own_ghost_batch() -> None:
     options = {"units": 8, "products": 2, "curvature_examples": 64, "eigenvalues": 1, "max_products": 3, "probes": 0}
     model = WideResNet(10, 1, classes=10, channels=1, ghost_batch_size=32, seed=0)
     assert measure(model, data, **options).ghost_batch_size == 32
-    with pytest.raises(ValueError, match="GhostBatchNorm2d layers of one ghost batch size, got 'none'"):
-        measure(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, **options)
+    assert measure(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, **options).ghost_batch_size == 1
+    mixed = nn.Sequential(GhostBatchNorm2d(1, 4), GhostBatchNorm2d(1, 8), nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(ValueError, match=r"GhostBatchNorm2d layers of one ghost batch size, got \[4, 8\]"):
+        measure(mixed, data, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
