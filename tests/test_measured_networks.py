@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ FLAGS = ((torch.backends.cudnn, "allow_tf32"), (torch.backends.cuda.matmul, "all
 class Watched(torch.autograd.Function):
     """The identity; keeps the settings it was computed under, in both directions."""
 
-    seen: set[tuple[str, bool, bool]] = set()
+    seen: ClassVar[set[tuple[str, bool, bool]]] = set()
 
     @staticmethod
     def forward(ctx, x):
@@ -53,9 +54,19 @@ class Watch(nn.Module):
         return watched
 
 
-def test_nothing_is_computed_in_tensor_float_32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tensor_float_32():
+    """All that a GPU could be told to compute less exactly."""
+    before = [getattr(*flag) for flag in FLAGS]
     for place, name in FLAGS:
-        monkeypatch.setattr(place, name, True)
+        setattr(place, name, True)
+    yield
+    for (place, name), value in zip(FLAGS, before, strict=True):
+        setattr(place, name, value)
+
+
+@pytest.mark.usefixtures("tensor_float_32")
+def test_nothing_is_computed_in_tensor_float_32() -> None:
     model = mlp(Watch())
     images, labels = examples(8)
     works = {
@@ -178,12 +189,12 @@ def generators() -> list[object]:
 
 @pytest.mark.parametrize("source", ["dropout", "rarely", "own", "python", "numpy"])
 def test_a_random_loss_is_refused_and_global_generators_stay(source: str) -> None:
-    before = generators()
+    model, before = mlp(Randomised(source)), generators()
     for _ in range(5):
         with pytest.raises(
             ValueError, match=r"model: expected the same logits .* Only dropout modules are switched off"
         ):
-            measure(mlp(Randomised(source)), dataset(), **QUICK)
+            measure(model, dataset(), **QUICK)
     assert generators() == before
 
 
@@ -193,8 +204,8 @@ def test_drawing_without_using_it_is_allowed() -> None:
             torch.rand(3)
             return x
 
-    before = generators()
-    assert values(measure(mlp(Idle()), dataset(), **QUICK)) == values(measure(mlp(), dataset(), **QUICK))
+    idle, plain, before = mlp(Idle()), mlp(), generators()
+    assert values(measure(idle, dataset(), **QUICK)) == values(measure(plain, dataset(), **QUICK))
     assert generators() == before
 
 
@@ -279,7 +290,7 @@ class Pair(nn.Linear):
         ({"model": Pair(16, 3)}, r"model\(images\): expected a tensor of logits, got .*tuple.* Wrap"),
         (
             {"criterion": nn.CrossEntropyLoss(reduction="none")},
-            r"criterion.*a tensor of shape \(\), got \(32,\). Average",
+            r"criterion.*a tensor of shape \(\), got \(8,\). Average",
         ),
         ({"criterion": lambda logits, labels: 1.0}, r"criterion.*a tensor of shape \(\), got .*float"),
         ({"model": mlp().requires_grad_(False)}, "model: expected trainable parameters, got 'none'"),
