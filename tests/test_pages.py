@@ -51,3 +51,14 @@ def test_the_program_on_where_noise_helps_finds_an_optimum(tmp_path: Path) -> No
     path = tmp_path / "program.py"
     path.write_text(text, encoding="utf-8")
     assert "momentum 0.9" in run(path)
+
+
+@pytest.mark.checkout
+@pytest.mark.slow
+def test_the_program_on_measurement_prints_what_it_finds(tmp_path: Path) -> None:
+    (text,) = programs("measurement.md")
+    path = tmp_path / "program.py"
+    path.write_text(text, encoding="utf-8")
+    lines = run(path).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["step 20", "step 100"]
+    assert all("2/λ_max = " in line and " ± " in line and "<Calibration" in line for line in lines)

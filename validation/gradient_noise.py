@@ -135,9 +135,9 @@ def gradient_noise(
     the sum, which stays unbiased for P < K.
 
     Standard errors are delete-one jackknife over units (Efron & Stein 1981). Where P < K, in two strata, and the GᵢᵀHGᵢ
-    of a unit that did not meet H is taken to be the mean. Unit gradients are heavy-tailed: P of them have a spread that
-    is too small more often than too large, and an error of tr(HF) with P − 1 degrees of freedom is best read with
-    Student's t in mind, and with more than that where P < 16.
+    of a unit that did not meet H is taken to be the mean, which errs on the large side for GᵀHG. The error of tr(HF)
+    has P − 1 degrees of freedom, and is too small for heavy-tailed units: ``benchmarks/bench_measurement.py`` finds 59,
+    65 and 69 % of the values within one standard error, 88, 88 and 93 % within two, with P = 8, 16 and 32.
 
     Parameters
     ----------
