@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from small_networks import GHOST, dataset, dense_hessian, examples, flat_gradient, seeded, small_network
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from noisysgd.validation.curvature import loss_gradient, loss_hessian_vector_product
 from noisysgd.validation.measurement import measure
@@ -164,6 +165,28 @@ def test_dropout_inside_torchs_own_layers_is_off(make: type[nn.Module]) -> None:
     model, plain = seeded(make(0.5)), seeded(make(0.0))
     assert values(measure(model, dataset(), **QUICK)) == values(measure(plain, dataset(), **QUICK))
     assert [m.dropout for m in model.modules() if hasattr(m, "dropout")] == [0.5]
+
+
+class Transformer(nn.Module):
+    """Attention without weights to return: torch then takes a kernel that cannot be differentiated twice."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=rate, batch_first=True)
+        self.linear = nn.Linear(16, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.linear(self.layer(images.squeeze(1)).flatten(1))
+        return logits
+
+
+def test_transformers_are_measured() -> None:
+    model = seeded(Transformer(0.5)).double()
+    found = measure(model, dataset(), **{**QUICK, "max_products": 60, "rtol": 1e-6})
+    images, labels = dataset().train_images.double(), dataset().train_labels
+    with sdpa_kernel(SDPBackend.MATH):
+        hessian = dense_hessian(seeded(Transformer(0.0)).double(), images, labels)
+    assert found.lambda_max.value == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-6)
 
 
 class Randomised(nn.Module):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from noisysgd.theory import checks
 from noisysgd.validation.ghost_batch_norm import frozen_running_statistics
@@ -131,7 +132,8 @@ def loss_function(
 
     def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         state = trainable | frozen | {name: buffer.clone() for name, buffer in buffers.items()}
-        with training_mode(model):
+        # Of torch's ways to compute attention only this one can be differentiated twice.
+        with training_mode(model), sdpa_kernel(SDPBackend.MATH):
             value = criterion(torch.func.functional_call(model, state, (own_copy(images, model),)), labels)
         return value + 0.5 * l2 * torch.stack([p.square().sum() for p in parameters]).sum() if l2 else value
 
