@@ -1,7 +1,7 @@
 """What λ_max to 1 % costs, in gradients of the whole training set, on the digits network; and what the rest costs.
 
-Then how often the stated error of tr(HF) holds, by the number of units that meet the Hessian: 250 seeds, against dense
-matrices of a trained network with 243 parameters.
+Then what the calibrated quadratics predict, and how often the stated error of tr(HF) holds, by the number of units that
+meet the Hessian: 250 seeds, against dense matrices of a trained network with 243 parameters.
 
     python benchmarks/bench_measurement.py
 
@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 os.environ.update({f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")})
 
@@ -21,7 +22,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from noisysgd.validation import ImageDataset, TrainConfig, largest_eigenvalue, load_dataset, measure, train
+from noisysgd import theory
+from noisysgd.validation import Calibration, ImageDataset, TrainConfig, largest_eigenvalue, load_dataset, measure, train
 from noisysgd.validation.curvature import loss_gradient, loss_hessian_vector_product
 from noisysgd.validation.gradient_noise import ghost_batch_gradients
 
@@ -72,6 +74,28 @@ def main() -> None:
     print(f"most expensive state: {worst:.0f} gradients, asked for: at most {LIMIT:.0f}")
 
 
+def predictions() -> None:
+    """Print what the calibrated quadratics of the first states predict, with stated errors."""
+    data, budget = load_dataset("digits"), theory.EpochBudget(12, 1280)
+    run = {"learning_rate": 0.25, "batch_size": 64}
+
+    def observe(step: int, model: nn.Module) -> None:
+        found = measure(model, data)
+        seen = Calibration.from_measurement(found)
+        print(f"step {step}: {seen}")
+        print(f"    negative {seen.negative_modes:.0%}, truncation {found.spectrum.density.truncation:.2f}")
+        asked = {"2/λ_max": theory.critical_learning_rate}
+        for size in (16, 64, 256):
+            asked[f"ε, B = {size}"] = partial(theory.optimal_learning_rate, budget=budget, batch_size=size)
+        asked["loss"] = partial(theory.expected_loss, schedule=theory.half_then_decay(240), **run)
+        for name, of in asked.items():
+            value, error = seen.predict(of)
+            print(f"    {name}: {value:.7g} ± {error:.2g}")
+
+    record = train(TrainConfig(epochs=12, **run), observe=observe, observe_at=STEPS[:3])
+    print(f"training loss of the network in the end: {record['train_loss']:.4f}")
+
+
 def coverage() -> None:
     """Print how errors of tr(HF) compare with the stated ones."""
     generator = torch.Generator().manual_seed(1)
@@ -106,4 +130,5 @@ def coverage() -> None:
 
 if __name__ == "__main__":
     main()
+    predictions()
     coverage()
