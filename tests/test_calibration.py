@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_networks import GHOST, dataset, dense_hessian, seeded, small_network
+from small_networks import GHOST, dataset, seeded, small_network
 from torch import nn
 
 from noisysgd import theory
-from noisysgd.validation import Calibration, ImageDataset, calibrate, measure
+from noisysgd.validation import Calibration, ImageDataset, calibrate, load_dataset, measure
 
 N, CLASSES = 300, 3
 
@@ -186,12 +186,12 @@ def test_what_cannot_be_calibrated_is_refused(record, flat, message):
         calibrate(record, flat=flat)
 
 
-def classified(seed, model=None):
+def classified(seed):
     """A small classifier whose Krylov space is everything, so that rounding is all that is left over."""
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(512, 1, 4, 4, generator=generator), torch.randint(3, (512,), generator=generator)
     data = ImageDataset("random", images, labels, images[:8], labels[:8], classes=3, provenance="seeded normals")
-    model = seeded(nn.Sequential(nn.Flatten(), nn.Linear(16, 3))) if model is None else model
+    model = seeded(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
     return measure(model, data, ghost_batch_size=8, units=64, sharpness_batches=0, seed=seed)
 
 
@@ -206,17 +206,20 @@ def test_rounding_makes_no_negative_noise_and_no_curvature(seed):
     assert float(problem.initial_loss) < 100
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_prediction_that_depends_on_curvature_alone_has_an_error_too(seed):
-    """The critical learning rate from the nodes against that from an exact Hessian."""
-    model = small_network(ghost=False)
-    found = classified(seed, model)
-    generator = torch.Generator().manual_seed(1)
-    images, labels = torch.randn(512, 1, 4, 4, generator=generator), torch.randint(3, (512,), generator=generator)
-    exact = 2 / float(torch.linalg.eigvalsh(dense_hessian(model.double(), images.double(), labels))[-1])
-    value, error = Calibration.from_measurement(found).predict(theory.critical_learning_rate)
-    assert abs(value - exact) <= error
-    assert 1e-7 * exact < error < 1e-3 * exact
+def test_a_prediction_that_depends_on_curvature_alone_has_an_error_too():
+    """The critical learning rate, on which replicates and half of the products agree, against double precision."""
+    data, outside = load_dataset("digits"), 0
+    for seed in range(6):
+        model = seeded(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), scale=0.1)
+        options = {"units": 16, "sharpness_batches": 0, "seed": seed}
+        seen = Calibration.from_measurement(measure(model, data, **options))
+        double = measure(model.double(), data, **options | {"probes": 0, "rtol": 1e-9, "max_products": 100})
+        exact = 2 / double.lambda_max.value
+        value, error = seen.predict(theory.critical_learning_rate)
+        assert abs(value - exact) <= error < 1e-4 * exact
+        others = [float(theory.critical_learning_rate(problem)) for problem in (*seen.replicates, seen.coarse)]
+        outside += abs(value - exact) > 5 * np.abs(value - np.array(others)).max()
+    assert outside > 3
 
 
 def test_single_eigenvalues_are_as_uncertain_as_their_residuals():
