@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from small_networks import GHOST, dataset, small_network
+from small_networks import GHOST, dataset, seeded, small_network
 from torch import nn
 
 from noisysgd import theory
-from noisysgd.validation import Calibration, ImageDataset, calibrate, measure
+from noisysgd.validation import Calibration, ImageDataset, calibrate, load_dataset, measure
 
 N, CLASSES = 300, 3
 
@@ -135,6 +135,22 @@ def test_negative_curvature_is_left_out_and_reported():
     assert Calibration.from_measurement(measured, flat=0.5).dropped_modes > seen.dropped_modes
 
 
+def record(**changes):
+    """A valid record but for the changes."""
+    density = {"nodes": [2.0, 1.0], "draws": [[1.0, 3.0]], "converged": True}
+    density |= {name: changes.pop(name) for name in tuple(changes) if name in density}
+    return {
+        "spectrum": {"density": density, "gradient": [4.0, 3.0], "noise": [[10.0, 30.0]]} | changes,
+        "dataset_size": 9,
+    }
+
+
+def test_a_valid_record_is_calibrated():
+    assert calibrate(record()).dim == 2
+    rounded = calibrate(record(noise=[[-1e-7, 30.0]]))
+    assert rounded.noise.tolist() == [0.0, 10.0]
+
+
 @pytest.mark.parametrize(
     ("record", "flat", "message"),
     [
@@ -142,6 +158,19 @@ def test_negative_curvature_is_left_out_and_reported():
         ({"dataset_size": 3}, 0.0, "probes > 0"),
         ({"spectrum": {"density": {"nodes": [None]}}, "dataset_size": 3}, 0.0, "finite nodes"),
         ({}, 1.0, "flat: expected a share of λ_max"),
+        (None, 0.0, r"measurement: expected a Measurement or its as_dict\(\), got None. Measure"),
+        (3, 0.0, "measurement: expected a Measurement"),
+        ({"spectrum": 3, "dataset_size": 3}, 0.0, "measurement: expected a spectrum with 'density', got 3. Pass"),
+        (record(nodes=[]), 0.0, r"measurement: expected at least one node, got \[\]. Pass"),
+        (record(nodes=None), 0.0, "measurement: expected at least one node"),
+        (record(gradient=[1.0]), 0.0, r"gradient: expected rows of 2 numbers, got \[1\]. Pass"),
+        (record(gradient=None), 0.0, "gradient: expected rows of 2 numbers"),
+        (record(gradient=[None, 1.0]), 0.0, "gradient: expected numbers without NaN, got .*diverged"),
+        (record(noise=[[1.0, 2.0], [1.0]]), 0.0, r"noise: expected rows of 2 numbers, got \[2, 1\]. Pass"),
+        (record(noise=[]), 0.0, "noise: expected rows of 2 numbers"),
+        (record(noise=[[-1.0, 2.0]]), 0.0, "noise: expected values ≥ 0, got .*Pass"),
+        (record(draws=[[1.0, 3.0, 1.0]]), 0.0, r"density.draws: expected rows of 2 numbers, got \[3\]"),
+        (record(coarse={"density": {"nodes": [None]}}), 0.0, "measurement: expected finite nodes"),
         (
             {
                 "spectrum": {"density": {"nodes": [-1.0], "draws": [[1.0]]}, "gradient": [1.0], "noise": [[1.0]]},
@@ -155,3 +184,67 @@ def test_negative_curvature_is_left_out_and_reported():
 def test_what_cannot_be_calibrated_is_refused(record, flat, message):
     with pytest.raises(ValueError, match=message):
         calibrate(record, flat=flat)
+
+
+def classified(seed):
+    """A small classifier whose Krylov space is everything, so that rounding is all that is left over."""
+    generator = torch.Generator().manual_seed(1)
+    images, labels = torch.randn(512, 1, 4, 4, generator=generator), torch.randint(3, (512,), generator=generator)
+    data = ImageDataset("random", images, labels, images[:8], labels[:8], classes=3, provenance="seeded normals")
+    model = seeded(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+    return measure(model, data, ghost_batch_size=8, units=64, sharpness_batches=0, seed=seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rounding_makes_no_negative_noise_and_no_curvature(seed):
+    """Softmax: a third of the directions are flat. Single nodes hold all of tr F, and rounding a little more."""
+    found = classified(seed)
+    assert (found.spectrum.noise >= 0).all()
+    assert (np.abs(found.spectrum.density.nodes) < 1e-6 * found.lambda_max.value).sum() > 3
+    problem = calibrate(found, flat=0.0)
+    assert problem.eigenvalues.min() > 1e-6 * problem.largest_eigenvalue
+    assert float(problem.initial_loss) < 100
+
+
+def test_a_prediction_that_depends_on_curvature_alone_has_an_error_too():
+    """The critical learning rate, on which replicates and half of the products agree, against double precision."""
+    data, outside = load_dataset("digits"), 0
+    for seed in range(6):
+        model = seeded(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), scale=0.1)
+        options = {"units": 16, "sharpness_batches": 0, "seed": seed}
+        seen = Calibration.from_measurement(measure(model, data, **options))
+        double = measure(model.double(), data, **options | {"probes": 0, "rtol": 1e-9, "max_products": 100})
+        exact = 2 / double.lambda_max.value
+        value, error = seen.predict(theory.critical_learning_rate)
+        assert abs(value - exact) <= error < 1e-4 * exact
+        others = [float(theory.critical_learning_rate(problem)) for problem in (*seen.replicates, seen.coarse)]
+        outside += abs(value - exact) > 5 * np.abs(value - np.array(others)).max()
+    assert outside > 3
+
+
+def test_single_eigenvalues_are_as_uncertain_as_their_residuals():
+    density = {"residuals": [0.1, 0.5], "single": [True, False]}
+    seen = Calibration.from_measurement(record())
+    assert seen.shifted.eigenvalues == pytest.approx([2.0, 1.0], rel=1e-5)
+    state = record()
+    state["spectrum"]["density"] |= density
+    seen = Calibration.from_measurement(state)
+    assert seen.shifted.eigenvalues == pytest.approx([2.1, 1.0], rel=1e-5)
+    assert seen.shifted.eigenvalues[1] > 1.0
+    state["spectrum"]["noise"] *= 2
+    state["spectrum"]["coarse"] = record()["spectrum"]
+    value, error = Calibration.from_measurement(state).predict(theory.critical_learning_rate)
+    assert value == pytest.approx(1.0)
+    assert error == pytest.approx(1 - 2 / 2.1)
+
+
+def test_one_replicate_has_no_spread():
+    assert Calibration.from_measurement(record()).predict(lambda problem: problem.noise[0])[1] == np.inf
+
+
+def test_a_calibration_is_shown_in_a_line():
+    text = repr(Calibration.from_measurement(record()))
+    assert text == (
+        "<Calibration: 2 nodes for 4 modes, λ_max = 2, tr H = 5, tr F = 40; "
+        "left out 0% of the directions, 0% of |g|² and 0% of tr F>"
+    )

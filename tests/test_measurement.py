@@ -260,6 +260,32 @@ def test_a_gradient_lost_in_noise_is_reported_not_clamped() -> None:
     assert math.isnan(found.noise_scale.stderr)
 
 
+def test_noise_scales_are_defined_where_their_denominator_stands_out() -> None:
+    """A mean of 1 in one direction among noise: of |G|² and GᵀHG, what is within two errors of zero divides nothing."""
+    generator = torch.Generator().manual_seed(4)
+    seen = set()
+    for k in range(200):
+        units = torch.randn(16, 8, generator=generator, dtype=torch.float64)
+        units[:, 0] += k / 200
+        found = gradient_noise(units, lambda v: v, ghost_batch_size=1, dataset_size=10**6, products=8)
+        pairs = (
+            (found.gradient_norm_squared, found.simple_noise_scale, found.simple_noise_scale_defined),
+            (found.gradient_curvature, found.noise_scale, found.noise_scale_defined),
+        )
+        for denominator, ratio, defined in pairs:
+            assert defined == (denominator.value > 2 * denominator.stderr)
+            assert math.isnan(ratio.value) == math.isnan(ratio.stderr) == (not defined)
+            seen.add((denominator.value > 0, defined))
+    assert seen == {(False, False), (True, False), (True, True)}
+
+
+def test_sixteen_units_meet_the_hessian_by_default_or_all_if_fewer() -> None:
+    options = {"probes": 0, "sharpness_batches": 0, "eigenvalues": 1}
+    for units, products in ((20, 16), (8, 8)):
+        found = measure(small_network(), dataset(), units=units, **options)
+        assert found.hessian_products == found.lambda_max.products + products + 1
+
+
 @pytest.mark.parametrize(
     ("units", "arguments", "message"),
     [
@@ -362,8 +388,10 @@ def test_the_unit_of_noise_is_the_models_own_ghost_batch() -> None:
     options = {"units": 8, "products": 2, "curvature_examples": 64, "eigenvalues": 1, "max_products": 3, "probes": 0}
     model = WideResNet(10, 1, classes=10, channels=1, ghost_batch_size=32, seed=0)
     assert measure(model, data, **options).ghost_batch_size == 32
-    with pytest.raises(ValueError, match="GhostBatchNorm2d layers of one ghost batch size, got 'none'"):
-        measure(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, **options)
+    assert measure(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data, **options).ghost_batch_size == 1
+    mixed = nn.Sequential(GhostBatchNorm2d(1, 4), GhostBatchNorm2d(1, 8), nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(ValueError, match=r"GhostBatchNorm2d layers of one ghost batch size, got \[4, 8\]"):
+        measure(mixed, data, **options)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -17,10 +17,10 @@ def programs(page: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def run(path: Path) -> str:
+def run(path: Path, **variables: str) -> str:
     """What a program prints. One that hangs is ended, and all processes of its session with it."""
     files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"} | variables
     command = [sys.executable, str(path)]
     with subprocess.Popen(command, **files, cwd=path.parent, env=environment, start_new_session=True) as process:
         try:
@@ -62,3 +62,14 @@ def test_the_program_on_figures_writes_one(tmp_path: Path) -> None:
     run(path)
     picture = matplotlib.image.imread(tmp_path / "regimes.png")
     assert (picture[..., :3] < 0.5).any()  # not blank
+
+
+@pytest.mark.checkout
+@pytest.mark.slow
+def test_the_program_on_measurement_prints_what_it_finds(tmp_path: Path) -> None:
+    (text,) = programs("measurement.md")
+    path = tmp_path / "program.py"
+    path.write_text(text, encoding="utf-8")
+    lines = run(path, OMP_NUM_THREADS="1").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["step 20", "step 100"]
+    assert all("2/λ_max = " in line and " ± " in line and "<Calibration" in line for line in lines)

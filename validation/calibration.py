@@ -15,8 +15,13 @@ from noisysgd import theory
 from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray
 
+ROUNDING = 10 * float(np.finfo(np.float32).eps)
+"""Curvatures measured in single precision are not known better than this share of the largest."""
 
-@dataclass(frozen=True, eq=False)
+UNALTERED = "Pass the Measurement or its as_dict(), unaltered."
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """A noisy quadratic made from a measurement, with what had to be left out and how sure it is.
 
@@ -29,6 +34,9 @@ class Calibration:
     coarse : theory.NoisyQuadratic or None
         The problem from half of the Hessian products; how far its predictions are off bounds, as a rule, how far those
         of `problem` are for want of products.
+    shifted : theory.NoisyQuadratic
+        The problem with the curvature of every single eigenvalue larger by its residual, and every curvature by the
+        rounding of single precision at least.
     dropped_modes : float
         Share of the directions that have no place in a convex quadratic: negative or flat curvature.
     dropped_gradient, dropped_noise : float
@@ -42,6 +50,7 @@ class Calibration:
     problem: theory.NoisyQuadratic
     replicates: tuple[theory.NoisyQuadratic, ...]
     coarse: theory.NoisyQuadratic | None
+    shifted: theory.NoisyQuadratic
     dropped_modes: float
     dropped_gradient: float
     dropped_noise: float
@@ -68,7 +77,8 @@ class Calibration:
         measurement : Measurement or mapping
             From :func:`noisysgd.validation.measure` with ``probes`` > 0, or its ``as_dict()``, as a record has it.
         flat : float
-            Curvature, as a share of λ_max, up to which a direction counts as flat, 0 ≤ flat < 1.
+            Curvature, as a share of λ_max, up to which a direction counts as flat, 0 ≤ flat < 1. What rounding makes of
+            a curvature of zero, up to 1.2·10⁻⁶ of λ_max, is flat in any case.
 
         Returns
         -------
@@ -77,7 +87,8 @@ class Calibration:
         Raises
         ------
         ValueError
-            Without a spectrum, for one that is not finite or has no positive curvature, or for `flat` out of range.
+            Without a spectrum, for one that is not finite, has no positive curvature or rows of different lengths, or
+            for `flat` out of range.
 
         Examples
         --------
@@ -89,37 +100,48 @@ class Calibration:
         """
         flat = checks.scalar("flat", flat)
         checks.require(0 <= flat < 1, "flat", "a share of λ_max, 0 ≤ flat < 1", flat, "1e-3 is the default.")
+        remedy = "Measure with probes > 0, and pass the Measurement or its as_dict()."
+        whole = isinstance(measurement, Mapping) or hasattr(measurement, "as_dict")
+        checks.require(whole, "measurement", "a Measurement or its as_dict()", measurement, remedy)
         record = measurement if isinstance(measurement, Mapping) else measurement.as_dict()
         spectrum: Any = record.get("spectrum")
-        remedy = "Measure with probes > 0, and pass the Measurement or its as_dict()."
         known = spectrum is not None and record.get("dataset_size") is not None
         checks.require(known, "measurement", "a spectrum and a dataset_size", sorted(record), remedy)
-        nodes = spectrum["density"]["nodes"]
-        remedy = "The network has diverged: measure earlier."
-        checks.require(all(x is not None for x in nodes), "measurement", "finite nodes", nodes, remedy)
-        remedy = "No learning rate is critical here: measure another state."
-        checks.require(max(nodes) > 0, "measurement", "some positive curvature", max(nodes), remedy)
-        floor, size = flat * max(nodes), int(record["dataset_size"])
         measures = _Measures.read(spectrum)
-        coarse = spectrum.get("coarse")
-        halved = _Measures.read(coarse) if coarse and max(coarse["density"]["nodes"]) > floor else None
+        top = float(measures.nodes.max())
+        floor, size = max(flat, ROUNDING) * top, int(record["dataset_size"])
+        coarse = _Measures.read(spectrum["coarse"], positive=False) if spectrum.get("coarse") else None
+        halved = coarse if coarse is not None and coarse.nodes.max() > floor else None
         dropped = measures.nodes <= floor
         return cls(
             problem=measures.problem(measures.noise.mean(axis=0), floor, size),
             replicates=tuple(measures.problem(row, floor, size) for row in measures.noise),
             coarse=halved.problem(halved.noise.mean(axis=0), floor, size) if halved else None,
+            shifted=measures.problem(measures.noise.mean(axis=0), floor, size, measures.uncertainty),
             dropped_modes=_share(measures.weights, dropped),
             dropped_gradient=_share(measures.gradient, dropped),
             dropped_noise=_share(measures.noise.mean(axis=0), dropped),
             negative_modes=_share(measures.weights, measures.nodes < -floor),
-            converged=bool(spectrum["density"]["converged"]),
+            converged=bool(spectrum["density"].get("converged", False)),
+        )
+
+    def __repr__(self) -> str:
+        count, curvature = self.problem.weights, self.problem.eigenvalues
+        return (
+            f"<Calibration: {self.problem.dim} nodes for {count.sum():.6g} modes, "
+            f"λ_max = {curvature.max():.4g}, tr H = {count @ curvature:.4g}, tr F = {count @ self.problem.noise:.4g}; "
+            f"left out {self.dropped_modes:.0%} of the directions, {self.dropped_gradient:.0%} of |g|² and "
+            f"{self.dropped_noise:.0%} of tr F>"
         )
 
     def predict(self, of: Callable[[theory.NoisyQuadratic], Any]) -> tuple[FloatArray, FloatArray]:
-        """A prediction and its error: of `problem`, with the spread of `replicates` and the distance to `coarse`.
+        """A prediction of `problem`, and its error: spread of `replicates`, distances to `coarse` and to `shifted`.
 
-        The two errors are added in quadrature; infinite where a replicate is, for a stated error should not be hidden
-        by a divergence, and where `coarse` is None.
+        The three are added in quadrature: sampling of the noise, want of products, and the accuracy of the curvatures.
+        Infinite where a replicate is, for a stated error should not be hidden by a divergence, and where `coarse` is
+        None. The assumptions are not covered: that the loss is the quadratic of the measured state, that its noise
+        stays what it was there, and that what was left out does not matter. Where curvature still changes fast, early
+        in training above all, they are off by more than any stated error.
 
         Parameters
         ----------
@@ -138,10 +160,11 @@ class Calibration:
         """
         value = np.asarray(of(self.problem), dtype=np.float64)
         draws = np.array([of(problem) for problem in self.replicates], dtype=np.float64)
+        unknown = np.full(value.shape, np.inf)
         with np.errstate(invalid="ignore"):
-            sampling = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
-            truncation = np.abs(value - of(self.coarse)) if self.coarse is not None else np.full(value.shape, np.inf)
-            error = np.hypot(sampling, truncation)
+            sampling = draws.std(axis=0, ddof=1) / np.sqrt(len(draws)) if len(draws) > 1 else unknown
+            truncation = np.abs(value - of(self.coarse)) if self.coarse is not None else unknown
+            error = np.sqrt(sampling**2 + truncation**2 + (value - of(self.shifted)) ** 2)
         return value, np.where(np.isnan(error), np.inf, error)
 
 
@@ -153,17 +176,34 @@ class _Measures:
     weights: FloatArray
     gradient: FloatArray
     noise: FloatArray
+    uncertainty: FloatArray
 
     @classmethod
-    def read(cls, spectrum: Mapping[str, Any]) -> Self:
-        weights = np.array(spectrum["density"]["draws"]).mean(axis=0)
-        nodes = np.array(spectrum["density"]["nodes"])
-        return cls(nodes, weights, np.array(spectrum["gradient"]), np.array(spectrum["noise"]))
+    def read(cls, spectrum: Any, *, positive: bool = True) -> Self:
+        density = _field(spectrum, "density")
+        raw = _listed(_field(density, "nodes"))
+        checks.require(len(raw) > 0, "measurement", "at least one node", raw, UNALTERED)
+        remedy = "The network has diverged: measure earlier."
+        checks.require(all(x is not None for x in raw), "measurement", "finite nodes", raw, remedy)
+        nodes = checks.vector("nodes", checks.real("nodes", raw))
+        remedy = "No learning rate is critical here: measure another state."
+        some = not positive or bool(nodes.max() > 0)
+        checks.require(some, "measurement", "some positive curvature", nodes.max(), remedy)
+        draws = _rows("density.draws", _field(density, "draws"), nodes.size)
+        gradient = _rows("gradient", [_field(spectrum, "gradient")], nodes.size)[0]
+        noise = _rows("noise", _field(spectrum, "noise"), nodes.size)
+        # Only single eigenvalues have residuals that say how far they are off: elsewhere a node is an average.
+        residuals = _rows("density.residuals", [density.get("residuals", np.zeros(nodes.size))], nodes.size)[0]
+        residuals = np.where(np.asarray(density.get("single", np.zeros(nodes.size)), dtype=bool), residuals, 0.0)
+        uncertainty = np.maximum(residuals, ROUNDING * np.abs(nodes).max())
+        return cls(nodes, draws.mean(axis=0), gradient, noise, uncertainty)
 
-    def problem(self, noise: FloatArray, floor: float, size: int) -> theory.NoisyQuadratic:
-        """The quadratic of the nodes above `floor`."""
+    def problem(
+        self, noise: FloatArray, floor: float, size: int, shift: FloatArray | None = None
+    ) -> theory.NoisyQuadratic:
+        """The quadratic of the nodes above `floor`, with curvatures larger by `shift`."""
         kept = self.nodes > floor
-        curvature = self.nodes[kept]
+        curvature = (self.nodes if shift is None else self.nodes + shift)[kept]
         # A node that the probes miss by accident still carries gradient and noise: a weight of nothing would lose them.
         count = np.maximum(self.weights[kept], 1e-9)
         displacement = self.gradient[kept] / (count * curvature**2)
@@ -191,3 +231,25 @@ def calibrate(measurement: Any, *, flat: float = 1e-3) -> theory.NoisyQuadratic:
 
 def _share(masses: FloatArray, chosen: Any) -> float:
     return float(masses[chosen].sum() / (masses.sum() or 1.0))
+
+
+def _field(record: Any, name: str) -> Any:
+    there = isinstance(record, Mapping) and name in record
+    got = sorted(record) if isinstance(record, Mapping) else record
+    checks.require(there, "measurement", f"a spectrum with {name!r}", got, UNALTERED)
+    return record[name]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else []
+
+
+def _rows(name: str, value: Any, nodes: int) -> FloatArray:
+    """`value` as a (rows, nodes) array; numbers below zero by no more than rounding become zero."""
+    rows = [_listed(row) for row in _listed(value)]
+    lengths = [len(row) for row in rows]
+    checks.require(bool(rows) and set(lengths) == {nodes}, name, f"rows of {nodes} numbers", lengths, UNALTERED)
+    array = checks.real(name, rows, remedy="The network has diverged: measure earlier.")
+    negative = bool((array < -1e-5 * np.abs(array).sum(axis=1, keepdims=True)).any())
+    checks.require(not negative, name, "values ≥ 0", value, UNALTERED)
+    return np.maximum(array, 0.0)

@@ -2,6 +2,9 @@
 
 The loss is the training-mode loss: normalisation layers use the statistics of the examples at hand, as in training,
 and do not move their running averages. Evaluation mode has another Hessian.
+
+Torch's own batch norms take the statistics of everything that is differentiated together. Their loss depends on
+`micro_batch`: that of N examples at once is another function than the mean loss of batches.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +13,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from noisysgd.theory import checks
 from noisysgd.validation.ghost_batch_norm import frozen_running_statistics
@@ -29,20 +33,23 @@ def loss_hessian_vector_product(
 ) -> MatrixVectorProduct:
     """Hessian of the mean loss on the given examples, as a product with flat vectors.
 
-    The function is fixed at the model's present parameters: later training does not change it, nor does calling it
-    change the model. The vector runs over the parameters that require gradients, in ``model.parameters()`` order.
+    The function is fixed at the model's present parameters and buffers, frozen ones included: later training does not
+    change it, nor does calling it change the model or the examples. The vector runs over the parameters that require
+    gradients, in ``model.parameters()`` order.
 
     Parameters
     ----------
     model : torch.nn.Module
         Maps images to logits; not compiled (compiled modules cannot be differentiated twice).
     images, labels : torch.Tensor
-        Shapes (N, …) and (N,); their order decides which examples share a ghost batch.
+        Shapes (N, …) and (N,); their order decides which examples share a ghost batch. Images of real numbers are cast
+        to the type of the model's parameters.
     l2 : float
         Adds ½·l2·‖ω‖² to the loss, hence exactly l2 to every eigenvalue.
     micro_batch : int, optional
         Examples differentiated at a time, a multiple of the ghost batch size: less memory, a little more time.
-        By default all at once, keeping the graph of the gradient for all products.
+        By default all at once, keeping the graph of the gradient for all products. With torch's own batch norms it is
+        the number of examples that share statistics, and N a multiple of it.
     criterion : callable
         ``criterion(logits, labels)``, a mean over examples; by default the cross-entropy.
 
@@ -114,27 +121,49 @@ def loss_function(
     """Detach the training-mode mean loss (plus ½·l2·‖ω‖²) from the model: (loss, parameters).
 
     The parameters are copies of the trainable ones and ``loss(images, labels)`` is a function of them: differentiating
-    it leaves the model's own parameters, buffers and ``.grad`` alone.
+    it leaves the model's own parameters, buffers and ``.grad`` alone. Every call starts from the same buffers, so that
+    layers that change theirs (spectral normalisation) do not make it another function, and gets its own copy of the
+    images, which a network may change in place.
     """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    trainable = {name: parameter.detach().clone().requires_grad_() for name, parameter in named}
-    remedy = "Measure a model with at least one parameter that requires gradients."
-    checks.require(bool(trainable), "model", "trainable parameters", "none", remedy)
-    state = {**trainable, **{name: buffer.detach().clone() for name, buffer in model.named_buffers()}}
+    trainable = {name: p.detach().clone().requires_grad_() for name, p in trainable_parameters(model).items()}
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if name not in trainable}
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     parameters = list(trainable.values())
 
     def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with training_mode(model):
-            value = criterion(torch.func.functional_call(model, state, (images,)), labels)
+        state = trainable | frozen | {name: buffer.clone() for name, buffer in buffers.items()}
+        # Of torch's ways to compute attention only this one can be differentiated twice.
+        with training_mode(model), sdpa_kernel(SDPBackend.MATH):
+            value = criterion(torch.func.functional_call(model, state, (own_copy(images, model),)), labels)
         return value + 0.5 * l2 * torch.stack([p.square().sum() for p in parameters]).sum() if l2 else value
 
     return loss, parameters
 
 
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require gradients, by name; there must be some."""
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    remedy = "Measure a model with at least one parameter that requires gradients."
+    checks.require(bool(named), "model", "trainable parameters", "none", remedy)
+    return named
+
+
+def own_copy(images: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """A copy of the images for one pass through `model`, real numbers in the type of its first such parameter."""
+    of_model = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
+    return images.to(dtype=of_model if images.is_floating_point() else images.dtype, copy=True)
+
+
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """Within the ``with`` block: train mode, dropout off, running averages and global generators left alone."""
+    """Within the ``with`` block: train mode, dropout off, running averages and global generators left alone.
+
+    Dropout is off in modules of its own and in torch's attention and recurrent layers. A network that calls functional
+    dropout stays random: see :func:`~noisysgd.validation.repeatability.check_loss`.
+    """
     flags = [(module, module.training) for module in model.modules()]
+    inside = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention | nn.RNNBase)]
+    rates = [(module, module.dropout) for module in inside]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     try:
         with frozen_running_statistics(model), torch.random.fork_rng(devices=list(devices)):
@@ -142,10 +171,14 @@ def training_mode(model: nn.Module) -> Iterator[None]:
             for module in model.modules():
                 if isinstance(module, nn.modules.dropout._DropoutNd):
                     module.eval()
+            for layer in inside:
+                layer.dropout = 0.0
             yield
     finally:
         for module, flag in flags:
             module.training = flag
+        for layer, rate in rates:
+            layer.dropout = rate
 
 
 def flatten(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -12,18 +12,28 @@ import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
 from noisysgd.theory import checks
-from noisysgd.validation.curvature import LossFunction, loss_gradient, loss_hessian_vector_product
+from noisysgd.validation.curvature import (
+    LossFunction,
+    loss_gradient,
+    loss_hessian_vector_product,
+    trainable_parameters,
+)
 from noisysgd.validation.data import ImageDataset
 from noisysgd.validation.estimate import Estimate
 from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
 from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
 from noisysgd.validation.lanczos import Eigenvalue, leading_eigenpairs
+from noisysgd.validation.measurement_options import MeasurementOptions, checked_options
+from noisysgd.validation.precision import arithmetic
+from noisysgd.validation.repeatability import check_loss
 from noisysgd.validation.sharpness import batch_sharpness
 from noisysgd.validation.spectrum import SpectralMeasures, spectral_measures
-from noisysgd.validation.wide_resnet import WideResNet
+
+TRIAL_EXAMPLES = 32
+"""Examples, in whole units, on which a network is tried before it is measured."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Measurement:
     """Curvature and gradient noise of a network at its present parameters.
 
@@ -35,13 +45,13 @@ class Measurement:
     lambda_max : Eigenvalue
         Largest Hessian eigenvalue of the training-mode loss.
     eigenvalues : tuple of Eigenvalue
-        The largest ones, in order; the first is `lambda_max`.
+        The largest ones, in order; the first is `lambda_max`. A multiple eigenvalue is listed once.
     trace_noise, gradient_norm_squared, noise_curvature_trace, gradient_curvature : Estimate
         tr F, |G|², tr(HF), GᵀHG: see `GradientNoise`.
     B_simple, B_noise : Estimate
-        Noise scales tr F/|G|² and tr(HF)/GᵀHG in examples; NaN where the estimated denominator is not positive.
+        Noise scales tr F/|G|² and tr(HF)/GᵀHG in examples; NaN where the estimated denominator is lost in noise.
     B_simple_defined, B_noise_defined : bool
-        Whether it is positive.
+        Whether it is not: it exceeds two of its standard errors.
     trace_curvature : Estimate or None
         tr H, from the probes of `spectrum`.
     batch_sharpness : Estimate or None
@@ -90,6 +100,12 @@ class Measurement:
     seed: int
     l2: float
 
+    def __repr__(self) -> str:
+        traces = {"λ_max": self.lambda_max, "tr H": self.trace_curvature, "tr F": self.trace_noise}
+        traces |= {"tr(HF)": self.noise_curvature_trace, "|G|²": self.gradient_norm_squared}
+        found = [f"{name} = {_short(value)}" for name, value in traces.items() if value is not None]
+        return f"<Measurement of {self.parameters} parameters: {', '.join(found)}>"
+
     def as_dict(self) -> dict[str, Any]:
         """Nested dictionary of plain Python values, valid JSON: NaN and infinity, which JSON lacks, become None."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -102,7 +118,7 @@ def measure(
     *,
     ghost_batch_size: int | None = None,
     units: int = 256,
-    products: int = 8,
+    products: int | None = None,
     curvature_examples: int | None = None,
     micro_batch: int | None = None,
     rtol: float = 1e-2,
@@ -125,9 +141,13 @@ def measure(
     (data sets often come sorted); a last incomplete ghost batch is left out. H depends on that cut, the more so the
     nearer the network is to fitting its data: compare several seeds before leaning on λ_max there. The noise is that of
     ghost batches drawn at random from the whole training set. Everything is evaluated in training mode, with running
-    averages frozen and dropout off. Any module that maps images to logits will do; without `GhostBatchNorm2d` the unit
-    is simply `ghost_batch_size` independent examples. The model is left exactly as found, and global random generators
-    are not moved.
+    averages frozen and dropout off, in the precision of the model's parameters (float32 without TensorFloat-32). The
+    model is left exactly as found, and global random generators are not moved.
+
+    Any module that maps images to logits will do. Without batch norm layers the unit is simply `ghost_batch_size`
+    independent examples, one by default. With torch's own batch norms it is the batch that shares statistics: H is then
+    the mean of the units' Hessians, differentiated unit by unit. Layers of your own that let examples of a batch depend
+    on each other are not recognised: give both `ghost_batch_size` and an equal `micro_batch`.
 
     Products with H are nearly all of the cost, two to four gradients of the training set each: up to `max_products` for
     the eigenvalues, (1 + probes + noise_draws)·steps for the spectrum, products + 1 for the noise.
@@ -135,24 +155,26 @@ def measure(
     Parameters
     ----------
     model : torch.nn.Module
-        The network, on any device; not compiled.
+        The network, on any device; not compiled. Nothing in it may be random but dropout modules, which are off.
     data : ImageDataset
         Its training images and labels are used, moved to the model's device.
     ghost_batch_size : int, optional
-        Examples per unit; by default that of the model's `GhostBatchNorm2d` layers, and 1 for our own network without
-        normalisation. To be given for other models.
+        Examples per unit; by default that of the model's `GhostBatchNorm2d` layers, and 1 for models without batch norm
+        layers. To be given for models with torch's own batch norms: the batch size of training.
     units : int
         Ghost batches drawn for the noise; memory is units × parameters numbers.
-    products : int
-        How many of them meet the Hessian, 2 … units; they decide the error of tr(HF).
+    products : int, optional
+        How many of them meet the Hessian, 2 … units; they decide the error of tr(HF). By default 16, or all if fewer.
     curvature_examples : int, optional
         Examples behind H, after the shuffle; by default all. Rounded down to whole ghost batches.
     micro_batch : int, optional
         Examples differentiated at a time in Hessian products, a multiple of `ghost_batch_size`; by default all at once.
+        Always one unit at a time with torch's own batch norms.
     rtol, max_products
         Tolerance and limit of the Lanczos iteration, see :func:`~noisysgd.validation.lanczos.leading_eigenpairs`.
     eigenvalues : int
-        How many of the largest eigenvalues.
+        How many of the largest eigenvalues. A multiple one is found once, since one start vector sees one direction of
+        its eigenspace: the next in the list is then the next *different* eigenvalue.
     eigenvectors : bool
         Whether to keep their eigenvectors.
     probes, noise_draws, steps : int
@@ -176,7 +198,8 @@ def measure(
     Raises
     ------
     ValueError
-        For sizes out of range, or a model without trainable parameters.
+        For sizes out of range; for a model without trainable parameters, or one whose logits differ from pass to pass;
+        for a criterion that is not one number.
 
     Examples
     --------
@@ -187,85 +210,32 @@ def measure(
     >>> found.lambda_max.converged, found.trace_noise.value > 0, found.spectrum.density.nodes.size
     (True, True, 90)
     """
-    given = _ghost_batch_size(model) if ghost_batch_size is None else ghost_batch_size
-    size = checks.integer("ghost_batch_size", given, 1, remedy="Use the model's ghost batch size.")
-    seed = checks.integer("seed", seed, 0, remedy="Pass a non-negative integer.")
-    wanted = data.train_size if curvature_examples is None else curvature_examples
-    remedy = "Use at least one ghost batch and at most the training set."
-    wanted = checks.integer("curvature_examples", wanted, size, remedy=remedy)
-    units = checks.integer("units", units, 3, remedy="The jackknife needs at least three ghost batches.")
-    eigenvalues = checks.integer("eigenvalues", eigenvalues, 1, remedy="The first is λ_max.")
-    l2 = checks.scalar("l2", checks.at_least("l2", l2, 0.0, remedy="Use 0 for no penalty."))
-    if micro_batch is not None:
-        micro_batch = checks.integer("micro_batch", micro_batch, 1, remedy="Use a multiple of the ghost batch size.")
-    expected = f"at most {data.train_size} examples"
-    checks.require(wanted <= data.train_size, "curvature_examples", expected, wanted, remedy)
-    whole = micro_batch is None or micro_batch % size == 0
-    checks.require(whole, "micro_batch", f"a multiple of ghost_batch_size={size}", micro_batch, "Round it.")
-    batch = size if sharpness_batch_size is None else sharpness_batch_size
-    batch = checks.integer("sharpness_batch_size", batch, size, remedy="Use a multiple of the ghost batch size.")
-    expected = f"a multiple of ghost_batch_size={size}, at most {data.train_size}"
-    fits = batch % size == 0 and batch <= data.train_size
-    checks.require(fits, "sharpness_batch_size", expected, batch, "Use the batch size of training.")
-
-    began = time.perf_counter()
-    grouping_seed, units_seed, batches_seed = np.random.SeedSequence(seed).spawn(3)
-    reference = next((p for p in model.parameters() if p.requires_grad), torch.empty(0))
-    images, labels = data.train_images.to(reference.device), data.train_labels.to(reference.device)
-    order = np.random.Generator(np.random.Philox(grouping_seed)).permutation(data.train_size)
-    chosen = torch.from_numpy(order[: wanted // size * size]).to(reference.device)
-    behind: dict[str, Any] = {"l2": l2, "micro_batch": micro_batch, "criterion": criterion}
-    matvec = loss_hessian_vector_product(model, images[chosen], labels[chosen], **behind)
-    drawn = draw_ghost_batches(data.train_size, ghost_batch_size=size, units=units, seed=units_seed)
-    gradients = ghost_batch_gradients(model, images, labels, drawn, l2=l2, criterion=criterion)
-    sizes = {"ghost_batch_size": size, "dataset_size": data.train_size}
-    noise = gradient_noise(gradients, matvec, **sizes, products=products, rtol=estimate_rtol)
-    top = leading_eigenpairs(
-        matvec,
-        gradients.shape[1],
-        eigenvalues,
-        seed=seed,
-        rtol=rtol,
-        max_products=max_products,
-        dtype=reference.dtype,
-        device=reference.device,
-    )
-    spectrum = None
-    if probes:
-        slope = loss_gradient(model, images[chosen], labels[chosen], **behind)
-        options = {"probes": probes, "noise_draws": noise_draws, "steps": steps, "seed": seed}
-        spectrum = spectral_measures(matvec, slope, gradients, **sizes, **options, rtol=estimate_rtol)
-    sharpness = None
-    if sharpness_batches:
-        many = draw_ghost_batches(data.train_size, ghost_batch_size=batch, units=sharpness_batches, seed=batches_seed)
-        sharpness = batch_sharpness(model, images, labels, many, l2=l2, rtol=estimate_rtol, criterion=criterion)
-    return Measurement(
-        lambda_max=top.values[0],
-        eigenvalues=top.values,
-        trace_noise=noise.trace_noise,
-        gradient_norm_squared=noise.gradient_norm_squared,
-        noise_curvature_trace=noise.noise_curvature_trace,
-        gradient_curvature=noise.gradient_curvature,
-        B_simple=noise.simple_noise_scale,
-        B_noise=noise.noise_scale,
-        B_simple_defined=noise.simple_noise_scale_defined,
-        B_noise_defined=noise.noise_scale_defined,
-        trace_curvature=spectrum.density.moment(1) if spectrum else None,
-        batch_sharpness=sharpness,
-        spectrum=spectrum,
-        eigenvectors=top.vectors if eigenvectors else None,
+    checks.instance("model", model, nn.Module, remedy="Pass a torch.nn.Module that maps images to logits.")
+    checks.instance("data", data, ImageDataset, remedy="Use load_dataset, or make an ImageDataset of your tensors.")
+    size = _ghost_batch_size(model) if ghost_batch_size is None else ghost_batch_size
+    options = checked_options(
+        train_size=data.train_size,
+        parameters=sum(parameter.numel() for parameter in trainable_parameters(model).values()),
         ghost_batch_size=size,
         units=units,
-        curvature_examples=len(chosen),
-        dataset_size=data.train_size,
-        parameters=gradients.shape[1],
-        sharpness_batch_size=batch,
+        products=products,
+        curvature_examples=curvature_examples,
+        micro_batch=micro_batch,
+        rtol=rtol,
+        max_products=max_products,
+        eigenvalues=eigenvalues,
+        probes=probes,
+        noise_draws=noise_draws,
+        steps=steps,
         sharpness_batches=sharpness_batches,
-        hessian_products=top.products + noise.products + (spectrum.density.products if spectrum else 0),
-        seconds=time.perf_counter() - began,
-        seed=seed,
+        sharpness_batch_size=sharpness_batch_size,
+        estimate_rtol=estimate_rtol,
         l2=l2,
+        seed=seed,
     )
+    device = next(iter(trainable_parameters(model).values())).device
+    with arithmetic("float32", str(device)):
+        return _measured(model, data, options, criterion=criterion, eigenvectors=eigenvectors)
 
 
 def recorder(
@@ -298,14 +268,100 @@ def recorder(
     return observe
 
 
+def _measured(
+    model: nn.Module, data: ImageDataset, options: MeasurementOptions, *, criterion: LossFunction, eigenvectors: bool
+) -> Measurement:
+    began = time.perf_counter()
+    size, tolerance = options.ghost_batch_size, options.estimate_rtol
+    grouping_seed, units_seed, batches_seed = np.random.SeedSequence(options.seed).spawn(3)
+    reference = next(iter(trainable_parameters(model).values()))
+    images, labels = data.train_images.to(reference.device), data.train_labels.to(reference.device)
+    of_loss: dict[str, Any] = {"l2": options.l2, "criterion": criterion}
+    drawn = draw_ghost_batches(data.train_size, ghost_batch_size=size, units=options.units, seed=units_seed)
+    few = torch.from_numpy(drawn[: max(1, TRIAL_EXAMPLES // size)].ravel()).to(reference.device)
+    check_loss(model, images[few], labels[few], criterion)
+    order = np.random.Generator(np.random.Philox(grouping_seed)).permutation(data.train_size)
+    chosen = torch.from_numpy(order[: options.curvature_examples // size * size]).to(reference.device)
+    # Torch's own batch norms take the statistics of all that is differentiated together: one unit at a time, then.
+    micro_batch = size if _batch_norms(model) else options.micro_batch
+    behind = of_loss | {"micro_batch": micro_batch}
+    matvec = loss_hessian_vector_product(model, images[chosen], labels[chosen], **behind)
+    gradients = ghost_batch_gradients(model, images, labels, drawn, **of_loss)
+    sizes = {"ghost_batch_size": size, "dataset_size": data.train_size}
+    noise = gradient_noise(gradients, matvec, **sizes, products=options.products, rtol=tolerance)
+    top = leading_eigenpairs(
+        matvec,
+        gradients.shape[1],
+        options.eigenvalues,
+        seed=options.seed,
+        rtol=options.rtol,
+        max_products=options.max_products,
+        dtype=reference.dtype,
+        device=reference.device,
+    )
+    spectrum = None
+    if options.probes:
+        slope = loss_gradient(model, images[chosen], labels[chosen], **behind)
+        starts = {"probes": options.probes, "noise_draws": options.noise_draws, "steps": options.steps}
+        spectrum = spectral_measures(matvec, slope, gradients, **sizes, **starts, seed=options.seed, rtol=tolerance)
+    sharpness = None
+    batch, batches = options.sharpness_batch_size, options.sharpness_batches
+    if batches:
+        many = draw_ghost_batches(data.train_size, ghost_batch_size=batch, units=batches, seed=batches_seed)
+        sharpness = batch_sharpness(model, images, labels, many, **of_loss, rtol=tolerance)
+    return Measurement(
+        lambda_max=top.values[0],
+        eigenvalues=top.values,
+        trace_noise=noise.trace_noise,
+        gradient_norm_squared=noise.gradient_norm_squared,
+        noise_curvature_trace=noise.noise_curvature_trace,
+        gradient_curvature=noise.gradient_curvature,
+        B_simple=noise.simple_noise_scale,
+        B_noise=noise.noise_scale,
+        B_simple_defined=noise.simple_noise_scale_defined,
+        B_noise_defined=noise.noise_scale_defined,
+        trace_curvature=spectrum.density.moment(1) if spectrum else None,
+        batch_sharpness=sharpness,
+        spectrum=spectrum,
+        eigenvectors=top.vectors if eigenvectors else None,
+        ghost_batch_size=size,
+        units=options.units,
+        curvature_examples=len(chosen),
+        dataset_size=data.train_size,
+        parameters=gradients.shape[1],
+        sharpness_batch_size=batch,
+        sharpness_batches=batches,
+        hessian_products=top.products + noise.products + (spectrum.density.products if spectrum else 0),
+        seconds=time.perf_counter() - began,
+        seed=options.seed,
+        l2=options.l2,
+    )
+
+
 def _ghost_batch_size(model: nn.Module) -> int:
-    if isinstance(model, WideResNet) and model.normalization == "skipinit":
-        return 1
+    """Examples per unit where the user gives none: 1 for networks without batch norm layers."""
     sizes = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm2d)}
+    others = _batch_norms(model)
+    if not sizes and not others:
+        return 1
     expected = "GhostBatchNorm2d layers of one ghost batch size"
-    remedy = "Pass ghost_batch_size, the number of examples per unit."
-    checks.require(len(sizes) == 1, "model", expected, sorted(sizes) or "none", remedy)
+    remedy = (
+        "Pass ghost_batch_size, the number of examples per unit: with torch's batch norms, those of a training batch."
+    )
+    checks.require(len(sizes) == 1 and not others, "model", expected, others or sorted(sizes), remedy)
     return sizes.pop()
+
+
+def _batch_norms(model: nn.Module) -> list[str]:
+    """Torch's own batch norm layers."""
+    layers = model.named_modules()
+    return [name or "model" for name, layer in layers if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+def _short(value: Eigenvalue | Estimate) -> str:
+    """A number with its uncertainty."""
+    error = value.residual if isinstance(value, Eigenvalue) else value.stderr
+    return f"{value.value:.4g} ± {error:.1g}" + ("" if value.converged else " (not converged)")
 
 
 def _plain(value: Any) -> Any:

@@ -36,7 +36,7 @@ def predict_regimes(measurements: Sequence[Mapping[str, Any]], *, momentum: Any 
     xarray.Dataset
         Over (momentum, step): ``critical_learning_rate``, ``critical_effective_learning_rate`` and
         ``boundary_batch_size``; over step: ``lambda_max`` and ``B_simple``. NaN where a measurement gives none
-        (λ_max ≤ 0, or no positive estimate of |G|²).
+        (λ_max ≤ 0, or |G|² lost in noise).
 
     Raises
     ------

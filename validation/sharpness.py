@@ -13,6 +13,7 @@ from torch import nn
 from noisysgd.theory import checks
 from noisysgd.validation.curvature import LossFunction, loss_function
 from noisysgd.validation.estimate import Estimate, mean_estimate
+from noisysgd.validation.precision import arithmetic
 
 
 def batch_sharpness(
@@ -65,16 +66,17 @@ def batch_sharpness(
     checks.require(len(batches) > 1, "batches", "at least two", len(batches), "The spread between them is the error.")
     loss, parameters = loss_function(model, l2=l2, criterion=criterion)
     values = []
-    for batch in batches:
-        chosen = torch.from_numpy(batch).to(images.device)
-        value = loss(images[chosen], labels[chosen])
-        slopes = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
-        fixed = [slope.detach() for slope in slopes]
-        along = torch.stack([(slope * f).sum() for slope, f in zip(slopes, fixed, strict=True)]).sum()
-        columns = torch.autograd.grad(along, parameters, materialize_grads=True)
-        length = sum(float(f.square().sum()) for f in fixed)
-        bent = sum(float((column * f).sum()) for column, f in zip(columns, fixed, strict=True))
-        values.append(bent / length if length else np.nan)
+    with arithmetic("float32", str(parameters[0].device)):
+        for batch in batches:
+            chosen = torch.from_numpy(batch).to(images.device)
+            value = loss(images[chosen], labels[chosen])
+            slopes = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+            fixed = [slope.detach() for slope in slopes]
+            along = torch.stack([(slope * f).sum() for slope, f in zip(slopes, fixed, strict=True)]).sum()
+            columns = torch.autograd.grad(along, parameters, materialize_grads=True)
+            length = sum(float(f.square().sum()) for f in fixed)
+            bent = sum(float((column * f).sum()) for column, f in zip(columns, fixed, strict=True))
+            values.append(bent / length if length else np.nan)
     return mean_estimate(values, rtol)
 
 

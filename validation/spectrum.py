@@ -268,7 +268,9 @@ def _noise_row(
     directions = space.vectors(np.flatnonzero(single))
     known = scale * (centred @ directions.T).double().square().sum(dim=0).cpu().numpy()
     row = np.where(single, 0.0, space.components(noise) ** 2)
-    row *= (scale * float(centred.square().sum(dim=1).double().sum()) - known.sum()) / (row.sum() or 1.0)
+    # Where single eigenvectors span all of it, what is left is rounding of either sign.
+    left = max(scale * float(centred.square().sum(dim=1).double().sum()) - known.sum(), 0.0)
+    row *= left / (row.sum() or 1.0)
     row[single] = known
     return row
 
