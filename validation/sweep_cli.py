@@ -245,8 +245,8 @@ def _show_plan(plan: "Plan", state: "State", model: "CostModel", workers: int) -
             f"{duration(cost.wall_seconds)} on {workers} worker{'s' if workers > 1 else ''}{price}"
         )
     print(
-        f"one run takes {model.seconds_per_run:.2g} s, {model.seconds_per_step:.2g} s per pass of a batch or piece of it and "
-        f"{model.seconds_per_example:.2g} s per example: {model.source}"
+        f"one run takes {model.seconds_per_run:.2g} s, {model.seconds_per_step:.2g} s per pass of a batch or piece "
+        f"and {model.seconds_per_example:.2g} s per example: {model.source}"
     )
 
 
