@@ -1,5 +1,6 @@
 """Labelled axes for optimizer settings: which dimensions a result has, from what was passed."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from noisysgd.theory import checks
 
 RESERVED = "step"
 """The dimension of the records."""
+
+DERIVED = ("effective_learning_rate", "temperature")
+"""Coordinates that are computed from the settings."""
 
 
 def labelled(**settings: Any) -> tuple[dict[str, xr.DataArray], xr.Dataset]:
@@ -31,6 +35,8 @@ def labelled(**settings: Any) -> tuple[dict[str, xr.DataArray], xr.Dataset]:
     (array([8., 8.]), ('learning_rate',))
     """
     settings = {n: v if isinstance(v, xr.DataArray) else checks.real(n, v) for n, v in settings.items()}
+    for name, value in settings.items():
+        checks.require(np.size(value) > 0, name, "at least one value", value, "Pass a number or several.")
     axes = [name for name, value in settings.items() if np.ndim(value) > 0]
     by_name = any(isinstance(settings[name], xr.DataArray) for name in axes)
     if by_name or (len(axes) == 1 and np.ndim(settings[axes[0]]) == 1):
@@ -45,6 +51,25 @@ def labelled(**settings: Any) -> tuple[dict[str, xr.DataArray], xr.Dataset]:
         raise ValueError(f"{', '.join(arrays)}: expected axes that broadcast by name, got {got}. {remedy}") from error
     _require_free_names(arrays)
     return full, xr.Dataset(coords=_coordinates(arrays))
+
+
+def require_free_names(metrics: Iterable[str], **settings: Any) -> None:
+    """Check that no axis has the name of a result, and no label the name of a loss.
+
+    >>> require_free_names(["loss"], learning_rate=xr.DataArray([0.1], dims="loss"))
+    Traceback (most recent call last):
+    ValueError: learning_rate: expected no axis or label named 'loss', got ['loss']. The result needs it: rename it.
+    """
+    losses = [full for name in metrics for full in (name, f"{name}_stderr")]
+    for name, value in settings.items():
+        if isinstance(value, xr.DataArray):
+            used = [str(axis) for axis in value.dims]
+            used += [str(label) for label in value.coords if label in losses]
+            for result in (*losses, *DERIVED):
+                free = result not in used
+                checks.require(
+                    free, name, f"no axis or label named {result!r}", used, "The result needs it: rename it."
+                )
 
 
 def _by_name(name: str, value: Any) -> xr.DataArray:

@@ -4,6 +4,7 @@ Every learning rate is run `runs` times, the best `keep` count (:func:`noisysgd.
 of two, is extended at either end until the optimum and its error bar lie inside it for every loss that the model has.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,7 @@ import xarray as xr
 
 from noisysgd.simulators import stream, tiles
 from noisysgd.simulators.batches import SAMPLINGS
-from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel
+from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel, check_whole
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
 from noisysgd.theory.bracketing import Grid, error_bar, wider
@@ -36,10 +37,27 @@ def final_losses(
     seed: int = 0,
     dynamics: str = "minibatch",
     threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> FloatArray:
     """Losses at the end of every run, (points, metrics, runs); ``inf`` where one diverged.
 
     Run k is replica k of the random stream: points share their random numbers.
+
+    Parameters
+    ----------
+    model : DiagonalNetwork, FiniteLeastSquares or another model made of examples
+    points : sequence of (Schedule, Configuration)
+    runs : int
+        Runs of each point.
+    seed, dynamics, threads
+        As in :func:`bracketed_sweep`.
+    progress : callable, optional
+        ``progress(done, total)``, in updates of one run.
+
+    Raises
+    ------
+    ValueError
+        For settings that the model cannot have.
 
     Examples
     --------
@@ -49,23 +67,70 @@ def final_losses(
     >>> final_losses(network, [point], 3).shape
     (1, 2, 3)
     """
-    checks.one_of("dynamics", dynamics, [name for name in model.dynamics if name != "sde"])
+    simulable = check_model(model)
+    checks.one_of("dynamics", dynamics, [name for name in simulable.dynamics if name != "sde"])
     key = stream.index("seed", seed, stream.SEEDS)
     count = checks.integer("runs", runs, 1, remedy="Run it once at least.")
+    workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
+    check_sizes(simulable, np.array([configuration.batch_size for _, configuration in points]))
+    checks.learning_rate([configuration.learning_rate for _, configuration in points])
+    checks.momentum([configuration.momentum for _, configuration in points])
+    stop = threading.Event()
 
     def job(point: Point) -> FloatArray:
         schedule, configuration = point
-        shared = ExampleEnsemble(model, schedule, np.array([schedule.steps]), key, dynamics, SAMPLINGS[0])
-        last = np.concatenate(list(tiles.tile_losses(shared, configuration, 0, count)))
+        shared = ExampleEnsemble(simulable, schedule, np.array([schedule.steps]), key, dynamics, SAMPLINGS[0])
+        last = np.concatenate(list(tiles.tile_losses(shared, configuration, 0, count, stop)))
         return np.where(np.isfinite(last), last, np.inf)
 
     # The longest first, so that no thread is left with one at the end.
     order = sorted(range(len(points)), key=lambda k: -points[k][0].steps)
-    result = np.empty((len(points), len(model.metrics), count))
-    with ThreadPoolExecutor(usable_cores() if threads is None else threads) as pool:
-        for k, losses in zip(order, pool.map(job, [points[k] for k in order]), strict=True):
-            result[k] = losses
+    result = np.empty((len(points), len(simulable.metrics), count))
+    done, total = 0, sum(schedule.steps for schedule, _ in points)
+    with ThreadPoolExecutor(workers, thread_name_prefix="noisysgd") as pool:
+        try:
+            for k, losses in zip(order, pool.map(job, [points[k] for k in order]), strict=True):
+                result[k] = losses
+                done += points[k][0].steps
+                if progress is not None:
+                    progress(done, total)
+        except BaseException:  # KeyboardInterrupt above all: let the workers go before the pool waits for them
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return result
+
+
+def check_model(model: ExampleModel) -> ExampleModel:
+    """`model`, if it is made of examples."""
+    members = ("dynamics", "metrics", "dataset_size", "check_batches", "losses")
+    fits = all(hasattr(model, member) for member in members)
+    remedy = "simulate_sweep takes noisy quadratics."
+    checks.require(fits, "model", "a DiagonalNetwork or FiniteLeastSquares", model, remedy)
+    return model
+
+
+def check_sizes(model: ExampleModel, sizes: FloatArray) -> FloatArray:
+    """`sizes`, if the model can sample such batches."""
+    sizes = checks.batch_size(sizes)
+    check_whole(sizes)
+    model.check_batches(sizes, SAMPLINGS[0])
+    return sizes
+
+
+def check_budget(budget: Budget, model: ExampleModel) -> None:
+    """Raise for the budget of another data set."""
+    known = budget.dataset_size in (None, model.dataset_size)
+    remedy = "Give the budget the model's dataset_size."
+    checks.require(known, "budget", f"one of {model.dataset_size} examples", budget, remedy)
+
+
+def runs_and_keep(runs: int, keep: int) -> tuple[int, int]:
+    """Both, as whole numbers that go together."""
+    count = checks.integer("runs", runs, 1, remedy="Run it once at least.")
+    few = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
+    checks.require(few <= count, "keep", f"at most the {count} runs", keep, "Keep fewer or run more.")
+    return count, few
 
 
 def bracketed_sweep(
@@ -81,7 +146,7 @@ def bracketed_sweep(
     start: tuple[int, int] = (-6, 0),
     seed: int = 0,
     threads: int | None = None,
-    progress: Callable[[str], object] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> xr.Dataset:
     """Single runs of a model over learning rates, until the optimum of every loss is bracketed at every batch size.
 
@@ -101,7 +166,8 @@ def bracketed_sweep(
     seed : int
     threads : int, optional
     progress : callable, optional
-        Called with a line of text before every round of runs.
+        ``progress(done, total)`` in every round of runs, such as :class:`TimeLeft`; how many rounds it takes is not
+        known beforehand.
 
     Returns
     -------
@@ -122,14 +188,14 @@ def bracketed_sweep(
     >>> bool(theory.optimum(sweep, "test_loss", keep=4).bracketed.all())
     True
     """
+    model = check_model(model)
     sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, name="batch_sizes"))
-    model.check_batches(sizes, SAMPLINGS[0])
-    known = budget.dataset_size in (None, model.dataset_size)
-    remedy = "Give the budget the model's dataset_size."
-    checks.require(known, "budget", f"one of {model.dataset_size} examples", budget, remedy)
+    check_sizes(model, sizes)
+    check_budget(budget, model)
     inertia = checks.vector("momentum", checks.momentum(momentum))
-    few = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
-    checks.require(few <= runs, "keep", f"at most the {runs} runs", keep, "Keep fewer or run more.")
+    runs, few = runs_and_keep(runs, keep)
+    pair = np.shape(start) == (2,) and all(isinstance(k, int | np.integer) for k in start) and start[0] <= start[1]
+    checks.require(pair, "start", "two exponents of two, the lower first", start, "The default is (-6, 0).")
     low, high = start
     windows: dict[tuple[float, float], Grid] = {
         (float(m), float(b)): tuple(range(low, high + 1)) for m in inertia for b in sizes
@@ -144,13 +210,11 @@ def bracketed_sweep(
         new = [place for place in wanted if place not in done]
         if not new:
             break
-        if progress is not None:
-            progress(f"{len(new)} learning rates, 2^{min(k for *_, k in new)} … 2^{max(k for *_, k in new)}")
         rates = [2.0**k * (1.0 - m) for m, _, k in new]
         points = [
             (schedules[b], Configuration(rate, m, batch_size=b)) for (m, b, _), rate in zip(new, rates, strict=True)
         ]
-        losses = final_losses(model, points, runs, seed=seed, dynamics=dynamics, threads=threads)
+        losses = final_losses(model, points, runs, seed=seed, dynamics=dynamics, threads=threads, progress=progress)
         for (m, b, _), rate, table in zip(new, rates, losses, strict=True):
             records += _records(model, m, b, rate, table)
         done.update(new)

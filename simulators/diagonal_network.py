@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from noisysgd.simulators.batches import SAMPLINGS
-from noisysgd.simulators.examples import ExampleEnsemble, window_length, windows
+from noisysgd.simulators.examples import ExampleEnsemble, check_drawn, window_length, windows
 from noisysgd.simulators.finite_least_squares import examples, per_coordinate
 from noisysgd.simulators.stream import Purpose, index, normals
 from noisysgd.simulators.tiles import Configuration
@@ -189,6 +189,7 @@ class DiagonalNetwork:
 
     def check_batches(self, sizes: FloatArray, sampling: str) -> None:
         """Raise for batch sizes that it cannot sample that way."""
+        check_drawn(sizes, sampling)
         remedy = "Larger batches take every example several times: sample without replacement."
         fits = sampling != "reshuffle" or bool((sizes[np.isfinite(sizes)] <= self.dataset_size).all())
         checks.require(fits, "batch_size", f"at most {self.dataset_size} when reshuffling", sizes, remedy)

@@ -8,8 +8,8 @@ import xarray as xr
 
 from noisysgd.simulators import axes, cuda, gpu, kept, stream, tiles
 from noisysgd.simulators.batches import SAMPLINGS
-from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel
-from noisysgd.simulators.precision import DOUBLE, SINGLE, Precision, check_range, precision
+from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel, check_whole
+from noisysgd.simulators.precision import DOUBLE, SINGLE, Precision, check_damping, check_range, precision
 from noisysgd.simulators.stream import NoiseLaw
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
@@ -142,9 +142,10 @@ def simulate(
     the last bits only between processes with the same LAPACK, processor and number of LAPACK's threads.
 
     Each thread holds one tile, 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB of records, and for a full F
-    another 8 D² + 1 KiB · D bytes, states in single precision half of that; results take 16 bytes per configuration
-    and record, and `keep_tiles` another 16 per configuration, record and tile. A GPU holds 256 MiB, or one tile if that
-    is more, and the settings (`noisysgd.simulators.cuda`).
+    another 8 D² + 1 KiB · D bytes, states in single precision half of that. A full F itself takes 8 D² bytes, four
+    times that while it is prepared; the laws of jumps up to 256 MiB, or one law if that is more. Results take 16 bytes
+    per configuration and record, and `keep_tiles` another 16 per configuration, record and tile. A GPU holds 256 MiB,
+    or one tile if that is more, and the settings (`noisysgd.simulators.cuda`).
 
     Examples
     --------
@@ -182,6 +183,9 @@ def simulate(
     _precision_is_possible(kind, dynamics, noise, problem)
     runs = _replicas(replicas, replica_offset)
     record = record_steps(record, schedule.steps)
+    called = progress is None or callable(progress)
+    checks.require(called, "progress", "a function of (done, total)", progress, "Pass simulators.TimeLeft().")
+    axes.require_free_names(metrics, learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
     settings, dataset = axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
     rates = checks.learning_rate(settings["learning_rate"].values)
     sizes = settings["batch_size"].values
@@ -190,12 +194,13 @@ def simulate(
     else:
         sizes = checks.batch_size(sizes)
         problem.check_batches(sizes, sampling)
-        whole = dynamics != "minibatch" or bool(np.all((sizes == np.floor(sizes)) | np.isinf(sizes)))
-        checks.require(whole, "batch_size", "whole numbers of examples, or inf", sizes, "Round them.")
+        if dynamics == "minibatch":
+            check_whole(sizes)
     momenta = checks.momentum(settings["momentum"].values)
     if kind is SINGLE:
         check_range("learning_rate", rates)
         check_range("momentum", momenta)
+        check_damping(momenta)
     seed = int(stream.index("seed", seed, stream.SEEDS))
     workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
     device = gpu.device() if backend == "cuda" else None
@@ -213,7 +218,7 @@ def simulate(
         configurations = [Configuration(float(ε), float(m), batch_size=float(b)) for ε, m, b in points]
         shared = ExampleEnsemble(problem, finer, finer_record, np.uint64(seed), dynamics, sampling, fine)
     if keep_tiles:
-        kept.require_free_axis(settings["learning_rate"].dims)
+        kept.require_free_axis((*settings["learning_rate"].dims, *dataset.coords))
     moments = kept.room(len(configurations), shared.rows, len(runs)) if keep_tiles else None
     if device is not None:
         mean, spread = cuda.simulate_all(device, shared, configurations, runs, progress, moments)

@@ -8,8 +8,12 @@ from typing import Protocol
 import numpy as np
 
 from noisysgd.simulators.tiles import WINDOW_STEPS, WINDOW_WORK, Cancelled, Configuration, record_slots
+from noisysgd.theory import checks
 from noisysgd.theory.checks import FloatArray, IntArray
 from noisysgd.theory.schedule import Schedule
+
+MOST_DRAWN = 2**27
+"""Examples of a batch that is drawn with replacement: each is drawn, and takes 24 bytes."""
 
 
 class ExampleModel(Protocol):
@@ -79,3 +83,17 @@ def windows(
         with np.errstate(over="ignore"):
             rates = learning_rate * run.schedule.at(steps)
         yield step, rates, record_slots(run.record, steps)
+
+
+def check_drawn(sizes: FloatArray, sampling: str) -> None:
+    """Raise for batches of more examples than can be counted, or than fit into memory one by one."""
+    finite = sizes[np.isfinite(sizes)]
+    most = MOST_DRAWN if sampling == "with_replacement" else 2**53
+    remedy = "Pass inf for a batch without noise."
+    checks.require(bool((finite <= most).all()), "batch_size", f"at most {most}, or inf", sizes, remedy)
+
+
+def check_whole(sizes: FloatArray) -> None:
+    """Raise unless batches are whole numbers of examples, or infinite."""
+    whole = bool(np.all((sizes == np.floor(sizes)) | np.isinf(sizes)))
+    checks.require(whole, "batch_size", "whole numbers of examples, or inf", sizes, "Round them.")

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from noisysgd.simulators.batches import SAMPLINGS
-from noisysgd.simulators.examples import ExampleEnsemble, window_length, windows
+from noisysgd.simulators.examples import ExampleEnsemble, check_drawn, window_length, windows
 from noisysgd.simulators.stream import Purpose, index, normals
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
@@ -131,6 +131,7 @@ class FiniteLeastSquares:
 
     def check_batches(self, sizes: FloatArray, sampling: str) -> None:
         """Raise for batch sizes that it cannot sample."""
+        check_drawn(sizes, sampling)
         checks.batch_size(sizes, None if sampling == "with_replacement" else self.dataset_size)
 
     def drawn(self, batch_size: float, sampling: str) -> int:
@@ -141,7 +142,12 @@ class FiniteLeastSquares:
     def work(self, drawn: int) -> int:
         """Products of one update of a replica, about."""
         dim = int(self.inputs.shape[1])
-        return dim * (dim if drawn == 0 else 2 * drawn + self.dataset_size // 64)
+        return dim * (dim if drawn == 0 else 2 * drawn)
+
+    def permuting(self, drawn: int) -> int:
+        """Steps of a window that take as long as the permutation with which it begins; no more than an epoch."""
+        epoch = self.dataset_size // drawn
+        return min(epoch, 8 * epoch // int(self.inputs.shape[1]) + 1)
 
     def losses(
         self, run: ExampleEnsemble, configuration: Configuration, replica: int, lanes: int, stop: threading.Event | None
@@ -159,9 +165,10 @@ class FiniteLeastSquares:
             example_kernels.excess_losses(losses[0], theta, self.hessian)
             yield losses
         size = self.drawn(configuration.batch_size, run.sampling)
-        for step, rates, slots in windows(
-            run, configuration.learning_rate, window_length(lanes * self.work(size)), stop
-        ):
+        length = window_length(lanes * self.work(size))
+        if run.sampling == "reshuffle" and size > 0:
+            length = max(length, self.permuting(size))
+        for step, rates, slots in windows(run, configuration.learning_rate, length, stop):
             losses = np.zeros((int(slots.max()) + 1, lanes))
             arguments: list[Any] = [losses, theta, velocity, self.inputs, self.residuals, self.hessian]
             arguments += [configuration.momentum, rates, slots, size, SAMPLINGS.index(run.sampling)]

@@ -32,6 +32,11 @@ class Transition:
     noisy: bool
 
     @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return self.power.nbytes + self.root.nbytes
+
+    @property
     def finite(self) -> bool:
         """Whether both are numbers: beyond the critical learning rate, powers overflow."""
         return bool(np.isfinite(self.power).all() and np.isfinite(self.root).all())
@@ -115,8 +120,12 @@ def _root(spread: FloatArray) -> FloatArray:
     if spread.ndim == 4:
         dim, _, size, _ = spread.shape
         joint = spread.transpose(0, 2, 1, 3).reshape(dim * size, dim * size)
-        values, vectors = np.linalg.eigh((joint + joint.T) / 2)
-        return np.ascontiguousarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+        # Of correlations: θ may spread by many orders less than u does, and errors are as large as the largest.
+        deviation = np.sqrt(np.diagonal(joint))
+        unit = np.where(deviation > 0, deviation, 1.0)
+        values, vectors = np.linalg.eigh((joint + joint.T) / 2 / unit / unit[:, None])
+        root = deviation[:, None] * ((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+        return np.ascontiguousarray(root)
     # Cholesky, written out: one mode's covariance may be singular, as after a single step.
     root = np.zeros_like(spread)
     root[:, 0, 0] = np.sqrt(spread[:, 0, 0])

@@ -54,9 +54,11 @@ def sizes(replicas: int) -> IntArray:
 
 
 def require_free_axis(dims: Iterable[Hashable]) -> None:
-    """Check that no axis of the settings has the name that tiles need."""
+    """Check that no axis and no label of the settings has the name that tiles need."""
     names = list(dims)
-    checks.require(TILE not in names, "keep_tiles", f"no axis {TILE!r}", names, "Rename it: tiles need that name.")
+    checks.require(
+        TILE not in names, "keep_tiles", f"no axis or label {TILE!r}", names, "Rename it: tiles need that name."
+    )
 
 
 def attach(dataset: xr.Dataset, metrics: list[str], moments: Moments, counts: IntArray, experiment: str) -> xr.Dataset:

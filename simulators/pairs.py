@@ -1,12 +1,12 @@
 """Initial and final learning rates tuned separately, as in the paper's section 7.1, on a simulated model."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
 
-from noisysgd.simulators.batches import SAMPLINGS
-from noisysgd.simulators.bracketing import final_losses
+from noisysgd.simulators.bracketing import check_budget, check_model, check_sizes, final_losses, runs_and_keep
 from noisysgd.simulators.examples import ExampleModel
 from noisysgd.simulators.tiles import Configuration
 from noisysgd.theory import checks
@@ -32,6 +32,7 @@ def bracketed_pairs(
     dynamics: str = "minibatch",
     seed: int = 0,
     threads: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> xr.Dataset:
     """Single runs over a grid of initial and final learning rates, grown until :func:`best_pair` is bracketed.
 
@@ -44,7 +45,7 @@ def bracketed_pairs(
     batch_size, momentum : float
     runs, keep : int
         Runs per pair, and how many of them count: the paper's 7 and 5.
-    dynamics, seed, threads
+    dynamics, seed, threads, progress
         As in :func:`bracketed_sweep`.
 
     Returns
@@ -65,11 +66,12 @@ def bracketed_pairs(
     >>> bool(best_pair(pairs, "test_loss", keep=2).initial_bracketed)
     True
     """
+    model = check_model(model)
     size = checks.scalar("batch_size", checks.batch_size(batch_size))
-    model.check_batches(np.array([size]), SAMPLINGS[0])
+    check_sizes(model, np.array([size]))
+    check_budget(budget, model)
     inertia = checks.scalar("momentum", checks.momentum(momentum))
-    few = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
-    checks.require(few <= runs, "keep", f"at most the {runs} runs", keep, "Keep fewer or run more.")
+    runs, few = runs_and_keep(runs, keep)
     steps = int(budget.steps(size))
     about = {"model": model, "budget": budget, "dynamics": dynamics, "seed": seed, "keep": few}
     described = json.dumps(plain(about), sort_keys=True)
@@ -84,7 +86,7 @@ def bracketed_pairs(
             )
             for i, f in new
         ]
-        losses = final_losses(model, points, runs, seed=seed, dynamics=dynamics, threads=threads)
+        losses = final_losses(model, points, runs, seed=seed, dynamics=dynamics, threads=threads, progress=progress)
         known.update(zip(new, losses, strict=True))
         table = np.array([[known[i, f] for f in axes["final"]] for i in axes["initial"]])
         coordinates = {name: 2.0 ** np.array(exponents, dtype=np.float64) for name, exponents in axes.items()}

@@ -86,3 +86,11 @@ def check_range(name: str, values: FloatArray) -> None:
     inside = bool(np.all((size == 0) | ((size >= float(limits.tiny)) & (size <= float(limits.max)))))
     remedy = "Single precision holds no others: rescale the problem, or use dtype='float64'."
     checks.require(inside, name, f"0 or sizes from {limits.tiny:.3g} to {limits.max:.3g}", values, remedy)
+
+
+def check_damping(momenta: FloatArray) -> None:
+    """Raise where rounding m to single precision changes 1 − m, on which everything depends, by more than 10⁻⁴."""
+    rounded = 1.0 - momenta.astype(np.float32).astype(np.float64)
+    kept = bool(np.all(np.abs(rounded - (1.0 - momenta)) <= 1e-4 * (1.0 - momenta)))
+    remedy = "Single precision rounds 1 − m too much there: use dtype='mixed', which is as fast, or 'float64'."
+    checks.require(kept, "momentum", "values not so close to 1", momenta, remedy)

@@ -10,7 +10,7 @@ INTERVAL = 0.2
 
 
 class TimeLeft:
-    r"""A progress line such as ``42 % · 1 min 20 s left``, for `simulate` and `simulate_sweep`.
+    r"""A progress line such as ``42 % · 1 min 20 s left``, for everything here that runs long.
 
     The time left is what the work done so far took, in proportion. Nothing is written if the stream is no terminal.
 

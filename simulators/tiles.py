@@ -30,6 +30,8 @@ LANES = 128
 WINDOW_STEPS = 1024
 WINDOW_WORK = 2**25
 """A window is what a kernel does in one call: a tenth of a second, after which it can be cancelled."""
+LAWS_MEMORY = 2**28
+"""Bytes of the laws of jumps that are kept for a configuration, unless a single one is larger."""
 
 GAUSSIAN = NoiseLaw()
 
@@ -158,10 +160,13 @@ def tile_losses(
 
 
 class Laws:
-    """Exact transitions of one configuration between its records, made when the first tile asks for them."""
+    """Exact transitions of one configuration between its records, made when a tile asks for them.
 
-    def __init__(self, shared: Ensemble, configuration: Configuration) -> None:
-        self._shared, self._configuration = shared, configuration
+    The latest are kept, up to `memory` bytes of them: tiles go from record to record side by side, and share them.
+    """
+
+    def __init__(self, shared: Ensemble, configuration: Configuration, memory: int = LAWS_MEMORY) -> None:
+        self._shared, self._configuration, self._memory = shared, configuration, memory
         self._known: dict[tuple[bytes, bytes], Transition] = {}
         self._lock = threading.Lock()
 
@@ -176,7 +181,11 @@ class Laws:
                 covariance = (root**2 if root.ndim == 1 else root @ root.T) * configuration.noise_factor
                 with np.errstate(over="ignore"):
                     rates = configuration.learning_rate * multipliers
-                self._known[key] = transition(shared.curvature, covariance, rates, lengths, configuration.momentum)
+                made = transition(shared.curvature, covariance, rates, lengths, configuration.momentum)
+                while self._known and sum(law.nbytes for law in self._known.values()) + made.nbytes > self._memory:
+                    del self._known[next(iter(self._known))]
+                self._known[key] = made
+            self._known[key] = self._known.pop(key)  # the last to be forgotten
             return self._known[key]
 
 

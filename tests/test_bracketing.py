@@ -1,12 +1,16 @@
 """The growing rule, alone: it finds what it looks for, goes no further, and comes to an end."""
 
+import signal
+import threading
+import time
+
 import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisysgd import theory
+from noisysgd import simulators, theory
 from noisysgd.theory.bracketing import error_bar, wider
 from noisysgd.theory.pairs import best_pair, wider_pair
 
@@ -89,3 +93,88 @@ def test_where_every_pair_diverged_there_is_no_best_and_the_grids_grow_down():
         "initial": (-2, -1, 0),
         "final": (-6, -4, -2),
     }
+
+
+# What is asked of simulated models
+
+
+def network():
+    return simulators.sparse_regression(dim=10, examples=8, nonzero=1)
+
+
+def regression():
+    return simulators.FiniteLeastSquares.sample(theory.LeastSquares([1.0, 0.5], label_noise=0.1, dataset_size=7))
+
+
+@pytest.mark.parametrize("make", [network, regression])
+@pytest.mark.parametrize("size", [0, 0.5, 1.5, -3, np.nan, 100, 1e19])
+def test_batches_that_cannot_be_sampled_are_refused(make, size):
+    model = make()
+    if size == 100 and make is network:
+        return  # which takes examples several times
+    point = theory.constant(5), simulators.Configuration(learning_rate=0.01, momentum=0.0, batch_size=size)
+    with pytest.raises(ValueError, match="batch_size: expected"):
+        simulators.final_losses(model, [point], 2)
+    for bracketed, name in ((simulators.bracketed_sweep, "batch_sizes"), (simulators.bracketed_pairs, "batch_size")):
+        with pytest.raises(ValueError, match="batch_size"):
+            bracketed(model, theory.StepBudget(5), **{name: size}, runs=2, keep=1)
+
+
+def test_huge_batches_with_replacement_are_refused():
+    run = {"learning_rate": 0.01, "dynamics": "minibatch", "sampling": "with_replacement", "replicas": 2}
+    with pytest.raises(ValueError, match=r"at most 134217728, or inf"):
+        simulators.simulate(network(), theory.constant(2), batch_size=1e12, **run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": (0, -6)}, "start: expected two exponents of two, the lower first"),
+        ({"start": (-6.5, 0)}, "start: expected two exponents"),
+        ({"runs": "3"}, "runs: expected"),
+        ({"keep": 9}, "keep: expected at most the 3 runs"),
+        ({"threads": 0}, "threads: expected"),
+        ({"budget": theory.EpochBudget(1, dataset_size=9)}, "budget: expected one of 8 examples"),
+        ({"model": theory.power_law(3)}, "model: expected a DiagonalNetwork or FiniteLeastSquares"),
+    ],
+)
+def test_bad_requests_are_refused_in_words(changes, message):
+    request = {"model": network(), "budget": theory.StepBudget(5), "runs": 3, "keep": 2} | changes
+    model, budget = request.pop("model"), request.pop("budget")
+    with pytest.raises(ValueError, match=message):
+        simulators.bracketed_sweep(model, budget, batch_sizes=[2], **request)
+    if "start" not in changes:
+        with pytest.raises(ValueError, match=message):
+            simulators.bracketed_pairs(model, budget, batch_size=2, **request)
+
+
+@pytest.mark.parametrize("bracketed", ["sweep", "pairs"])
+def test_an_interrupted_search_ends_at_once_and_leaves_no_threads(bracketed):
+    """Every point would take minutes."""
+    before = threading.active_count()
+    interrupter = threading.Timer(1.0, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    interrupter.start()
+    started = time.perf_counter()
+    search = simulators.bracketed_sweep if bracketed == "sweep" else simulators.bracketed_pairs
+    size = {"batch_sizes": [2]} if bracketed == "sweep" else {"batch_size": 2}
+    with pytest.raises(KeyboardInterrupt):
+        search(network(), theory.StepBudget(10**8), **size, runs=2, keep=1)
+    assert time.perf_counter() - started < 8.0
+    deadline = time.perf_counter() + 5.0
+    while threading.active_count() > before and time.perf_counter() < deadline:
+        time.sleep(0.05)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("bracketed", ["sweep", "pairs"])
+def test_progress_counts_the_updates_of_every_round(bracketed):
+    seen = []
+    note = {"progress": lambda done, total: seen.append((done, total)), "runs": 3, "keep": 2}
+    if bracketed == "sweep":
+        simulators.bracketed_sweep(network(), theory.StepBudget(50), batch_sizes=[2], **note)
+    else:
+        simulators.bracketed_pairs(network(), theory.StepBudget(50), batch_size=2, **note)
+    rounds = [k for k, (done, total) in enumerate(seen) if done == total]
+    assert rounds[-1] == len(seen) - 1
+    assert all(done <= total for done, total in seen)
+    assert seen[0][0] == 50

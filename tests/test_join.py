@@ -246,7 +246,7 @@ def test_bad_shares_are_refused() -> None:
 def test_an_axis_may_not_be_called_tile_only_where_tiles_are_kept() -> None:
     rates = xr.DataArray([0.1, 0.2], dims="tile")
     assert simulate(learning_rate=rates).loss.dims == ("tile", "step")
-    with pytest.raises(ValueError, match="no axis 'tile'"):
+    with pytest.raises(ValueError, match="no axis or label 'tile'"):
         simulate(learning_rate=rates, keep_tiles=True)
 
 

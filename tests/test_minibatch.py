@@ -265,3 +265,17 @@ GOOD = {"learning_rate": 0.1, "batch_size": 2, "dynamics": "minibatch", "replica
 def test_impossible_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_reshuffling_many_examples_costs_about_an_epochs_permutation():
+    """Windows are as long as it takes to be worth the permutation that begins them, and change nothing."""
+    problem = theory.LeastSquares([1.0, 0.5], label_noise=0.1, dataset_size=30_000)
+    data = simulators.FiniteLeastSquares.sample(problem)
+    assert 100 <= data.permuting(32) <= 30_000 // 32
+    run = {"learning_rate": 0.05, "batch_size": 32, "dynamics": "minibatch", "sampling": "reshuffle", "replicas": 4}
+    schedule = theory.constant(2 * (30_000 // 32) + 5)
+    whole = simulators.simulate(data, schedule, **run, record=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulators.FiniteLeastSquares, "permuting", lambda self, drawn: 7)
+        patch.setattr("noisysgd.simulators.finite_least_squares.window_length", lambda work: 7)
+        np.testing.assert_array_equal(simulators.simulate(data, schedule, **run, record=3).loss, whole.loss)

@@ -727,3 +727,71 @@ def test_options_that_would_be_ignored_are_refused(option, value, where):
     settings = {"learning_rate": 0.1, "batch_size": 4, "replicas": 2}
     with pytest.raises(ValueError, match=f"{option}: expected nothing without {where}"):
         simulators.simulate(theory.power_law(3), theory.constant(5), **settings, **{option: value})
+
+
+@pytest.mark.parametrize("momentum", [0.999999, 1 - 1e-8])
+def test_single_precision_refuses_momenta_that_it_would_round_to_others(momentum):
+    settings = {"learning_rate": 1e-3, "batch_size": 4, "momentum": momentum, "replicas": 2}
+    with pytest.raises(ValueError, match=r"momentum: expected values not so close to 1.*dtype='mixed'"):
+        simulators.simulate(theory.power_law(3), theory.constant(5), **settings, dtype="float32")
+    simulators.simulate(theory.power_law(3), theory.constant(5), **settings, dtype="mixed")
+    settings["momentum"] = 0.999
+    simulators.simulate(theory.power_law(3), theory.constant(5), **settings, dtype="float32")
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1e-6, 0.1])
+def test_jumps_with_a_full_covariance_are_exact_at_minute_learning_rates(rate):
+    """θ then spreads by many orders less than u does. The law itself, against the sum over steps in closed form."""
+    covariance, momentum, steps = np.array([[1.0, 0.5], [0.5, 1.0]]), 0.9, 4
+    curvature = np.array([1.0, 0.3])
+    law = jump.transition(curvature, covariance, np.array([rate]), np.array([steps]), momentum)
+    expected = np.zeros((4, 4))  # of (θ₁, u₁, θ₂, u₂)
+    step = np.zeros((4, 4))
+    kick = np.zeros((4, 2))
+    for i, value in enumerate(curvature):
+        step[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[1 - rate * value, -rate * momentum], [value, momentum]]
+        kick[2 * i : 2 * i + 2, i] = [-rate, 1.0]
+    for _ in range(steps):
+        expected = step @ expected @ step.T + kick @ covariance @ kick.T
+    scale = np.sqrt(np.diagonal(expected))
+    np.testing.assert_allclose(
+        (law.root @ law.root.T) / scale / scale[:, None], expected / scale / scale[:, None], atol=1e-12
+    )
+
+
+def test_laws_of_jumps_take_bounded_memory_and_results_do_not_depend_on_it():
+    problem = noise_dominated(30, full=True, mean=0.3)
+    record = np.arange(1, 41) ** 2
+    shared = tiles.ensemble(problem, theory.constant(1600), record, 0, exact_jumps=True)
+    configuration = Configuration(0.05, 0.7, 0.25)
+    losses = []
+    for memory in (tiles.LAWS_MEMORY, 10**6, 0):
+        laws = tiles.Laws(shared, configuration, memory)
+        losses.append(np.concatenate(list(tiles.tile_losses(shared, configuration, 0, 8, laws=laws))))
+        held = sum(law.nbytes for law in laws._known.values())
+        single = max(law.nbytes for law in laws._known.values())
+        assert held <= max(memory, single)
+    np.testing.assert_array_equal(losses[0], losses[1])
+    np.testing.assert_array_equal(losses[0], losses[2])
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        (xr.DataArray([0.1, 0.4], dims="loss"), "no axis or label named 'loss'"),
+        (xr.DataArray([0.1, 0.4], dims="x", coords={"loss_stderr": 1.0}), "no axis or label named 'loss_stderr'"),
+        (xr.DataArray([0.1, 0.4], dims="effective_learning_rate"), "'effective_learning_rate'"),
+        (xr.DataArray([0.1, 0.4], dims="temperature"), "'temperature'"),
+        (xr.DataArray([0.1, 0.4], dims="x", coords={"tile": 1.0}), "no axis or label 'tile'"),
+        ([], "learning_rate: expected at least one value"),
+    ],
+)
+def test_axes_leave_the_names_of_results_free(axis, message):
+    run = {"batch_size": 4, "momentum": 0.5, "replicas": 4, "keep_tiles": True}
+    with pytest.raises(ValueError, match=message):
+        simulators.simulate(theory.power_law(3), theory.constant(5), learning_rate=axis, **run)
+
+
+def test_progress_is_something_that_can_be_called():
+    with pytest.raises(ValueError, match="progress: expected a function"):
+        simulators.simulate(theory.power_law(3), theory.constant(5), learning_rate=0.1, batch_size=4, progress=3)
