@@ -20,7 +20,13 @@ def require(condition: bool, name: str, expected: str, got: object, remedy: str)
 
 
 def shorten(value: object, limit: int = 120) -> str:
-    """``repr`` of a value, cut so that a large array does not drown the message."""
+    """``repr`` of a value, cut so that a large array does not drown the message; of a 0-d array, that of its number.
+
+    >>> shorten(np.array(-0.1)), shorten(np.float64(2.0))
+    ('-0.1', '2.0')
+    """
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        value = value.item()
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
