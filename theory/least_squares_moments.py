@@ -29,6 +29,9 @@ FLAT = 1e-40  # of a curvature to the largest
 SILENT = 1e-90  # of a batch's noise to one example's
 STILL = 1e-60  # of a learning rate to the critical one
 
+GONE = 1e-290
+"""A loss below which the rest of a schedule is taken to be 0: slow modes could not be told from rounding."""
+
 UNEXPLAINED = 1e-12
 """Share of the loss that slow modes may leave unexplained when the fast ones count as gone."""
 
@@ -108,7 +111,9 @@ def second_moments(
     (curvatures, start), group = np.unique(keys, axis=1, return_inverse=True)
     weights = np.bincount(group, problem.weights[curved]).astype(np.float64)
     state = _at_rest(start)
-    modes = _Modes(curvatures, weights, problem.label_noise, problem.kurtosis)
+    # So small a factor multiplies what is there by 1; alone it would make something of nothing.
+    label_noise = problem.label_noise if factor >= SILENT else 0.0
+    modes = _Modes(curvatures, weights, label_noise, problem.kurtosis)
     with np.errstate(all="ignore"):
         losses = _advance(modes, max(factor, SILENT), momentum, state, rate * multipliers, lengths)
     finite = losses.size == 0 or losses[-1] < np.inf
@@ -293,8 +298,11 @@ class _Update:
                 total = self.iterate(state, 0.0, end - at) + self.iterate(forced, self.kick, end - at)
                 sums[ends == end] = total
                 at = end
-            gone = abs(total) < 1e-290
-            if at == ends[-1] or gone or not total < math.inf:
+            if at == ends[-1]:
+                state += forced
+                return sums
+            gone = abs(total) < GONE
+            if gone or not total < math.inf:
                 sums[ends > at] = 0.0 if gone else total
                 state[:] = 0.0 if gone else state + forced
                 return sums
