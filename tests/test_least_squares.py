@@ -165,7 +165,9 @@ def test_moments_equal_a_loop_over_steps(route, data, problem, schedule):
     batch_size = data.draw(testing.batch_sizes(), label="batch_size")
     momentum = data.draw(testing.momenta(), label="momentum")
     critical = float(theory.critical_learning_rate(problem, batch_size, momentum))
-    rate = critical * 10.0 ** data.draw(st.floats(-3, 0.1), label="log rate")
+    # Nearer to the edge rounding ε would change as much as there is to see: the next test.
+    away = st.one_of(st.floats(-3, -0.01), st.floats(0.01, 0.1))
+    rate = critical * 10.0 ** data.draw(away, label="log rate")
     slow, moments, scale = loop_over_steps(problem, schedule, rate, batch_size, momentum)
     steps = np.arange(schedule.steps + 1)
     arguments = {"learning_rate": rate, "batch_size": batch_size, "momentum": momentum}
@@ -177,6 +179,19 @@ def test_moments_equal_a_loop_over_steps(route, data, problem, schedule):
     assert (np.abs(fast - slow) <= 1e-11 * slow + 1e-12 * scale + GONE).all()
     gone = 0.5 * problem.weights * problem.eigenvalues * np.abs(states - moments) <= GONE
     assert (gone | (np.abs(states - moments) <= 1e-10 * moments.max())).all()
+
+
+@pytest.mark.parametrize("distance", [0.0, 1e-8, 1e-4, -1e-4])
+def test_at_the_edge_of_stability_nine_digits_are_left(distance):
+    """A quiet mode that starts and a loud one that it feeds: their eigenvalues nearly meet there."""
+    problem = theory.LeastSquares([1.0, 1e-4], label_noise=0.0, initial_variance=[0.0, 1.0])
+    rate = float(theory.critical_learning_rate(problem, 1)) * 10.0**-distance
+    steps = np.arange(31)
+    slow, _, _ = loop_over_steps(problem, theory.constant(30), rate, 1, 0.0)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        along("jump", monkeypatch)
+        fast = theory.loss_curve(problem, theory.constant(30), learning_rate=rate, batch_size=1, at=steps)
+    np.testing.assert_allclose(fast, slow, rtol=3e-9)
 
 
 @pytest.mark.parametrize("route", ROUTES)
