@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
@@ -209,3 +210,21 @@ def test_a_second_interrupt_abandons_what_is_under_way(driver):
     sent = time.monotonic()
     driver.end()
     assert time.monotonic() - sent < 15
+
+
+def test_an_interrupt_ends_the_waiting_for_a_call_and_not_the_call():
+    """Joining the thread itself again would return at once, on Python 3.11, with the call under way."""
+    go, ended = threading.Event(), threading.Event()
+
+    def call():
+        go.wait(30)
+        ended.set()
+
+    background = interrupts.Background(call)
+    threading.Timer(0.3, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        background.wait()
+    assert not ended.is_set()
+    threading.Timer(0.3, go.set).start()
+    background.wait()
+    assert ended.is_set()

@@ -67,10 +67,16 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
     except KeyboardInterrupt:
         stopping.value = 1
         logger.warning(INTERRUPTED)
-        interrupts.finish(lambda: pool.shutdown(wait=True, cancel_futures=True), interrupts.kill_children)
+        closing = interrupts.Background(lambda: pool.shutdown(wait=True, cancel_futures=True))
+
+        def abandon() -> None:
+            interrupts.kill_children()
+            closing.wait()
+
+        interrupts.finish(closing.wait, abandon)
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        interrupts.Background(lambda: pool.shutdown(wait=True, cancel_futures=True)).wait()
 
 
 def run_one(store: RunStore, config: TrainConfig) -> bool:

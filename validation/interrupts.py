@@ -76,6 +76,33 @@ def finish(wait: Callable[[], object], abandon: Callable[[], object]) -> None:
             return
 
 
+class Background:
+    """A call in a thread of its own, for which :meth:`wait` waits; an interrupt ends the waiting, not the call.
+
+    ``Thread.join``, interrupted, takes its thread for ended, and whoever joins it again goes on too early (CPython
+    3.11): a pool's shutdown does just that.
+
+    Examples
+    --------
+    >>> Background(lambda: print("closed")).wait()
+    closed
+    """
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call, self._done = call, threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        finally:
+            self._done.set()
+
+    def wait(self) -> None:
+        """Until the call has ended."""
+        self._done.wait()
+
+
 def kill_children() -> None:
     """Kill the processes that :mod:`multiprocessing` has started here; they cannot ignore that."""
     for child in multiprocessing.active_children():
