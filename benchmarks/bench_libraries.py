@@ -21,8 +21,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import numpy as np
 
 from noisysgd import simulators, theory
-from noisysgd.simulators import philox
-from noisysgd.simulators.tiles import LANES
+from noisysgd.simulators.ensembles.tiles import LANES
+from noisysgd.simulators.randomness import philox
 
 DIM, REPLICAS, STEPS, REPETITIONS = 64, 8192, 200, 5
 RATE, BATCH = 0.1, 8

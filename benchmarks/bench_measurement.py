@@ -24,8 +24,8 @@ from torch import nn
 
 from noisysgd import theory
 from noisysgd.validation import Calibration, ImageDataset, TrainConfig, largest_eigenvalue, load_dataset, measure, train
-from noisysgd.validation.curvature import loss_gradient, loss_hessian_vector_product
-from noisysgd.validation.gradient_noise import ghost_batch_gradients
+from noisysgd.validation.measurement.curvature import loss_gradient, loss_hessian_vector_product
+from noisysgd.validation.measurement.gradient_noise import ghost_batch_gradients
 
 RTOL, REPETITIONS, LIMIT = 1e-2, 3, 60.0
 STEPS = (0, 20, 100, 240)

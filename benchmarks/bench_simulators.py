@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from noisysgd import simulators, theory
-from noisysgd.theory.parallel import usable_cores
+from noisysgd.theory.common.parallel import usable_cores
 
 DIM, REPLICAS, STEPS, REPETITIONS = 64, 8192, 100, 5
 LONG = 100_000

@@ -17,8 +17,8 @@ from typing import TypeVar
 import numpy as np
 
 from noisysgd import theory
-from noisysgd.theory.checks import FloatArray
-from noisysgd.theory.parallel import usable_cores
+from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.common.parallel import usable_cores
 
 DIM, BINS, TARGET = 10_000, 100, 0.01
 RATES = np.logspace(-5, 0.5, 100)

@@ -6,8 +6,8 @@ import tempfile
 import time
 from concurrent.futures import Executor
 
-import noisysgd.validation.training as training
-from noisysgd.theory.parallel import usable_cores
+import noisysgd.validation.training.loop as training
+from noisysgd.theory.common.parallel import usable_cores
 from noisysgd.validation import RunStore, Sweep, TrainConfig, local_executor, run_one
 
 BASE = TrainConfig(learning_rate=1.0, batch_size=64, steps=60)
@@ -18,7 +18,7 @@ RUN_SECONDS = 5.0
 
 def wake(seconds: float) -> None:
     """Imports what runs need; long enough for every worker to get one."""
-    import noisysgd.validation.training  # noqa: F401
+    import noisysgd.validation.training.loop  # noqa: F401
 
     time.sleep(seconds)
 

@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from noisysgd import theory
-from noisysgd.theory.parallel import usable_cores
+from noisysgd.theory.common.parallel import usable_cores
 
 DIM, REPETITIONS, LOOP_STEPS = 1000, 5, 300
 BUDGET = theory.EpochBudget(epochs=200, dataset_size=50_000)

@@ -23,8 +23,8 @@ import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
 from noisysgd.validation import GhostBatchNorm2d, ImageDataset, TrainConfig, WideResNet, load_dataset
-from noisysgd.validation.augmentation import augment
-from noisysgd.validation.training import AHEAD, TrainingRun, resident, take
+from noisysgd.validation.data.augmentation import augment
+from noisysgd.validation.training.loop import AHEAD, TrainingRun, resident, take
 
 PAPER = TrainConfig(learning_rate=0.1, batch_size=64, momentum=0.9, steps=1000, depth=16, width=4, ghost_batch_size=64)
 

@@ -5,7 +5,7 @@
 Prints the table in docs/cuda.md.
 """
 
-from noisysgd.simulators import cubin
+from noisysgd.simulators.cuda import cubin
 
 ARCHITECTURES = ("sm_80", "sm_90")
 

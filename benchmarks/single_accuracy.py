@@ -10,8 +10,9 @@ with has itself an error of 3 units of float64, 6·10⁻⁹ of those.
 import numpy as np
 from numba import njit
 
-from noisysgd.simulators import philox, single
-from noisysgd.theory.checks import FloatArray
+from noisysgd.simulators.randomness import float32 as single
+from noisysgd.simulators.randomness import philox
+from noisysgd.theory.common.arrays import FloatArray
 
 WORDS, CHUNK = 2**32, 2**14
 

@@ -2,9 +2,8 @@
 
 import math
 
-from noisysgd.validation.cost import CostModel
-from noisysgd.validation.experiments import MICRO_BATCH
-from noisysgd.validation.presets import PAPER
+from noisysgd.validation.sweeps.cost import CostModel
+from noisysgd.validation.sweeps.paper import MICRO_BATCH, PAPER
 
 FLOPS = 40e12
 """Assumed: floating-point operations per second that training reaches on one GPU."""

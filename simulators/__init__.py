@@ -5,16 +5,12 @@ and `join` puts them together; `TimeLeft` shows how far a simulation is. `random
 show the random numbers they use.
 """
 
-from noisysgd.simulators.bracketing import bracketed_sweep, final_losses
-from noisysgd.simulators.diagonal_network import DiagonalNetwork, sparse_regression
 from noisysgd.simulators.engine import simulate
-from noisysgd.simulators.finite_least_squares import FiniteLeastSquares
-from noisysgd.simulators.join import join, shares
-from noisysgd.simulators.pairs import best_pair, bracketed_pairs
+from noisysgd.simulators.ensembles import Configuration, join, shares
+from noisysgd.simulators.models import DiagonalNetwork, FiniteLeastSquares, sparse_regression
 from noisysgd.simulators.progress import TimeLeft
-from noisysgd.simulators.stream import STREAM_VERSION, NoiseLaw, Purpose, noise, normals, random_bits, random_words
-from noisysgd.simulators.sweep import simulate_sweep
-from noisysgd.simulators.tiles import Configuration
+from noisysgd.simulators.randomness import STREAM_VERSION, NoiseLaw, Purpose, noise, normals, random_bits, random_words
+from noisysgd.simulators.sweeps import best_pair, bracketed_pairs, bracketed_sweep, final_losses, simulate_sweep
 
 __all__ = [
     "STREAM_VERSION",

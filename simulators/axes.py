@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from noisysgd.theory import checks
+from noisysgd.theory.common import checks
 
 RESERVED = "step"
 """The dimension of the records."""

@@ -6,19 +6,31 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from noisysgd.simulators import axes, cuda, gpu, kept, stream, tiles
-from noisysgd.simulators.batches import SAMPLINGS
-from noisysgd.simulators.examples import ExampleEnsemble, ExampleModel, check_whole
-from noisysgd.simulators.precision import DOUBLE, SINGLE, Precision, check_damping, check_range, precision
-from noisysgd.simulators.stream import NoiseLaw
-from noisysgd.simulators.tiles import Configuration
-from noisysgd.theory import checks
-from noisysgd.theory.checks import FloatArray, IntArray
-from noisysgd.theory.least_squares import LeastSquares
-from noisysgd.theory.parallel import usable_cores
-from noisysgd.theory.problem import NoisyQuadratic
-from noisysgd.theory.schedule import Schedule
-from noisysgd.theory.temperature import effective_learning_rate, temperature
+from noisysgd.simulators import axes
+from noisysgd.simulators.cuda import backend as cuda
+from noisysgd.simulators.cuda import device as gpu
+from noisysgd.simulators.ensembles import tile_moments as kept
+from noisysgd.simulators.ensembles import tiles
+from noisysgd.simulators.ensembles.tiles import Configuration
+from noisysgd.simulators.models.example_model import ExampleEnsemble, ExampleModel, check_whole
+from noisysgd.simulators.randomness import stream
+from noisysgd.simulators.randomness.batches import SAMPLINGS
+from noisysgd.simulators.randomness.number_formats import (
+    DOUBLE,
+    SINGLE,
+    Precision,
+    check_damping,
+    check_range,
+    precision,
+)
+from noisysgd.simulators.randomness.stream import NoiseLaw
+from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import FloatArray, IntArray
+from noisysgd.theory.common.parallel import usable_cores
+from noisysgd.theory.problems.least_squares import LeastSquares
+from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
+from noisysgd.theory.schedules.effective_rate import effective_learning_rate, temperature
+from noisysgd.theory.schedules.schedule import Schedule
 
 
 def simulate(
@@ -137,15 +149,16 @@ def simulate(
     other random numbers than the updates do: the two agree in law.
 
     The result is a function of the arguments that describe the experiment: `threads`, and which configurations run
-    beside one another, never change a bit. Configurations share random numbers (see `noisysgd.simulators.stream`), so
-    their errors are positively correlated. A full (D, D) covariance F is decomposed by LAPACK; its results agree in
-    the last bits only between processes with the same LAPACK, processor and number of LAPACK's threads.
+    beside one another, never change a bit. Configurations share random numbers (see
+    `noisysgd.simulators.randomness.stream`), so their errors are positively correlated. A full (D, D) covariance F is
+    decomposed by LAPACK; its results agree in the last bits only between processes with the same LAPACK, processor and
+    number of LAPACK's threads.
 
     Each thread holds one tile, 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB of records, and for a full F
     another 8 D² + 1 KiB · D bytes, states in single precision half of that. A full F itself takes 8 D² bytes, four
     times that while it is prepared; the laws of jumps up to 256 MiB, or one law if that is more. Results take 16 bytes
     per configuration and record, and `keep_tiles` another 16 per configuration, record and tile. A GPU holds 256 MiB,
-    or one tile if that is more, and the settings (`noisysgd.simulators.cuda`).
+    or one tile if that is more, and the settings (`noisysgd.simulators.cuda.backend`).
 
     Examples
     --------

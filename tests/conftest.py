@@ -6,7 +6,7 @@ import pytest
 import torch
 from host_device import HostDevice, built
 
-from noisysgd.simulators import gpu
+from noisysgd.simulators.cuda import device as gpu
 
 
 @pytest.fixture(scope="session", autouse=True)

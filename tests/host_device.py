@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from noisysgd.simulators import cubin
-from noisysgd.simulators.launch import Geometry
+from noisysgd.simulators.cuda import cubin
+from noisysgd.simulators.cuda.launch import Geometry
 
 CONTRACTING = ("-ffp-contract=fast", "-mfma")
 """Options of a mutant whose multiplications and additions are fused."""

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from noisysgd.validation.data import ImageDataset
-from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.data.datasets import ImageDataset
+from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
 
 GHOST = 4
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from noisysgd.simulators import Purpose, random_bits
 from noisysgd.validation import TrainConfig, augment, load_dataset, train
-from noisysgd.validation.augmentation import random_choices
+from noisysgd.validation.data.augmentation import random_choices
 
 
 def slow(image: np.ndarray, index: int, seed: int, step: int, padding: int = 4, flip: bool = True) -> np.ndarray:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisysgd import simulators, theory
-from noisysgd.theory.bracketing import error_bar, wider
-from noisysgd.theory.pairs import best_pair, wider_pair
+from noisysgd.theory.sweeps.grid import error_bar, wider
+from noisysgd.theory.sweeps.rate_pairs import best_pair, wider_pair
 
 
 @given(

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from noisysgd.validation import TrainConfig, checkpoint, load_dataset, train
-from noisysgd.validation import training as training_module
-from noisysgd.validation.training import TrainingRun
+from noisysgd.validation import TrainConfig, load_dataset, train
+from noisysgd.validation.training import checkpoint
+from noisysgd.validation.training import loop as training_module
+from noisysgd.validation.training.loop import TrainingRun
 
 CONFIG = TrainConfig(learning_rate=0.3, batch_size=32, momentum=0.9, steps=12, seed=3)
 STATE = {"step": 3, "weights": torch.arange(5.0), "more": [None, True, 0.1, {"text": "α"}], "empty": torch.empty(0)}

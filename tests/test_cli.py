@@ -17,18 +17,18 @@ from noisysgd.validation import (
     Calibration,
     RunStore,
     TrainConfig,
-    cli,
     load_dataset,
     measure,
-    measure_cli,
     predict_regimes,
     recorder,
     run_one,
     train,
-    training,
 )
-from noisysgd.validation.experiments import NAMES, experiment_file
-from noisysgd.validation.plan import EXAMPLE, read_plan
+from noisysgd.validation.cli import main as cli
+from noisysgd.validation.cli import measure as measure_cli
+from noisysgd.validation.sweeps.paper import NAMES, experiment_file
+from noisysgd.validation.sweeps.plan import EXAMPLE, read_plan
+from noisysgd.validation.training import loop as training
 
 COMMAND = [sys.executable, "-m", "noisysgd.validation.cli"]
 SMALL = """
@@ -148,7 +148,9 @@ def test_a_run_is_repeated_bit_for_bit_whatever_the_number_of_threads(tmp_path, 
     config = TrainConfig(learning_rate=0.5, batch_size=64, steps=10)
     store = RunStore(tmp_path / "runs")
     assert run_one(store, config)
-    code = "import sys, torch; torch.set_num_threads(2); from noisysgd.validation.cli import main; main(sys.argv[1:])"
+    code = (
+        "import sys, torch; torch.set_num_threads(2); from noisysgd.validation.cli.main import main; main(sys.argv[1:])"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     again = json.loads(
         subprocess.run(
@@ -208,7 +210,7 @@ def test_each_command_says_what_an_interruption_leaves(call, finished, monkeypat
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("noisysgd.validation.plan.read_plan", interrupt)
+    monkeypatch.setattr("noisysgd.validation.sweeps.plan.read_plan", interrupt)
     for arguments, left in (
         (("sweep", "status", finished), "Nothing was changed."),
         (("sweep", "export", finished, finished.parent / "x.nc"), "Nothing was written."),
@@ -357,7 +359,7 @@ def test_a_finished_sweep_needs_a_store_that_can_be_read_only(call, finished, mo
     def refuse(path, _):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("noisysgd.validation.store.write_text", refuse)
+    monkeypatch.setattr("noisysgd.validation.runs.store.write_text", refuse)
     status, out, _ = call("sweep", "run", finished)
     assert (status, "4 runs in" in out) == (0, True)
     status, _, errors = call("sweep", "run", finished, "--store", finished.parent / "other")
@@ -401,7 +403,7 @@ def test_a_defect_is_told_as_one(call, tmp_path, monkeypatch):
     def broken(_):
         raise KeyError("oh")
 
-    monkeypatch.setattr("noisysgd.validation.plan.read_plan", broken)
+    monkeypatch.setattr("noisysgd.validation.sweeps.plan.read_plan", broken)
     status, _, errors = call("sweep", "plan", tmp_path / "x.toml")
     assert (status, errors) == (1, "noisysgd: KeyError: 'oh' (a defect; --debug shows where)\n")
 
@@ -455,7 +457,7 @@ def test_the_example_is_a_sweep(call):
 
 def test_help_is_quick():
     """No heavy module is loaded: the time itself depends on the machine."""
-    code = "import sys; from noisysgd.validation.cli import main\n"
+    code = "import sys; from noisysgd.validation.cli.main import main\n"
     code += "try: main(['sweep', '--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'torch', 'numpy', 'xarray', 'distributed'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

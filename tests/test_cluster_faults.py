@@ -19,8 +19,8 @@ import pytest
 import xarray as xr
 from bitwise import assert_bitwise
 
-from noisysgd.validation.plan import Plan, parse_plan
-from noisysgd.validation.store import RunStore
+from noisysgd.validation.runs.store import RunStore
+from noisysgd.validation.sweeps.plan import Plan, parse_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kill -9 is POSIX")]
 pytest.importorskip("distributed")

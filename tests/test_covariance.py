@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.covariance import covariance, expected_parameters
+from noisysgd.theory.moments.parameter_moments import covariance, expected_parameters
 
 SCHEDULE = theory.half_then_decay(60)
 
@@ -323,7 +323,7 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     problem = full_problem(120)
     arguments = {"learning_rate": [0.1, 0.5], "batch_size": 8, "momentum": 0.9, "averaging": 0.9}
     many = covariance(problem, SCHEDULE, **arguments)
-    monkeypatch.setattr("noisysgd.theory.parallel.usable_cores", lambda: 1)
+    monkeypatch.setattr("noisysgd.theory.common.parallel.usable_cores", lambda: 1)
     np.testing.assert_array_equal(covariance(problem, SCHEDULE, **arguments), many)
 
 

@@ -16,10 +16,15 @@ import xarray as xr
 from host_device import HostDevice, assert_same_bits, mutant
 
 from noisysgd import simulators, theory
-from noisysgd.simulators import NoiseLaw, cubin, cuda, gpu, kernels, launch, tiles
-from noisysgd.simulators.launch import Geometry, chunk_lanes, geometry, lane_bytes
-from noisysgd.simulators.precision import precision
-from noisysgd.simulators.tiles import Configuration
+from noisysgd.simulators import NoiseLaw
+from noisysgd.simulators.cuda import backend as cuda
+from noisysgd.simulators.cuda import cubin, launch
+from noisysgd.simulators.cuda import device as gpu
+from noisysgd.simulators.cuda.launch import Geometry, chunk_lanes, geometry, lane_bytes
+from noisysgd.simulators.ensembles import tiles
+from noisysgd.simulators.ensembles import trajectory_kernels as kernels
+from noisysgd.simulators.ensembles.tiles import Configuration
+from noisysgd.simulators.randomness.number_formats import precision
 
 DTYPES = ["float64", "float32", "mixed"]
 STATES = ["float64", "float32"]

@@ -9,21 +9,17 @@ import xarray as xr
 from host_device import HostDevice, assert_same_bits, mutant
 
 from noisysgd import simulators, theory
-from noisysgd.simulators import (
-    DiagonalNetwork,
-    FiniteLeastSquares,
-    cuda,
-    cuda_examples,
-    diagonal_network,
-    examples,
-    finite_least_squares,
-    gpu,
-    launch,
-    tiles,
-)
-from noisysgd.simulators.batches import SAMPLINGS
-from noisysgd.simulators.examples import ExampleEnsemble
-from noisysgd.simulators.tiles import Configuration, Ensemble
+from noisysgd.simulators import DiagonalNetwork, FiniteLeastSquares
+from noisysgd.simulators.cuda import backend as cuda
+from noisysgd.simulators.cuda import device as gpu
+from noisysgd.simulators.cuda import example_models as cuda_examples
+from noisysgd.simulators.cuda import launch
+from noisysgd.simulators.ensembles import tiles
+from noisysgd.simulators.ensembles.tiles import Configuration, Ensemble
+from noisysgd.simulators.models import diagonal_network, finite_least_squares
+from noisysgd.simulators.models import example_model as examples
+from noisysgd.simulators.models.example_model import ExampleEnsemble
+from noisysgd.simulators.randomness.batches import SAMPLINGS
 
 LANES = [1, 31, 129]
 SCHEDULE = theory.piecewise([5, 4, 3], [1.0, 0.25, 2.0])
@@ -197,7 +193,7 @@ def test_the_ensemble_is_the_cpu_s_however_it_is_cut(
 
 
 def bound_of(shared: Ensemble | ExampleEnsemble, lane: int, memory: int) -> int:
-    """What `noisysgd.simulators.cuda` says."""
+    """What `noisysgd.simulators.cuda.backend` says."""
     chunk = max(memory, 128 * lane)
     if isinstance(shared, Ensemble):
         dim = shared.curvature.size

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from small_networks import GHOST, dense_hessian, examples, flat_gradient, skip_init, small_network
 from torch import nn
 
-from noisysgd.validation.curvature import loss_gradient, loss_hessian_vector_product
-from noisysgd.validation.estimate import Estimate
-from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_gradients
-from noisysgd.validation.lanczos import leading_eigenpairs
-from noisysgd.validation.sharpness import batch_sharpness, stability
-from noisysgd.validation.spectrum import spectral_density
-from noisysgd.validation.traces import hutch_plus_plus_trace
+from noisysgd.validation.measurement.curvature import loss_gradient, loss_hessian_vector_product
+from noisysgd.validation.measurement.gradient_noise import draw_ghost_batches, ghost_batch_gradients
+from noisysgd.validation.measurement.lanczos import leading_eigenpairs
+from noisysgd.validation.measurement.sharpness import batch_sharpness, stability
+from noisysgd.validation.measurement.spectrum import spectral_density
+from noisysgd.validation.measurement.trace_estimators import hutch_plus_plus_trace
+from noisysgd.validation.measurement.uncertainty import Estimate
 
 # --- leading eigenpairs -----------------------------------------------------------------------------------------
 

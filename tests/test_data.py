@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from noisysgd.validation import TrainConfig, standardisation, train
-from noisysgd.validation.data import ImageDataset, load_dataset
-from noisysgd.validation.downsampling import average_pool
-from noisysgd.validation.subsets import balanced_subset
+from noisysgd.validation import TrainConfig, train
+from noisysgd.validation.data import preparation
+from noisysgd.validation.data.datasets import ImageDataset, load_dataset
+from noisysgd.validation.data.preparation import average_pool, balanced_subset
 
 
 def test_digits_are_the_package_in_its_order_with_a_fixed_cut() -> None:
@@ -168,8 +168,8 @@ def test_impossible_choices_are_refused(choice: dict[str, int], message: str) ->
 
 def test_large_sets_are_standardised_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (23, 3, 4, 4)).astype(np.uint8)
-    monkeypatch.setattr(standardisation, "CHUNK", 5)
-    constants = standardisation.measure_standardisation(pixels)
+    monkeypatch.setattr(preparation, "CHUNK", 5)
+    constants = preparation.measure_standardisation(pixels)
     np.testing.assert_allclose(constants.mean, pixels.mean((0, 2, 3)), rtol=1e-14)
     np.testing.assert_allclose(constants.deviation, pixels.std((0, 2, 3)), rtol=1e-14)
     whole = (pixels - pixels.mean((0, 2, 3), keepdims=True)) / pixels.std((0, 2, 3), keepdims=True)

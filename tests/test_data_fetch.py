@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from noisysgd.validation import cli, fetching
-from noisysgd.validation.checksums import AlteredFileError
-from noisysgd.validation.fetching import fetch
-from noisysgd.validation.search_path import candidate_folders
-from noisysgd.validation.sources import FASHION_MNIST, SOURCES, Source, SourceFile
+from noisysgd.validation.cli import main as cli
+from noisysgd.validation.data import fetching
+from noisysgd.validation.data.catalogue import FASHION_MNIST, SOURCES, Source, SourceFile
+from noisysgd.validation.data.checksums import AlteredFileError
+from noisysgd.validation.data.fetching import fetch
+from noisysgd.validation.data.search_path import candidate_folders
 
 CONTENT = os.urandom(2_500_000)
 COMMAND = [sys.executable, "-m", "noisysgd.validation.cli"]
@@ -270,7 +271,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_fetching_needs_no_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from noisysgd.validation.cli import main\n"
+        "import sys; from noisysgd.validation.cli.main import main\n"
         "for verb in (['list'], ['where'], ['verify', 'cifar10', '--folder', sys.argv[1]]): main(['data', *verb])\n"
         "assert 'torch' not in sys.modules and 'sklearn' not in sys.modules"
     )

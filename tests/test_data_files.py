@@ -15,14 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisysgd.validation import load_dataset, raw_images
-from noisysgd.validation.archives import SPARE, read_members
-from noisysgd.validation.checksums import AlteredFileError, unzipped
-from noisysgd.validation.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, PIXELS, parse_records, read_cifar
-from noisysgd.validation.idx import parse_idx
-from noisysgd.validation.raw_images import read_raw
-from noisysgd.validation.search_path import candidate_folders, data_folder, find_files
-from noisysgd.validation.sources import CIFAR10, CIFAR100, FASHION_MNIST, SOURCES, source_named
+from noisysgd.validation import load_dataset
+from noisysgd.validation.data import raw_images
+from noisysgd.validation.data.archives import SPARE, read_members
+from noisysgd.validation.data.catalogue import CIFAR10, CIFAR100, FASHION_MNIST, SOURCES, source_named
+from noisysgd.validation.data.checksums import AlteredFileError, unzipped
+from noisysgd.validation.data.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, PIXELS, parse_records, read_cifar
+from noisysgd.validation.data.idx import parse_idx
+from noisysgd.validation.data.raw_images import read_raw
+from noisysgd.validation.data.search_path import candidate_folders, data_folder, find_files
 
 SMALL_10 = replace(CIFAR10_LAYOUT, records=6, test_records=4)
 SMALL_100 = replace(CIFAR100_LAYOUT, records=120, test_records=7)

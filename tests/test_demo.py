@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from noisysgd import theory
-from noisysgd.validation import cli
+from noisysgd.validation.cli import main as cli
 
 COMMAND = [sys.executable, "-m", "noisysgd.validation.cli"]
 
@@ -101,7 +101,9 @@ def test_bad_usage_says_so_without_a_traceback(tmp_path):
 
 
 def test_help_and_version_do_not_import_torch():
-    code = "import sys; from noisysgd.validation.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass\n"
+    code = (
+        "import sys; from noisysgd.validation.cli.main import main\ntry: main(['--version'])\nexcept SystemExit: pass\n"
+    )
     code += "assert 'torch' not in sys.modules and 'xarray' not in sys.modules"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)

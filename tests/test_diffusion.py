@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.diffusion import diffusion_curve, diffusion_loss, weak_error
-from noisysgd.theory.stationary import sde_stationary_covariance
-from noisysgd.theory.svag import svag_coefficients, svag_loss
+from noisysgd.theory.limits.diffusion import diffusion_curve, diffusion_loss, weak_error
+from noisysgd.theory.limits.stationary import sde_stationary_covariance
+from noisysgd.theory.limits.svag import svag_coefficients, svag_loss
 
 
 def integrated(problem, schedule, rate, noise_factor, order):

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisysgd import theory
-from noisysgd.theory.sweep import COMPLETE, DIVERGED, MISSING, check_sweep
-from noisysgd.validation import RunStore, cli, foreign_trials, pd1_tasks, read_batch_science, read_pd1
-from noisysgd.validation.export import import_runs
-from noisysgd.validation.foreign_trials import ForeignTrial, on_grid, sweep_from_trials
+from noisysgd.theory.sweeps.dataset import COMPLETE, DIVERGED, MISSING, check_sweep
+from noisysgd.validation import RunStore, pd1_tasks, read_batch_science, read_pd1
+from noisysgd.validation.cli import main as cli
+from noisysgd.validation.published import trials as foreign_trials
+from noisysgd.validation.published.trials import ForeignTrial, on_grid, sweep_from_trials
+from noisysgd.validation.sweeps.export import import_runs
 
 HEADER = "step,train/cross_entropy_error,train/classification_error,test/cross_entropy_error,test/classification_error"
 

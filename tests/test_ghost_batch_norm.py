@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from noisysgd.validation import ghost_batch_norm as module
-from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d, frozen_running_statistics, one_update
+from noisysgd.validation.networks import ghost_batch_norm as module
+from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d, frozen_running_statistics, one_update
 
 
 @pytest.fixture(params=["folded", "looped"], autouse=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from noisysgd.validation import executors, interrupts
-from noisysgd.validation.plan import read_plan
-from noisysgd.validation.store import RunStore
+from noisysgd.validation.runs import executors, interrupts
+from noisysgd.validation.runs.store import RunStore
+from noisysgd.validation.sweeps.plan import read_plan
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 
@@ -52,7 +52,16 @@ class Driver:
     def __init__(self, folder: Path, engine: str) -> None:
         self.file, self.store = folder / "sweep.toml", RunStore(folder / "sweep-runs")
         self.file.write_text(TEXT)
-        command = [sys.executable, "-m", "noisysgd.validation.cli", "sweep", "run", str(self.file), "--workers", "2"]
+        command = [
+            sys.executable,
+            "-m",
+            "noisysgd.validation.cli",
+            "sweep",
+            "run",
+            str(self.file),
+            "--workers",
+            "2",
+        ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen([*command, *ENGINES[engine]], **pipes, start_new_session=True)
 

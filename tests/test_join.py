@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisysgd import simulators, theory
-from noisysgd.simulators import kept, tiles
+from noisysgd.simulators.ensembles import tile_moments as kept
+from noisysgd.simulators.ensembles import tiles
 
 SCHEDULE = theory.half_then_decay(24)
 SETTINGS = {"learning_rate": [0.1, 0.4, 1e40], "batch_size": 4, "momentum": 0.5, "record": [0, 7]}

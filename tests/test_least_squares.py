@@ -12,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisysgd import theory
-from noisysgd.theory import least_squares_moments, testing
-from noisysgd.theory.least_squares_moments import GONE, second_moments, stationary_second_moments
+from noisysgd.theory import testing
+from noisysgd.theory.moments.coupled import GONE, CoupledUpdate
+from noisysgd.theory.moments.least_squares import second_moments, stationary_second_moments
+from noisysgd.theory.moments.segments import Runs, add_losses, cut
 
 ROUTES = ("walk", "jump")
 
 
 def along(route, monkeypatch):
     """Make every segment take one of the two routes, however long it is."""
-    update = least_squares_moments._Update
+    update = CoupledUpdate
     monkeypatch.setattr(update, "segment", getattr(update, route))
 
 
@@ -216,10 +218,8 @@ def test_minute_states_are_followed_to_the_end_of_a_short_schedule(momentum):
 def losses_of(problem, schedule, rate, factor, momentum):
     """Loss at the end of the schedule, for a noise factor rather than a batch size."""
     loss = np.zeros((1, 1))
-    recorded = np.full(schedule.lengths.size, -1)
-    recorded[-1] = 0
-    settings = [np.array([value]) for value in (rate, factor, momentum)]
-    least_squares_moments.loss_table(problem, *settings, schedule.lengths, schedule.multipliers, recorded, loss)
+    runs = Runs(*(np.array([value]) for value in (rate, factor, momentum, 0.0)))
+    add_losses(problem, runs, cut(schedule, np.array([schedule.steps])), loss)
     return loss[0, 0]
 
 
@@ -289,13 +289,13 @@ def test_a_dense_spectrum_around_critical_damping(monkeypatch):
 def test_cost_does_not_grow_with_the_number_of_steps(momentum, monkeypatch):
     problem = theory.LeastSquares(theory.power_law(50).eigenvalues, label_noise=0.1)
     taken = []
-    iterate = least_squares_moments._Update.iterate
+    iterate = CoupledUpdate.iterate
 
     def counting(self, state, kick, count):
         taken.append(count)
         return iterate(self, state, kick, count)
 
-    monkeypatch.setattr(least_squares_moments._Update, "iterate", counting)
+    monkeypatch.setattr(CoupledUpdate, "iterate", counting)
     schedule = theory.half_then_decay(10**12)
     arguments = {"learning_rate": 0.2 * (1 - momentum), "batch_size": 4, "momentum": momentum}
     loss = theory.expected_loss(problem, schedule, **arguments)
@@ -424,7 +424,7 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     problem = theory.LeastSquares(theory.power_law(100).eigenvalues)
     arguments = {"learning_rate": np.logspace(-3, 0, 12), "batch_size": 8, "momentum": [[0.0], [0.9]]}
     many = theory.expected_loss(problem, theory.half_then_decay(10**5), **arguments)
-    monkeypatch.setattr("noisysgd.theory.parallel.usable_cores", lambda: 1)
+    monkeypatch.setattr("noisysgd.theory.common.parallel.usable_cores", lambda: 1)
     np.testing.assert_array_equal(theory.expected_loss(problem, theory.half_then_decay(10**5), **arguments), many)
 
 

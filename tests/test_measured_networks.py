@@ -12,9 +12,9 @@ from small_networks import GHOST, dataset, dense_hessian, examples, flat_gradien
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from noisysgd.validation.curvature import loss_gradient, loss_hessian_vector_product
-from noisysgd.validation.measurement import measure
-from noisysgd.validation.sharpness import batch_sharpness
+from noisysgd.validation.measurement.curvature import loss_gradient, loss_hessian_vector_product
+from noisysgd.validation.measurement.measurement import measure
+from noisysgd.validation.measurement.sharpness import batch_sharpness
 
 QUICK = {"units": 8, "products": 2, "probes": 2, "noise_draws": 2, "steps": 2, "sharpness_batches": 2}
 

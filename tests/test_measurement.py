@@ -24,14 +24,14 @@ from small_networks import (
 from torch import nn
 
 from noisysgd.validation.configuration import TrainConfig
-from noisysgd.validation.curvature import flatten, loss_hessian_vector_product
-from noisysgd.validation.data import load_dataset
-from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
-from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
-from noisysgd.validation.lanczos import Eigenvalue, MatrixVectorProduct, largest_eigenvalue
-from noisysgd.validation.measurement import measure, recorder
-from noisysgd.validation.training import train
-from noisysgd.validation.wide_resnet import WideResNet
+from noisysgd.validation.data.datasets import load_dataset
+from noisysgd.validation.measurement.curvature import flatten, loss_hessian_vector_product
+from noisysgd.validation.measurement.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
+from noisysgd.validation.measurement.lanczos import Eigenvalue, MatrixVectorProduct, largest_eigenvalue
+from noisysgd.validation.measurement.measurement import measure, recorder
+from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.networks.wide_resnet import WideResNet
+from noisysgd.validation.training.loop import train
 
 
 def product_of(matrix: torch.Tensor) -> MatrixVectorProduct:

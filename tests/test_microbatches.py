@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from noisysgd.validation import TrainConfig, load_dataset, train
-from noisysgd.validation.training import TrainingRun
+from noisysgd.validation.training.loop import TrainingRun
 
 CONFIG = TrainConfig(learning_rate=0.2, batch_size=80, momentum=0.9, steps=5, seed=2)
 CASES = pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from noisysgd import simulators, theory
 from noisysgd.simulators import FiniteLeastSquares, Purpose
-from noisysgd.simulators.batches import SAMPLINGS, batch_at
+from noisysgd.simulators.randomness.batches import SAMPLINGS, batch_at
 
 LIMIT = 6.0
 SEED = 3
@@ -213,7 +213,7 @@ def test_neither_threads_nor_windows_nor_offsets_nor_companions_change_a_bit(sam
     xr.testing.assert_identical(one, two)
     alone = simulators.simulate(data, schedule, batch_size=5, **run, replicas=300)
     np.testing.assert_array_equal(one.loss.sel(batch_size=5), alone.loss)
-    monkeypatch.setattr("noisysgd.simulators.examples.WINDOW_STEPS", 7)
+    monkeypatch.setattr("noisysgd.simulators.models.example_model.WINDOW_STEPS", 7)
     cut = simulators.simulate(data, schedule, batch_size=sizes, **run, replicas=300)
     xr.testing.assert_identical(one, cut)
     monkeypatch.undo()
@@ -277,5 +277,5 @@ def test_reshuffling_many_examples_costs_about_an_epochs_permutation():
     whole = simulators.simulate(data, schedule, **run, record=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulators.FiniteLeastSquares, "permuting", lambda self, drawn: 7)
-        patch.setattr("noisysgd.simulators.finite_least_squares.window_length", lambda work: 7)
+        patch.setattr("noisysgd.simulators.models.finite_least_squares.window_length", lambda work: 7)
         np.testing.assert_array_equal(simulators.simulate(data, schedule, **run, record=3).loss, whole.loss)

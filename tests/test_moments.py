@@ -205,7 +205,7 @@ def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     problem, schedule = theory.power_law(500), theory.half_then_decay(1000)
     arguments = {"learning_rate": np.logspace(-3, 0, 40), "batch_size": 8, "momentum": 0.9}
     many = theory.expected_loss(problem, schedule, **arguments)
-    monkeypatch.setattr("noisysgd.theory.parallel.usable_cores", lambda: 1)
+    monkeypatch.setattr("noisysgd.theory.common.parallel.usable_cores", lambda: 1)
     np.testing.assert_array_equal(theory.expected_loss(problem, schedule, **arguments), many)
 
 

@@ -15,8 +15,10 @@ import pytest
 from scipy import stats
 
 from noisysgd import simulators, theory
-from noisysgd.simulators import NoiseLaw, Purpose, philox, tiles
-from noisysgd.simulators.tiles import Configuration
+from noisysgd.simulators import NoiseLaw, Purpose
+from noisysgd.simulators.ensembles import tiles
+from noisysgd.simulators.ensembles.tiles import Configuration
+from noisysgd.simulators.randomness import philox
 
 LIMIT = 6.0
 KS_LEVEL = 1e-9

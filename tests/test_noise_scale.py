@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.noise_scale import (
+from noisysgd.theory.scaling.noise_scale import (
     NoiseScales,
     interpolation_batch_size,
     noise_scales,

@@ -8,10 +8,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from noisysgd.validation import GhostBatchNorm2d, TrainConfig, load_dataset, train
-from noisysgd.validation.dropout import SeededDropout
-from noisysgd.validation.heavy_ball import HeavyBall, dense
-from noisysgd.validation.precision import products
-from noisysgd.validation.training import TrainingRun, minibatch
+from noisysgd.validation.networks.arithmetic_precision import products
+from noisysgd.validation.networks.dropout import SeededDropout
+from noisysgd.validation.training.loop import TrainingRun, minibatch
+from noisysgd.validation.training.optimizer import HeavyBall, dense
 
 CONFIG = TrainConfig(learning_rate=0.1, batch_size=32, momentum=0.9, steps=6, model="own", ghost_batch_size=1)
 

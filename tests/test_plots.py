@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 
 from noisysgd import theory
 from noisysgd.theory import plots, testing
-from noisysgd.theory.diffusion import weak_error
-from noisysgd.theory.drawing import axes_or_new, log_scale
-from noisysgd.theory.noise_scale import NoiseScales, noise_scales, two_batch_noise_scale
-from noisysgd.theory.scaling_rules import LinearWithCap, McCandlish
-from noisysgd.theory.sharpness import SharpCorner
+from noisysgd.theory.limits.diffusion import weak_error
+from noisysgd.theory.plots.axes_and_colors import axes_or_new, log_scale
+from noisysgd.theory.scaling.corner import SharpCorner
+from noisysgd.theory.scaling.noise_scale import NoiseScales, noise_scales, two_batch_noise_scale
+from noisysgd.theory.scaling.rules import LinearWithCap, McCandlish
 
 SIZES = 2.0 ** np.arange(11)
 SQUARES = theory.LeastSquares(theory.power_law(200, 0.5).eigenvalues)
@@ -321,7 +321,7 @@ def test_steps_that_leave_out_the_start_go_on_a_logarithmic_axis():
 
 def test_only_stationary_losses_that_exist_have_lines():
     problem = theory.power_law(5)
-    from noisysgd.theory.stationary import stationary_loss
+    from noisysgd.theory.limits.stationary import stationary_loss
 
     floors = stationary_loss(problem, learning_rate=[0.5, 3.0], batch_size=4)
     drawn = plots.plot_loss_curves([0, 1], [[1.0, 0.5], [1.0, 2.0]], stationary=floors)

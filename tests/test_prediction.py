@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from noisysgd import simulators, theory
 from noisysgd.validation import calibrated_quadratic, observed_boundary, predict_regimes
-from noisysgd.validation.claims import power, regime_claims, simulation_claim
+from noisysgd.validation.demo.claims import power, regime_claims, simulation_claim
 
 
 def state(**values):

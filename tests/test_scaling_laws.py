@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.regimes import NOISE_DOMINATED
+from noisysgd.theory.scaling.regime_map import NOISE_DOMINATED
 
 families = st.sampled_from([theory.constant, theory.half_then_decay])
 plain = st.just(0.0)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from noisysgd import theory
-from noisysgd.theory.noise_scale import interpolation_batch_size
-from noisysgd.theory.scaling_rules import (
+from noisysgd.theory.scaling.corner import SharpCorner, fit_sharpness
+from noisysgd.theory.scaling.noise_scale import interpolation_batch_size
+from noisysgd.theory.scaling.rules import (
     RULES,
     LinearWithCap,
     MaBassilyBelkin,
@@ -20,7 +21,6 @@ from noisysgd.theory.scaling_rules import (
     compare_rules,
     linear_scaling_exponent,
 )
-from noisysgd.theory.sharpness import SharpCorner, fit_sharpness
 
 SIZES = 2.0 ** np.arange(13)
 octaves = st.floats(1.0, 11.0).map(lambda x: 2.0**x)

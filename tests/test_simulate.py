@@ -16,9 +16,11 @@ import pytest
 import xarray as xr
 
 from noisysgd import simulators, theory
-from noisysgd.simulators import Purpose, jump, kernels, tiles
-from noisysgd.simulators.precision import DOUBLE, Precision, precision
-from noisysgd.simulators.tiles import Configuration
+from noisysgd.simulators import Purpose
+from noisysgd.simulators.ensembles import jump, tiles
+from noisysgd.simulators.ensembles import trajectory_kernels as kernels
+from noisysgd.simulators.ensembles.tiles import Configuration
+from noisysgd.simulators.randomness.number_formats import DOUBLE, Precision, precision
 
 LIMIT = 6.0
 DTYPES = ["float64", "float32", "mixed"]

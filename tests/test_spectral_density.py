@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from small_networks import GHOST, dense_hessian, examples, skip_init, small_network
 
 from noisysgd import theory
-from noisysgd.validation.curvature import loss_gradient, loss_hessian_vector_product
-from noisysgd.validation.gradient_noise import draw_ghost_batches, ghost_batch_gradients
-from noisysgd.validation.lanczos import krylov
-from noisysgd.validation.spectrum import spectral_density, spectral_measures
-from noisysgd.validation.traces import hutch_plus_plus_trace, hutchinson_trace
+from noisysgd.validation.measurement.curvature import loss_gradient, loss_hessian_vector_product
+from noisysgd.validation.measurement.gradient_noise import draw_ghost_batches, ghost_batch_gradients
+from noisysgd.validation.measurement.lanczos import krylov
+from noisysgd.validation.measurement.spectrum import spectral_density, spectral_measures
+from noisysgd.validation.measurement.trace_estimators import hutch_plus_plus_trace, hutchinson_trace
 
 
 def symmetric(spectrum, seed=0):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.moment_map import second_moment_map, spectral_radius
+from noisysgd.theory.moments.moment_map import second_moment_map, spectral_radius
 
 
 @st.composite

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.stationary import (
+from noisysgd.theory.limits.stationary import (
     fluctuation_dissipation,
     sde_stationary_covariance,
     stationary_covariance,

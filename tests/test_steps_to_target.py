@@ -7,9 +7,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from noisysgd import theory
-from noisysgd.theory import passage, testing
-from noisysgd.theory.quadrature_bounds import momentum_growth, quadrature_error, sgd_growth
-from noisysgd.theory.spectral_quadrature import spectral_rule
+from noisysgd.theory import testing
+from noisysgd.theory.passage import additive as passage
+from noisysgd.theory.passage.quadrature_bounds import momentum_growth, quadrature_error, sgd_growth
+from noisysgd.theory.passage.spectral_quadrature import spectral_rule
 
 LONG = 2000
 PLATEAU = {"curvature": 0.9996730823257651, "rate": 2.000654049168703, "target": 0.4998365406630535}

@@ -19,7 +19,7 @@ import pytest
 import xarray as xr
 
 from noisysgd.validation import RunStore, Sweep, TrainConfig, local_executor, run_one
-from noisysgd.validation.store import write_text
+from noisysgd.validation.runs.store import write_text
 
 CONFIG = TrainConfig(learning_rate=0.5, batch_size=64, steps=3)
 RECORD = {"config": CONFIG.as_dict(), "status": "complete", "train_loss": 0.1 + 0.2}

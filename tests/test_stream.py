@@ -17,7 +17,9 @@ import pytest
 from scipy import stats
 
 from noisysgd import simulators
-from noisysgd.simulators import Purpose, philox, single
+from noisysgd.simulators import Purpose
+from noisysgd.simulators.randomness import float32 as single
+from noisysgd.simulators.randomness import philox
 
 LIMIT = 6.0
 KS_LEVEL = 1e-9

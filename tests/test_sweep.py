@@ -22,30 +22,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisysgd import theory
-from noisysgd.theory.pairs import best_pair
-from noisysgd.validation import (
-    RunStore,
-    Sweep,
-    TrainConfig,
-    WideResNet,
-    checkpoint,
-    executors,
-    load_dataset,
-    run_one,
-    train,
-)
-from noisysgd.validation.cost import CostModel, Estimate, steps_of
-from noisysgd.validation.dask_engine import local_cluster, worker_options
-from noisysgd.validation.experiments import NAMES, experiment_file
-from noisysgd.validation.export import export, import_runs, load, save
-from noisysgd.validation.networks import imported
-from noisysgd.validation.pairs import PairSweep
-from noisysgd.validation.plan import EXAMPLE, parse_plan, read_plan
-from noisysgd.validation.presets import PAPER, runs_and_keep
-from noisysgd.validation.rounds import relative_cost
-from noisysgd.validation.sweep import Unlimited
-from noisysgd.validation.toml import to_toml
-from noisysgd.validation.training import TrainingRun
+from noisysgd.theory.sweeps.rate_pairs import best_pair
+from noisysgd.validation import RunStore, Sweep, TrainConfig, WideResNet, load_dataset, run_one, train
+from noisysgd.validation.networks.factory import imported
+from noisysgd.validation.runs import executors, single_run
+from noisysgd.validation.runs.dask_executor import local_cluster, worker_options
+from noisysgd.validation.runs.toml_files import to_toml
+from noisysgd.validation.sweeps.cost import CostModel, Estimate, steps_of
+from noisysgd.validation.sweeps.export import export, import_runs, load, save
+from noisysgd.validation.sweeps.growth import relative_cost
+from noisysgd.validation.sweeps.paper import NAMES, PAPER, experiment_file, runs_and_keep
+from noisysgd.validation.sweeps.plan import EXAMPLE, parse_plan, read_plan
+from noisysgd.validation.sweeps.trained import Unlimited
+from noisysgd.validation.sweeps.trained_pairs import PairSweep
+from noisysgd.validation.training import checkpoint
+from noisysgd.validation.training.loop import TrainingRun
 
 BASE = TrainConfig(learning_rate=1.0, batch_size=64, steps=100)
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -336,8 +327,8 @@ def interrupted(tmp_path):
         run = TrainingRun(config, load_dataset("digits"))
         for _ in range(3):
             run.advance()
-        checkpoint.write(working / executors.CHECKPOINT, run.state(seconds=1000.0))
-    return store, config, working / executors.CHECKPOINT
+        checkpoint.write(working / single_run.CHECKPOINT, run.state(seconds=1000.0))
+    return store, config, working / single_run.CHECKPOINT
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint(interrupted):

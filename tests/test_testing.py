@@ -11,7 +11,7 @@ from hypothesis.errors import NoSuchExample
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.regimes import CURVATURE_DOMINATED, NOISE_DOMINATED
+from noisysgd.theory.scaling.regime_map import CURVATURE_DOMINATED, NOISE_DOMINATED
 
 REGIMES = (NOISE_DOMINATED, CURVATURE_DOMINATED)
 

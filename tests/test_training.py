@@ -12,12 +12,11 @@ from torch import nn
 
 from noisysgd import theory
 from noisysgd.validation import ImageDataset, TrainConfig, WideResNet, configuration, load_dataset, train
-from noisysgd.validation import training as training_module
-from noisysgd.validation.divergence import diverged, loss_limit
-from noisysgd.validation.dropout import SeededDropout
-from noisysgd.validation.ghost_batch_norm import GhostBatchNorm2d
-from noisysgd.validation.heavy_ball import HeavyBall
-from noisysgd.validation.training import TrainingRun, evaluate, minibatch
+from noisysgd.validation.networks.dropout import SeededDropout
+from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.training import loop as training_module
+from noisysgd.validation.training.loop import TrainingRun, diverged, evaluate, loss_limit, minibatch
+from noisysgd.validation.training.optimizer import HeavyBall
 
 CONFIG = TrainConfig(learning_rate=0.3, batch_size=32, momentum=0.9, steps=24, seed=3)
 

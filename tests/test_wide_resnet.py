@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from noisysgd.validation.dropout import SeededDropout, draw_masks, forget_masks, take_rows
-from noisysgd.validation.wide_resnet import WideResNet
+from noisysgd.validation.networks.dropout import SeededDropout, draw_masks, forget_masks, take_rows
+from noisysgd.validation.networks.wide_resnet import WideResNet
 
 
 def digits_like(batch: int, channels: int = 1, size: int = 8) -> torch.Tensor:

@@ -7,52 +7,81 @@ rest by formula.
 import importlib
 from typing import Any
 
-from noisysgd.theory.budget import Budget, EpochBudget, StepBudget, UnlimitedBudget
-from noisysgd.theory.covariance import covariance, expected_parameters
-from noisysgd.theory.diffusion import diffusion_curve, diffusion_loss, weak_error
-from noisysgd.theory.least_squares import LeastSquares
-from noisysgd.theory.moment_map import second_moment_map, spectral_radius
-from noisysgd.theory.moments import expected_loss, loss_curve
-from noisysgd.theory.noise_scale import (
-    NoiseScaleEstimate,
-    NoiseScales,
-    interpolation_batch_size,
-    noise_scales,
-    steps_and_examples,
-    two_batch_noise_scale,
-)
-from noisysgd.theory.optimal import optimal_learning_rate
-from noisysgd.theory.optimal_schedule import InitialFinal, optimal_initial_final, optimal_schedule
-from noisysgd.theory.optimum import optimum
-from noisysgd.theory.predict import predict_sweep
-from noisysgd.theory.problem import NoisyQuadratic
-from noisysgd.theory.quadratic import Quadratic
-from noisysgd.theory.regimes import regimes
-from noisysgd.theory.scaling_rules import (
-    LinearWithCap,
-    MaBassilyBelkin,
-    McCandlish,
-    NoisyQuadraticRule,
-    ScalingRule,
-    SquareRoot,
-    compare_rules,
-    linear_scaling_exponent,
-)
-from noisysgd.theory.schedule import Schedule, constant, half_then_decay, initial_to_final, piecewise, warmup
-from noisysgd.theory.sharpness import SharpCorner, SharpnessFit, fit_sharpness
-from noisysgd.theory.spectra import marchenko_pastur, measured_spectrum, power_law, two_scale
-from noisysgd.theory.stability import critical_learning_rate
-from noisysgd.theory.stationary import (
+from noisysgd.theory.limits import (
     FluctuationDissipation,
+    critical_learning_rate,
+    diffusion_curve,
+    diffusion_loss,
     fluctuation_dissipation,
     sde_stationary_covariance,
     stationary_covariance,
     stationary_loss,
+    svag_coefficients,
+    svag_loss,
+    weak_error,
 )
-from noisysgd.theory.steps_to_target import fastest_on_grid, minimum_steps, steps_examples_tradeoff, steps_to_target
-from noisysgd.theory.svag import svag_coefficients, svag_loss
-from noisysgd.theory.sweep import check_sweep, load_sweep, powers_of_two, save_sweep, sweep_from_records
-from noisysgd.theory.temperature import effective_learning_rate, temperature
+from noisysgd.theory.moments import (
+    covariance,
+    expected_loss,
+    expected_parameters,
+    loss_curve,
+    second_moment_map,
+    spectral_radius,
+)
+from noisysgd.theory.optima import InitialFinal, optimal_initial_final, optimal_learning_rate, optimal_schedule
+from noisysgd.theory.passage import fastest_on_grid, minimum_steps, steps_examples_tradeoff, steps_to_target
+from noisysgd.theory.problems import (
+    LeastSquares,
+    NoisyQuadratic,
+    Quadratic,
+    marchenko_pastur,
+    measured_spectrum,
+    power_law,
+    two_scale,
+)
+from noisysgd.theory.scaling import (
+    LinearWithCap,
+    MaBassilyBelkin,
+    McCandlish,
+    NoiseScaleEstimate,
+    NoiseScales,
+    NoisyQuadraticRule,
+    ScalingRule,
+    SharpCorner,
+    SharpnessFit,
+    SquareRoot,
+    compare_rules,
+    fit_sharpness,
+    interpolation_batch_size,
+    linear_scaling_exponent,
+    noise_scales,
+    regimes,
+    steps_and_examples,
+    two_batch_noise_scale,
+)
+from noisysgd.theory.schedules import (
+    Budget,
+    EpochBudget,
+    Schedule,
+    StepBudget,
+    UnlimitedBudget,
+    constant,
+    effective_learning_rate,
+    half_then_decay,
+    initial_to_final,
+    piecewise,
+    temperature,
+    warmup,
+)
+from noisysgd.theory.sweeps import (
+    check_sweep,
+    load_sweep,
+    optimum,
+    powers_of_two,
+    predict_sweep,
+    save_sweep,
+    sweep_from_records,
+)
 
 __all__ = [
     "Budget",

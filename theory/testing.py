@@ -23,15 +23,15 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 
-from noisysgd.theory import checks
-from noisysgd.theory.budget import Budget, EpochBudget, StepBudget
-from noisysgd.theory.checks import FloatArray
-from noisysgd.theory.least_squares import LeastSquares
-from noisysgd.theory.problem import NoisyQuadratic
-from noisysgd.theory.quadratic import Quadratic
-from noisysgd.theory.regimes import CURVATURE_DOMINATED, NOISE_DOMINATED
-from noisysgd.theory.schedule import Schedule
-from noisysgd.theory.stability import critical_learning_rate
+from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.limits.stability import critical_learning_rate
+from noisysgd.theory.problems.least_squares import LeastSquares
+from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
+from noisysgd.theory.problems.quadratic import Quadratic
+from noisysgd.theory.scaling.regime_map import CURVATURE_DOMINATED, NOISE_DOMINATED
+from noisysgd.theory.schedules.budget import Budget, EpochBudget, StepBudget
+from noisysgd.theory.schedules.schedule import Schedule
 
 __all__ = [
     "Setting",

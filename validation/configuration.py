@@ -6,18 +6,20 @@ import re
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
-from noisysgd.theory import checks
-from noisysgd.theory.budget import Budget, EpochBudget, StepBudget
-from noisysgd.theory.schedule import Schedule, half_then_decay, initial_to_final, warmup
-from noisysgd.theory.temperature import effective_learning_rate
+from noisysgd.theory.common import checks
+from noisysgd.theory.schedules.budget import Budget, EpochBudget, StepBudget
+from noisysgd.theory.schedules.effective_rate import effective_learning_rate
+from noisysgd.theory.schedules.schedule import Schedule, half_then_decay, initial_to_final, warmup
+from noisysgd.validation.data.catalogue import DATASETS
 
-DATASETS = ("digits", "fashion-mnist", "cifar10", "cifar100")
 L2_EXEMPTIONS = ("nothing", "normalization and biases")
 L2_CONVENTIONS = ("half", "full")
 NORMALIZATIONS = ("ghost_batch", "skipinit")
 DYNAMICS = ("sgd", "svag")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 WIDE_RESNET = "wide_resnet"
+METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+"""What is measured of a trained network, in every record."""
 
 FIRST_FIELDS = frozenset(
     (
@@ -47,7 +49,8 @@ class TrainConfig:
     dataset : str
         Name for :func:`noisysgd.validation.load_dataset`.
     subset : int, optional
-        Number of training examples to keep, a balanced choice (:func:`noisysgd.validation.subsets.balanced_subset`).
+        Number of training examples to keep, a balanced choice
+        (:func:`noisysgd.validation.data.preparation.balanced_subset`).
     subset_seed : int
         Which choice; without a subset it must be 0.
     downsample : int
@@ -75,7 +78,7 @@ class TrainConfig:
         Share of the budget, 0 ≤ w < 1, over which the learning rate rises linearly before the schedule begins.
     dynamics : {"sgd", "svag"}
         SGD (with `momentum`, heavy ball), or the stochastic variance amplified gradient, which approaches SGD's SDE as
-        `svag` grows; see :mod:`noisysgd.validation.svag`.
+        `svag` grows; see :func:`noisysgd.validation.training.inputs.weighted_draws`.
     svag : int
         SVAG's l: the budget's steps become l times as many, each of two batches and 1/l times the learning rate.
     augment : bool
@@ -155,7 +158,7 @@ class TrainConfig:
         scalar("l2", checks.at_least("l2", self.l2, 0.0, remedy="Use 0 for no penalty."))
         checks.one_of("l2_exempt", self.l2_exempt, L2_EXEMPTIONS)
         whole("batch_size", 1, "A batch has at least one example.")
-        checks.one_of("dataset", self.dataset, DATASETS)
+        checks.one_of("dataset", self.dataset, list(DATASETS))
         if self.subset is not None:
             whole("subset", 1, "Keep at least one example, or pass None for all.")
         whole("subset_seed", 0, "Seeds are integers in 0…2⁶³−1.")

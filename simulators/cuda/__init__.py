@@ -1,0 +1,1 @@
+"""The CUDA backend: one source for all dynamics, and what compiles, launches and feeds it."""

@@ -1,0 +1,63 @@
+"""What a configured object is, in short for people and as plain values for the attributes of a dataset."""
+
+import hashlib
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+SHOWN = 6
+"""Numbers of an array that are printed one by one."""
+KEPT = 64
+"""Numbers of an array that are kept one by one."""
+
+
+def brief(thing: Any) -> str:
+    """The ``repr`` of a dataclass that may hold long arrays: of those, what they begin and end with.
+
+    >>> from noisysgd import theory
+    >>> theory.constant(100)
+    Schedule(lengths=[100], multipliers=[1])
+    >>> theory.Schedule(np.full(8, 50), np.linspace(1.0, 0.125, 8))
+    Schedule(lengths=[50: 8], multipliers=[1 … 0.125: 8])
+    """
+    values = ", ".join(f"{field.name}={_shown(getattr(thing, field.name))}" for field in fields(thing) if field.repr)
+    return f"{type(thing).__name__}({values})"
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, np.ndarray):
+        return repr(value)
+    if value.ndim != 1:
+        return f"[{' × '.join(map(str, value.shape))} numbers]"
+    if value.size <= SHOWN:
+        return f"[{', '.join(f'{number:.4g}' for number in value)}]"
+    if (value == value[0]).all():
+        return f"[{value[0]:.4g}: {value.size}]"
+    return f"[{value[0]:.4g} … {value[-1]:.4g}: {value.size}]"
+
+
+def plain(thing: Any) -> Any:
+    """Values that JSON has. Of an array of more than 64 numbers the shape and a SHA-256 of its float64 bytes.
+
+    >>> from noisysgd import theory
+    >>> plain({"budget": theory.StepBudget(50), "schedule": theory.half_then_decay})
+    {'budget': {'class': 'StepBudget', 'total': 50}, 'schedule': 'noisysgd.theory.schedules.schedule:half_then_decay'}
+    """
+    if is_dataclass(thing) and not isinstance(thing, type):
+        own = {field.name: plain(getattr(thing, field.name)) for field in fields(thing)}
+        return {"class": type(thing).__name__} | own
+    if isinstance(thing, dict):
+        return {str(name): plain(value) for name, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [plain(value) for value in thing]
+    if isinstance(thing, np.ndarray):
+        if thing.size <= KEPT:
+            return thing.tolist()
+        digest = hashlib.sha256(np.ascontiguousarray(thing, dtype=np.float64).tobytes()).hexdigest()
+        return {"shape": list(thing.shape), "sha256": digest}
+    if isinstance(thing, np.generic):
+        return thing.item()
+    if callable(thing):
+        return f"{getattr(thing, '__module__', '')}:{getattr(thing, '__qualname__', repr(thing))}"
+    return thing

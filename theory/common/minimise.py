@@ -1,0 +1,111 @@
+"""The lowest minimum of a positive function of a learning rate that may have several."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from noisysgd.theory.common.arrays import FloatArray
+
+POINTS_PER_DECADE = 16
+DECADES_AT_MOST = 60
+NEEDLE = np.log(1.01)
+"""Width, as a logarithm, that a minimum must have to count as one."""
+SPLITS_AT_MOST = 4000
+CAUTION = 2.0
+"""How much steeper than its chords near by a function may be between two points."""
+
+LogFunction = Callable[[FloatArray], FloatArray]
+
+
+def minimise_on_log_scale(function: LogFunction, *, start: float, also: FloatArray | None = None) -> float:
+    """Minimiser of a function that falls at first and rises without bound in the end; arguments are logarithms.
+
+    A scan that begins with two decades below `start` and one above grows by decades until the function falls throughout
+    its lowest decade and rises throughout its highest; points in `also` are added to it, for waves that are known to
+    be too short for it. Then every interval in which the function could still go below
+    the lowest value found is split, on the assumption that it is at most twice as steep there as its chords near by
+    (the method of Piyavskii 1972 and Shubert 1972, with local slopes); so the scan is fine where it matters. The lowest
+    dozen local minima are narrowed down to 5e-4. The best of them is the one that keeps below the lowest level over a
+    width of 1 %: needles thinner than that are passed over.
+    """
+    grid, values = _bracket(function, start)
+    if also is not None:
+        more = np.setdiff1d(also, grid)
+        order = np.argsort(np.concatenate([grid, more]))
+        grid = np.concatenate([grid, more])[order]
+        values = np.concatenate([values, function(more)])[order]
+    grid, values = _split(function, grid, values)
+    inner = np.arange(1, grid.size - 1)
+    minima = inner[(values[inner] <= values[inner - 1]) & (values[inner] <= values[inner + 1])]
+    minima = minima[np.argsort(values[minima], kind="stable")][:12]
+    found = np.array([narrow(function, grid[k - 1], grid[k + 1]) for k in minima])
+    left_ends = found[:, None] + np.linspace(-NEEDLE, 0.0, 9)
+    ends = function(np.stack([left_ends, left_ends + NEEDLE]).ravel()).reshape(2, found.size, 9)
+    levels = ends.max(axis=0).min(axis=1)
+    return float(found[np.argmin(levels)])
+
+
+def waves(edge: float, momentum: float, steps: int) -> FloatArray | None:
+    """Learning rates, as logarithms, that lie close enough to see single modes and steps, where they can be told apart.
+
+    After n steps a mode has turned through a phase of about n√(ελ), so at most nπ at the critical learning rate; of
+    20/(1−m) steps and more no oscillation is left. Of a handful of steps, each may meet a resonance ελ = 1 of its own.
+    """
+    grids = []
+    if momentum > 0.0 and steps * (1.0 - momentum) < 20.0:
+        phases = min(steps, 10.0 / (1.0 - momentum))
+        count = int(min(max(8 * phases, 64), 4000))
+        grids.append(edge + 2.0 * np.log(np.linspace(0.0, 1.1, count + 1)[1:]))
+    if steps <= 40:
+        grids.append(edge + np.arange(-3.0, 4.0, NEEDLE))
+    return np.unique(np.concatenate(grids)) if grids else None
+
+
+def narrow(function: LogFunction, low: float, high: float, width: float = 1e-3) -> float:
+    """Minimiser between `low` and `high` of a function with one minimum there, to half of `width`, by nested grids."""
+    while True:
+        grid = np.linspace(low, high, 10)
+        values = function(grid)
+        best = int(np.argmin(values))
+        low, high = grid[max(best - 1, 0)], grid[min(best + 1, 9)]
+        if high - low < width:
+            return float(grid[best])
+
+
+def _bracket(function: LogFunction, start: float) -> tuple[FloatArray, FloatArray]:
+    """A grid that the function falls throughout at one end and rises throughout at the other."""
+    decade, n = np.log(10.0), POINTS_PER_DECADE
+    block = np.arange(n) * decade / n
+    grid = np.concatenate([start + (k * decade) + block for k in (-2, -1, 0)])
+    values = function(grid)
+    for _ in range(DECADES_AT_MOST):
+        fall = np.diff(values[: n + 1])
+        if np.all(fall < 0) or np.all(np.abs(fall) < 1e-13 * values[0]):
+            break
+        lower = grid[0] - decade + block
+        grid, values = np.concatenate([lower, grid]), np.concatenate([function(lower), values])
+    for _ in range(DECADES_AT_MOST):
+        with np.errstate(invalid="ignore"):  # inf − inf
+            rises = (np.diff(values[-n - 1 :]) > 0) | np.isinf(values[-n:])
+        if rises.all():
+            break
+        upper = grid[-1] + block + decade / n
+        grid, values = np.concatenate([grid, upper]), np.concatenate([values, function(upper)])
+    return grid, values
+
+
+def _split(function: LogFunction, grid: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """`grid` with midpoints added wherever the function may be lower than all of `values`, and its values there."""
+    while grid.size < SPLITS_AT_MOST:
+        heights = np.log(np.clip(values, 1e-300, 1e300))
+        width = np.diff(grid)
+        slope = np.abs(np.diff(heights)) / width
+        around = np.pad(slope, 1, mode="edge")
+        steepest = CAUTION * np.maximum(slope, np.maximum(around[:-2], around[2:]))
+        lowest = 0.5 * (heights[1:] + heights[:-1] - steepest * width)
+        open_ = np.flatnonzero((lowest < heights.min() - 1e-3) & (width > 0.5 * NEEDLE))
+        if open_.size == 0:
+            break
+        middle = 0.5 * (grid[open_] + grid[open_ + 1])
+        grid, values = np.insert(grid, open_ + 1, middle), np.insert(values, open_ + 1, function(middle))
+    return grid, values

@@ -1,0 +1,281 @@
+"""Stationary states: where constant learning rates end up, and what the noise keeps alive there.
+
+Everything here follows from three numbers of the optimizer: temperature T = γε/(1−m) with γ the noise factor (1/B if
+examples never run out), step length δ = ε/(1+m), and for modes that the noise couples the retardation
+ρ = εm/((1−m)²(1+m)). The SDE of eq. 3 has δ = ρ = 0.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.limits.stability import edge, feedback
+from noisysgd.theory.problems.least_squares import LeastSquares
+from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
+from noisysgd.theory.problems.quadratic import Quadratic
+
+Problem = NoisyQuadratic | LeastSquares
+
+
+class FluctuationDissipation(NamedTuple):
+    """The two sides of a relation that holds where the state is stationary."""
+
+    left: FloatArray
+    right: FloatArray
+
+
+def stationary_covariance(problem: Problem, *, learning_rate: Any, batch_size: Any, momentum: Any = 0.0) -> FloatArray:
+    r"""Covariance Σ of θ that SGD or heavy ball at a constant learning rate tends to.
+
+    *Additive noise* (Liu, Ziyin & Ueda, arXiv 2012.03636), F and H need not commute:
+
+        (1−m)(HΣ+ΣH) − ε(1+m²)/(1−m²) HΣH + εm/(1−m²) (H²Σ+ΣH²) = γεF,
+
+    for SGD HΣ + ΣH − εHΣH = γεF. A single mode has Σ = γεF(1+m) / [λ(1−m)(2(1+m) − ελ)].
+
+    *Least squares*: Σ is diagonal, Σᵢᵢ = T(L + σ²) / (2 − λᵢ(T(κ−2) + ε/(1+m))) with T = γε/(1−m). L, twice the
+    stationary loss, follows from L = Σ wᵢ λᵢ Σᵢᵢ.
+
+    Flat modes have no stationary state of their own. Where noise reaches one, it diffuses and its variance is ``inf``,
+    as is (with its sign) the covariance of two that share noise; where none does, it keeps its initial variance.
+    Covariances of flat with curved modes are finite. At ε = 0 curved modes have the limit ε → 0, zero.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic or LeastSquares
+        D modes.
+    learning_rate, batch_size, momentum : array_like
+        Broadcast against each other.
+
+    Returns
+    -------
+    array of shape (broadcast shape..., D, D)
+        At and beyond the critical learning rate there is no stationary state, and all entries are ``inf``.
+
+    Raises
+    ------
+    ValueError
+        For impossible learning rates, batch sizes or momenta, and shapes that do not broadcast.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> problem = theory.NoisyQuadratic([1.0, 0.5], noise=[[1.0, 0.5], [0.5, 1.0]])
+    >>> stationary_covariance(problem, learning_rate=1.0, batch_size=2)
+    array([[0.5       , 0.25      ],
+           [0.25      , 0.66666667]])
+    """
+    rate, factor, inertia = _settings(problem, learning_rate, batch_size, momentum)
+    stable = (rate < edge(problem, factor, inertia))[..., None, None]
+    temperature, step_length = factor * rate / (1.0 - inertia), rate / (1.0 + inertia)
+    if isinstance(problem, LeastSquares):
+        covariance = _diagonal(_least_squares_variances(problem, temperature, step_length))
+        stable = stable & np.isfinite(covariance).all(axis=(-1, -2), keepdims=True)
+    else:
+        retardation = rate * inertia / ((1.0 - inertia) ** 2 * (1.0 + inertia))
+        covariance = _additive_covariance(problem, temperature, step_length, retardation)
+    return np.where(stable, covariance, np.inf)
+
+
+def stationary_loss(problem: Problem, *, learning_rate: Any, batch_size: Any, momentum: Any = 0.0) -> FloatArray:
+    r"""Expected loss ½ Σ wᵢ λᵢ Σᵢᵢ of the stationary state.
+
+    *Additive noise*: ½ Σ wᵢ T Fᵢᵢ / (2 − ελᵢ/(1+m)), T = γε/(1−m). *Least squares*: ½ σ² R/(1 − R), where R is the
+    feedback of :func:`~noisysgd.theory.critical_learning_rate`: it blows up at the edge, and without label noise there
+    is nothing left below it. At small ε the loss is ¼ T tr F, proportional to the temperature, with F = σ²Λ there.
+
+    Parameters
+    ----------
+    problem, learning_rate, batch_size, momentum
+        As in :func:`stationary_covariance`.
+
+    Returns
+    -------
+    array of the broadcast shape
+        ``inf`` at and beyond the critical learning rate.
+
+    Raises
+    ------
+    ValueError
+        As :func:`stationary_covariance`.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> problem = theory.NoisyQuadratic([1.0], noise=1.0)
+    >>> stationary_loss(problem, learning_rate=[0.0, 1.0, 2.0], batch_size=4)
+    array([0.   , 0.125,   inf])
+    """
+    rate, factor, inertia = _settings(problem, learning_rate, batch_size, momentum)
+    return 0.5 * _weighted_sum(problem, _energies(problem, rate, factor, inertia))
+
+
+def fluctuation_dissipation(
+    problem: Problem, *, learning_rate: Any, batch_size: Any, covariance: Any = None
+) -> FluctuationDissipation:
+    r"""Both sides of Yaida's relation 2⟨θ·g⟩ = ε⟨|ĝ|²⟩, which stationary SGD obeys (Yaida 2018, arXiv 1810.00004).
+
+    One step changes E |θ|² by ε(right − left), so that left > right means: still descending. On a quadratic
+
+        left = 2 tr HΣ,    right = ε (tr HΣH + γ tr F),    Σ = E θθᵀ.
+
+    Parameters
+    ----------
+    problem, learning_rate, batch_size
+        As in :func:`stationary_covariance`.
+    covariance : (..., D, D) array_like, optional
+        The state Σ = E θθᵀ to judge, of shape (D, D) or with leading axes that broadcast against the settings. By
+        default the stationary one, where the two sides differ by what flat modes with noise diffuse.
+
+    Returns
+    -------
+    FluctuationDissipation
+        A named tuple (left, right) of arrays of the broadcast shape; ``inf`` where the state is.
+
+    Raises
+    ------
+    ValueError
+        For impossible settings, or a covariance of another shape or with NaN.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> problem = theory.NoisyQuadratic([1.0, 0.5], noise=[1.0, 0.5])
+    >>> left, right = fluctuation_dissipation(problem, learning_rate=0.5, batch_size=8)
+    >>> left.round(6), right.round(6)
+    (np.float64(0.119048), np.float64(0.119048))
+    >>> left, right = fluctuation_dissipation(problem, learning_rate=0.5, batch_size=8, covariance=np.eye(2))
+    >>> left > right
+    np.True_
+    """
+    rate, factor, inertia = _settings(problem, learning_rate, batch_size, 0.0)
+    if covariance is None:
+        energies = _energies(problem, rate, factor, inertia)
+    else:
+        state = checks.real("covariance", covariance)
+        shape = f"shape (..., {problem.dim}, {problem.dim})"
+        fits = state.shape[-2:] == (problem.dim, problem.dim)
+        checks.require(fits, "covariance", shape, state.shape, "Give Σ = E θθᵀ in the eigenbasis.")
+        variances = np.diagonal(state, axis1=-2, axis2=-1)
+        curvatures = problem.eigenvalues
+        energies = np.multiply(curvatures, variances, out=np.zeros(variances.shape), where=curvatures > 0)
+        rate, factor, _ = checks.broadcast(learning_rate=rate, noise_factor=factor, covariance=energies[..., 0])
+    twice_loss = _weighted_sum(problem, energies)
+    squared_gradient = _weighted_sum(problem, problem.eigenvalues * energies)
+    with np.errstate(invalid="ignore"):  # differences and multiples of ∞, where the answer is ∞
+        noise = factor * _noise_trace(problem, twice_loss, squared_gradient)
+        right = np.where(np.isinf(twice_loss), np.inf, rate * (squared_gradient + noise))
+    return FluctuationDissipation(*np.broadcast_arrays(2.0 * twice_loss, right))
+
+
+def sde_stationary_covariance(problem: Problem, *, temperature: Any) -> FloatArray:
+    r"""Covariance of the stationary state of the SDE of eq. 3: HΣ + ΣH = T F (Mandt, Hoffman & Blei 2017).
+
+    The limit of :func:`stationary_covariance` for ε → 0 at a fixed temperature. For least squares F depends on Σ, and
+    Σᵢᵢ = T(L + σ²)/(2 − Tλᵢ(κ−2)): at κ = 2 the stationary state of homogenised SGD, which exists for T tr H < 2
+    (Paquette et al. 2021).
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic or LeastSquares
+        D modes; flat ones as in :func:`stationary_covariance`.
+    temperature : array_like
+        T = ε/(B(1−m)), see :func:`~noisysgd.theory.temperature`; for a data set of known size multiply
+        ``problem.noise_factor(batch_size)`` by ε/(1−m) instead.
+
+    Returns
+    -------
+    array of shape (temperature's shape..., D, D)
+        All entries ``inf`` where noise that grows with the loss leaves no stationary state.
+
+    Raises
+    ------
+    ValueError
+        For a temperature that is negative, infinite or NaN.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> problem = theory.NoisyQuadratic([1.0, 0.5], noise=[[1.0, 0.5], [0.5, 1.0]])
+    >>> sde_stationary_covariance(problem, temperature=theory.temperature(0.3, 1)).round(3)
+    array([[0.15, 0.1 ],
+           [0.1 , 0.3 ]])
+    """
+    checks.instance("problem", problem, Quadratic, remedy="Make one with theory.power_law or theory.LeastSquares.")
+    heat = checks.at_least("temperature", temperature, 0.0, remedy="T = ε/(B(1−m)) is finite and not negative.")
+    none = np.zeros_like(heat)
+    if isinstance(problem, LeastSquares):
+        covariance = _diagonal(_least_squares_variances(problem, heat, none))
+        stable = np.isfinite(covariance).all(axis=(-1, -2), keepdims=True)
+        return np.where(stable, covariance, np.inf)
+    return _additive_covariance(problem, heat, none, none)
+
+
+def _settings(problem: Problem, learning_rate: Any, batch_size: Any, momentum: Any) -> list[FloatArray]:
+    """Learning rates, noise factors and momenta of one shape."""
+    checks.instance("problem", problem, Quadratic, remedy="Make one with theory.power_law or theory.LeastSquares.")
+    rate, size, inertia = checks.broadcast(
+        learning_rate=checks.learning_rate(learning_rate),
+        batch_size=checks.batch_size(batch_size, problem.dataset_size),
+        momentum=checks.momentum(momentum),
+    )
+    return [rate, problem.noise_factor(size), inertia]
+
+
+def _energies(problem: Problem, rate: FloatArray, noise_factor: FloatArray, momentum: FloatArray) -> FloatArray:
+    """λᵢ Σᵢᵢ of the stationary state, (..., D): zero for flat modes; ``inf`` for the others without such a state."""
+    temperature, step_length = noise_factor * rate / (1.0 - momentum), rate / (1.0 + momentum)
+    if isinstance(problem, LeastSquares):
+        energies = _least_squares_energies(problem, temperature, step_length)
+    else:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pull = 2.0 - problem.eigenvalues * step_length[..., None]
+            energies = temperature[..., None] * problem.noise_diagonal / pull
+    stable = rate < edge(problem, noise_factor, momentum)
+    return np.where(problem.eigenvalues > 0, np.where(stable[..., None], energies, np.inf), 0.0)
+
+
+def _least_squares_energies(problem: LeastSquares, temperature: FloatArray, step_length: FloatArray) -> FloatArray:
+    shares = feedback(problem, temperature, step_length)
+    returned = _weighted_sum(problem, shares)[..., None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(returned < 1.0, shares * (problem.label_noise / (1.0 - returned)), np.inf)
+
+
+def _least_squares_variances(problem: LeastSquares, temperature: FloatArray, step_length: FloatArray) -> FloatArray:
+    energies = _least_squares_energies(problem, temperature, step_length)
+    still = np.broadcast_to(problem.initial_variance, energies.shape).copy()
+    return np.divide(energies, problem.eigenvalues, where=problem.eigenvalues > 0, out=still)
+
+
+def _additive_covariance(
+    problem: NoisyQuadratic, temperature: FloatArray, step_length: FloatArray, retardation: FloatArray
+) -> FloatArray:
+    """Liu, Ziyin & Ueda's equation solved entry by entry, arranged so that below the edge only positive terms add."""
+    row, column = problem.eigenvalues[:, None], problem.eigenvalues
+    step = step_length[..., None, None]
+    pull = 0.5 * (row * (2.0 - step * column) + column * (2.0 - step * row))
+    pull = pull + retardation[..., None, None] * (row - column) ** 2
+    push = temperature[..., None, None] * (problem.noise if problem.noise.ndim == 2 else np.diag(problem.noise))
+    flat = (row == 0) & (column == 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        diffusing = np.where(push == 0.0, np.diag(problem.initial_variance), np.copysign(np.inf, push))
+        return np.where(flat, diffusing, push / pull)
+
+
+def _noise_trace(problem: Problem, twice_loss: FloatArray, squared_gradient: FloatArray) -> FloatArray:
+    """Trace of F in a state with those values of tr HΣ and tr HΣH."""
+    if isinstance(problem, LeastSquares):
+        trace = _weighted_sum(problem, problem.eigenvalues)
+        return trace * (twice_loss + problem.label_noise) + (problem.kurtosis - 2.0) * squared_gradient
+    return _weighted_sum(problem, problem.noise_diagonal)
+
+
+def _weighted_sum(problem: Problem, values: FloatArray) -> FloatArray:
+    return np.asarray((problem.weights * values).sum(axis=-1))
+
+
+def _diagonal(values: FloatArray) -> FloatArray:
+    return np.where(np.eye(values.shape[-1], dtype=bool), values[..., None], 0.0)

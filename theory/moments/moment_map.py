@@ -1,0 +1,128 @@
+"""The linear map that one step applies to the second moments, as a matrix: slow, plain, and good to test with.
+
+Everything else in the package goes round this matrix by closed forms; its spectral radius says the same about
+stability, and its powers the same about losses.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.problems.least_squares import LeastSquares
+from noisysgd.theory.problems.quadratic import Quadratic
+
+
+def second_moment_map(
+    problem: Quadratic, *, learning_rate: float, batch_size: float, momentum: float = 0.0
+) -> FloatArray:
+    r"""The matrix M of v ← M v + b, the exact second moments of one step of SGD or heavy ball.
+
+    SGD has v = E θ² and, for least squares (Bordelon & Pehlevan 2021, there with κ = 3 and w = 1),
+
+        M = (I−εΛ)² + γε² ((κ−2)Λ² + λ(w∘λ)ᵀ).
+
+    For additive noise it is (I−εΛ)², the noise being all in b. Heavy ball stacks v = (E θ², E θu, E u²), where noise of
+    variance s enters as (ε², −ε, 1) s. Flat modes, which stand still or diffuse but have no loss, are left out.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic or LeastSquares
+    learning_rate, batch_size, momentum : float
+        One configuration.
+
+    Returns
+    -------
+    (n, n) array
+        n is the number of curved modes, or three times that with momentum.
+
+    Raises
+    ------
+    ValueError
+        For an impossible learning rate, batch size or momentum, or more than one of each.
+
+    Examples
+    --------
+    (1 − ε)² + 2ε²/B for a single mode and Gaussian inputs.
+
+    >>> from noisysgd import theory
+    >>> second_moment_map(theory.LeastSquares([1.0]), learning_rate=0.5, batch_size=1)
+    array([[0.75]])
+    >>> second_moment_map(theory.NoisyQuadratic([1.0], 1.0), learning_rate=0.5, batch_size=1, momentum=0.5)
+    array([[ 0.25 , -0.25 ,  0.0625],
+           [ 0.5  ,  0.   , -0.125 ],
+           [ 1.   ,  1.   ,  0.25 ]])
+    """
+    checks.instance("problem", problem, Quadratic, remedy="Make one with theory.power_law or theory.LeastSquares.")
+    remedy = "Use spectral_radius for many configurations at once."
+    rate = checks.scalar("learning_rate", checks.learning_rate(learning_rate), remedy=remedy)
+    size = checks.scalar("batch_size", checks.batch_size(batch_size, problem.dataset_size), remedy=remedy)
+    inertia = checks.scalar("momentum", checks.momentum(momentum), remedy=remedy)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _map(problem, rate, float(problem.noise_factor(size)), inertia)
+
+
+def spectral_radius(problem: Quadratic, *, learning_rate: Any, batch_size: Any, momentum: Any = 0.0) -> FloatArray:
+    """Largest modulus of an eigenvalue of :func:`second_moment_map`: below 1 the loss stays bounded.
+
+    A dense eigenvalue problem for each configuration. At critical damping, where the map is defective, some five digits
+    are right; elsewhere nearly all.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic or LeastSquares
+    learning_rate, batch_size, momentum : array_like
+        Broadcast against each other.
+
+    Returns
+    -------
+    array of the broadcast shape
+        ``inf`` where the map itself overflows.
+
+    Raises
+    ------
+    ValueError
+        For impossible learning rates, batch sizes or momenta, and shapes that do not broadcast.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> problem = theory.LeastSquares([1.0, 0.5, 0.1])
+    >>> edge = theory.critical_learning_rate(problem, batch_size=2, momentum=0.5)
+    >>> spectral_radius(problem, learning_rate=edge * [0.9, 1.0, 1.1], batch_size=2, momentum=0.5).round(6)
+    array([0.93995 , 1.      , 1.067363])
+    """
+    checks.instance("problem", problem, Quadratic, remedy="Make one with theory.power_law or theory.LeastSquares.")
+    rate, size, inertia = checks.broadcast(
+        learning_rate=checks.learning_rate(learning_rate),
+        batch_size=checks.batch_size(batch_size, problem.dataset_size),
+        momentum=checks.momentum(momentum),
+    )
+    factor = problem.noise_factor(size)
+    radius = np.empty(rate.shape)
+    for index in np.ndindex(rate.shape):
+        with np.errstate(over="ignore", invalid="ignore"):
+            matrix = _map(problem, float(rate[index]), float(factor[index]), float(inertia[index]))
+        sound = np.isfinite(matrix).all()
+        radius[index] = np.abs(np.linalg.eigvals(matrix)).max() if sound else np.inf
+    return radius
+
+
+def _map(problem: Quadratic, rate: float, noise_factor: float, momentum: float) -> FloatArray:
+    curved = problem.eigenvalues > 0
+    curvature = problem.eigenvalues[curved]
+    noise = np.zeros((curvature.size, curvature.size))  # variance of each gradient, from E θ²
+    if isinstance(problem, LeastSquares):
+        trace = np.outer(curvature, problem.weights[curved] * curvature)
+        noise = noise_factor * (np.diag((problem.kurtosis - 2.0) * curvature**2) + trace)
+    keep = 1.0 - rate * curvature
+    if momentum == 0.0:
+        return np.diag(keep**2) + rate * rate * noise
+    pull = -rate * momentum  # θ ← keep θ + pull u − ε ξ,  u ← λ θ + m u + ξ
+    one = np.ones_like(curvature)
+    theta2 = [np.diag(keep**2) + rate * rate * noise, np.diag(2 * keep * pull), np.diag(pull * pull * one)]
+    cross = [np.diag(keep * curvature) - rate * noise, np.diag(keep * momentum + pull * curvature)]
+    cross.append(np.diag(pull * momentum * one))
+    u2 = [np.diag(curvature**2) + noise, np.diag(2 * momentum * curvature), np.diag(momentum**2 * one)]
+    return np.block([theta2, cross, u2])

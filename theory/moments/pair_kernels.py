@@ -1,0 +1,403 @@
+"""Exact second moments of a pair of modes (θ, u, θ̄) over many steps, compiled.
+
+A mode obeys u ← m u + λθ + ξ, θ ← θ − ε u, θ̄ ← β θ̄ + (1−β) θ: z ← A z + b ξ with b = (−ε, 1, −ε(1−β)). Of two modes
+with E ξᵢξⱼ = s the moments S = E zᵢ zⱼᵀ obey S ← Aᵢ S Aⱼᵀ + s b bᵀ. A segment of n steps climbs the binary digits of n:
+noise of unit strength from rest adds up as S_{2n} = S_n + Aᵢⁿ S_n Aⱼⁿᵀ, powers of the 2×2 block of (θ, u) are those of
+``mode_kernels``, and the row r of θ̄ in Aⁿ follows r_{2n} = βⁿ r_n + r_n Aⁿ. So the number of roundings is
+logarithmic in n, and no power of the block is the square of a rounded one.
+
+Least squares adds noise of strength γλᵢλⱼ E θᵢθⱼ to a pair. Its map is M = T + N on (θᵢθⱼ, θᵢuⱼ, uᵢθⱼ, uᵢuⱼ) with
+T = Aᵢ ⊗ Aⱼ and N of rank one. What the noise adds to a power, G_n = Mⁿ − Tⁿ, is built up without differences:
+G_{2n} = Tⁿ G_n + G_n Tⁿ + G_n².
+"""
+
+import math
+
+import numpy as np
+
+from noisysgd.theory.common.arrays import FloatArray, IntArray
+from noisysgd.theory.common.compiling import entry, helper
+from noisysgd.theory.moments.mode_kernels import power_coefficients
+
+RUNGS = 64
+"""More than the binary digits of any number of steps."""
+
+NO_MOMENTUM = 1e-30
+"""Beside 1, nothing: u is not followed below, since nothing depends on it."""
+
+
+@helper
+def block_power(lam: float, eps: float, m: float, n: int, shift: float) -> tuple[float, float, float, float]:
+    """Aⁿ on (θ, u + shift·θ), row by row, n ≥ 1."""
+    x = eps * lam
+    if m < NO_MOMENTUM:
+        size = math.exp(n * math.log1p(-min(x, 2.0 - x))) if x != 1.0 else 0.0
+        return (-size if x > 1.0 and n % 2 == 1 else size), 0.0, 0.0, 0.0
+    if eps == 0.0:
+        decay = n * math.log(m)
+        return 1.0, 0.0, -lam * math.expm1(decay) / (1.0 - m), math.exp(decay)
+    p, q = power_coefficients(x, m, n)
+    if shift == 0.0:
+        return p * (1.0 - x) - m * q, -eps * m * p, lam * p, m * (p - q)
+    edge = 2.0 * m - (x - 2.0)
+    return p * (edge - 1.0) - m * q, -eps * m * p, edge / eps * p, -m * (p + q)
+
+
+@helper
+def shift_of(lam: float, eps: float, m: float) -> float:
+    """What times θ to add to u, so that powers of A do not cancel in that coordinate.
+
+    Where θ drifts, nothing: u is small, the difference of successive θ over −ε. Where roots are negative θ alternates,
+    and it is the sum 2θ + εu of successive ones that is small; in it A is minus the matrix of the reflected curvature
+    2(1+m) − x.
+    """
+    return 2.0 / eps if eps * lam > 1.0 + m and m >= NO_MOMENTUM else 0.0
+
+
+@helper
+def rung_of(count: int) -> int:
+    """Number of binary digits of `count` less one: the highest rung of its ladder 1, …, count//2, count."""
+    highest = 0
+    while count >> (highest + 1):
+        highest += 1
+    return highest
+
+
+@helper
+def climb(lam: float, eps: float, m: float, beta: float, count: int, powers: FloatArray, kicks: FloatArray) -> None:
+    """Fill in Aⁿ and Aⁿ b of one mode for each n in the ladder of `count`: powers[rung] and kicks[rung].
+
+    In the coordinates of :func:`shift_of`; so is b itself, at kicks[RUNGS].
+    """
+    top = rung_of(count)
+    shift = shift_of(lam, eps, m)
+    kick_u = 0.0 if m < NO_MOMENTUM else 1.0 - shift * eps
+    start = kicks[RUNGS]
+    start[0], start[1], start[2] = -eps, kick_u, -eps * (1.0 - beta)
+    r_theta, r_u, keep = 0.0, 0.0, 1.0
+    for k in range(top + 1):
+        n = count >> (top - k)
+        if k > 0:
+            # The power at the rung below is still that of n // 2.
+            low = powers[k - 1]
+            r_theta, r_u = (
+                keep * r_theta + r_theta * low[0, 0] + r_u * low[1, 0],
+                keep * r_u + r_theta * low[0, 1] + r_u * low[1, 1],
+            )
+        a00, a01, a10, a11 = block_power(lam, eps, m, n, shift)
+        if n % 2 == 1:
+            r_theta, r_u = beta * r_theta + (1.0 - beta) * a00, beta * r_u + (1.0 - beta) * a01
+        keep = beta ** float(n)
+        here = powers[k]
+        here[0, 0], here[0, 1], here[0, 2] = a00, a01, 0.0
+        here[1, 0], here[1, 1], here[1, 2] = a10, a11, 0.0
+        here[2, 0], here[2, 1], here[2, 2] = r_theta, r_u, keep
+        kicks[k, 0] = a01 * kick_u - eps * a00
+        kicks[k, 1] = a11 * kick_u - eps * a10
+        kicks[k, 2] = r_u * kick_u - eps * r_theta - eps * (1.0 - beta) * keep
+
+
+@helper
+def congruence(left: FloatArray, right: FloatArray, moment: FloatArray, half: FloatArray, result: FloatArray) -> None:
+    """Add left · moment · rightᵀ into `result`, all 3×3."""
+    for a in range(3):
+        for d in range(3):
+            half[a, d] = left[a, 0] * moment[0, d] + left[a, 1] * moment[1, d] + left[a, 2] * moment[2, d]
+    for a in range(3):
+        for d in range(3):
+            result[a, d] += half[a, 0] * right[d, 0] + half[a, 1] * right[d, 1] + half[a, 2] * right[d, 2]
+
+
+@helper
+def unit_noise(
+    left_powers: FloatArray,
+    left_kicks: FloatArray,
+    right_powers: FloatArray,
+    right_kicks: FloatArray,
+    count: int,
+    work: FloatArray,
+) -> None:
+    """Moments that `count` steps of unit noise build up from rest, into work[0]."""
+    total, inner, half = work[0], work[1], work[2]
+    for a in range(3):
+        for d in range(3):
+            total[a, d] = left_kicks[RUNGS, a] * right_kicks[RUNGS, d]
+    top = rung_of(count)
+    for k in range(top):
+        odd = (count >> (top - k - 1)) & 1
+        for a in range(3):
+            for d in range(3):
+                inner[a, d] = total[a, d] + (left_kicks[k, a] * right_kicks[k, d] if odd else 0.0)
+        congruence(left_powers[k], right_powers[k], inner, half, total)
+
+
+@helper
+def pair_segment(
+    left_powers: FloatArray,
+    left_kicks: FloatArray,
+    right_powers: FloatArray,
+    right_kicks: FloatArray,
+    left_shift: float,
+    right_shift: float,
+    s: float,
+    count: int,
+    moment: FloatArray,
+    work: FloatArray,
+) -> None:
+    """Carry the moments of modes i and j, in place, over `count` steps whose ladders are given.
+
+    They come in the coordinates of :func:`shift_of` before and leave in the present ones; the shifts are the change.
+    Once an entry for (θ, θ̄) overflows, all are ``inf``, and stay so.
+    """
+    if moment[0, 0] == np.inf:
+        return
+    moving = False
+    for a in range(3):
+        for d in range(3):
+            moving = moving or moment[a, d] != 0.0
+            work[0, a, d] = 0.0
+    if s != 0.0:
+        unit_noise(left_powers, left_kicks, right_powers, right_kicks, count, work)
+        for a in range(3):
+            for d in range(3):
+                work[0, a, d] *= s
+    if moving:
+        for a in range(3):
+            moment[1, a] += left_shift * moment[0, a]
+        for a in range(3):
+            moment[a, 1] += right_shift * moment[a, 0]
+        top = rung_of(count)
+        congruence(left_powers[top], right_powers[top], moment, work[2], work[0])
+    # A sum with an infinite or undefined term is no number either.
+    sound = abs(work[0, 0, 0]) + abs(work[0, 0, 2]) + abs(work[0, 2, 0]) + abs(work[0, 2, 2]) < np.inf
+    for a in range(3):
+        for d in range(3):
+            moment[a, d] = work[0, a, d] if sound else np.inf
+
+
+@entry
+def variance_table(
+    eigenvalues: FloatArray,
+    noise: FloatArray,
+    variance: FloatArray,
+    rate: float,
+    m: float,
+    beta: float,
+    lengths: IntArray,
+    multipliers: FloatArray,
+    recorded: IntArray,
+    variances: FloatArray,
+) -> None:
+    """Var θ̄ of each mode into `variances`, (D, R), or E θ̄² if `variance` is E θ₀²; `noise` is that of its gradient."""
+    powers, kicks, work = np.empty((RUNGS, 3, 3)), np.empty((RUNGS + 1, 3)), np.empty((4, 3, 3))
+    moment, entry = work[3], 2 if beta > 0.0 else 0
+    for i in range(eigenvalues.size):
+        if variance[i] == 0.0 and noise[i] == 0.0:
+            continue
+        for a in range(3):
+            for d in range(3):
+                moment[a, d] = variance[i] if a != 1 and d != 1 else 0.0
+        before = 0.0
+        for j in range(lengths.size):
+            eps = rate * multipliers[j]
+            climb(eigenvalues[i], eps, m, beta, lengths[j], powers, kicks)
+            now = shift_of(eigenvalues[i], eps, m)
+            change = now - before
+            pair_segment(powers, kicks, powers, kicks, change, change, noise[i], lengths[j], moment, work)
+            before = now
+            if recorded[j] >= 0:
+                variances[i, recorded[j]] = moment[entry, entry]
+
+
+@entry
+def covariance_rows(
+    eigenvalues: FloatArray,
+    noise: FloatArray,
+    variance: FloatArray,
+    rate: float,
+    m: float,
+    beta: float,
+    lengths: IntArray,
+    multipliers: FloatArray,
+    recorded: IntArray,
+    first: int,
+    last: int,
+    covariances: FloatArray,
+) -> None:
+    """Cov θ̄ᵢθ̄ⱼ for first ≤ i < last and j ≥ i, and for j, i, into `covariances`, (R, D, D); `noise` is (D, D)."""
+    dim = eigenvalues.size
+    powers, kicks, work = np.empty((dim, RUNGS, 3, 3)), np.empty((dim, RUNGS + 1, 3)), np.empty((3, 3, 3))
+    before, shift = np.zeros(dim), np.empty(dim)
+    moments = np.zeros((last - first, dim, 3, 3))
+    entry = 2 if beta > 0.0 else 0
+    for i in range(first, last):
+        own = moments[i - first, i]
+        own[0, 0] = own[0, 2] = own[2, 0] = own[2, 2] = variance[i]
+    for piece in range(lengths.size):
+        eps, count, record = rate * multipliers[piece], lengths[piece], recorded[piece]
+        for i in range(first, dim):
+            climb(eigenvalues[i], eps, m, beta, count, powers[i], kicks[i])
+            now = shift_of(eigenvalues[i], eps, m)
+            shift[i], before[i] = now - before[i], now
+        for i in range(first, last):
+            for j in range(i, dim):
+                moment = moments[i - first, j]
+                pair_segment(
+                    powers[i], kicks[i], powers[j], kicks[j], shift[i], shift[j], noise[i, j], count, moment, work
+                )
+                if record >= 0:
+                    covariances[record, i, j] = covariances[record, j, i] = moment[entry, entry]
+
+
+@entry
+def mean_table(
+    eigenvalues: FloatArray,
+    start: FloatArray,
+    rate: float,
+    m: float,
+    beta: float,
+    lengths: IntArray,
+    multipliers: FloatArray,
+    recorded: IntArray,
+    means: FloatArray,
+) -> None:
+    """E θ̄ of each mode into `means`, (R, D)."""
+    powers, kicks = np.empty((RUNGS, 3, 3)), np.empty((RUNGS + 1, 3))
+    for i in range(eigenvalues.size):
+        theta, u, average, before = start[i], 0.0, start[i], 0.0
+        for j in range(lengths.size if start[i] != 0.0 else 0):
+            if abs(theta) + abs(average) < np.inf:
+                eps = rate * multipliers[j]
+                climb(eigenvalues[i], eps, m, beta, lengths[j], powers, kicks)
+                now = shift_of(eigenvalues[i], eps, m)
+                u, before = u + (now - before) * theta, now
+                step = powers[rung_of(lengths[j])]
+                theta, u, average = (
+                    step[0, 0] * theta + step[0, 1] * u,
+                    step[1, 0] * theta + step[1, 1] * u,
+                    step[2, 0] * theta + step[2, 1] * u + step[2, 2] * average,
+                )
+            if not abs(theta) + abs(average) < np.inf:
+                theta = average = np.inf
+            if recorded[j] >= 0:
+                means[recorded[j], i] = average if beta > 0.0 else theta
+
+
+@helper
+def kronecker(left: FloatArray, right: FloatArray, result: FloatArray) -> None:
+    """The 4×4 product of two (θ, u) blocks."""
+    for a in range(4):
+        for b in range(4):
+            result[a, b] = left[a // 2, b // 2] * right[a % 2, b % 2]
+
+
+@helper
+def product(left: FloatArray, right: FloatArray, result: FloatArray) -> None:
+    """Write left · right into `result`, all 4×4."""
+    for a in range(4):
+        for c in range(4):
+            total = 0.0
+            for b in range(4):
+                total += left[a, b] * right[b, c]
+            result[a, c] = total
+
+
+@helper
+def noise_gain(
+    left_powers: FloatArray,
+    left_kicks: FloatArray,
+    right_powers: FloatArray,
+    right_kicks: FloatArray,
+    strength: float,
+    count: int,
+    work: FloatArray,
+) -> None:
+    """G = Mⁿ − Tⁿ for M = T + strength · (bᵢ ⊗ bⱼ) e₀ᵀ and n = count, into work[0], and Tⁿ into work[1]."""
+    gain, power, single, ahead, ahead_power, spare = work[0], work[1], work[2], work[3], work[4], work[5]
+    kronecker(left_powers[0], right_powers[0], single)
+    kronecker(left_powers[0], right_powers[0], power)
+    for a in range(4):
+        for b in range(4):
+            gain[a, b] = strength * left_kicks[RUNGS, a // 2] * right_kicks[RUNGS, a % 2] if b == 0 else 0.0
+    top = rung_of(count)
+    for k in range(top):
+        # G_{n+l} = Tⁿ G_l + G_n (T^l + G_l), with l = n or one step more.
+        if (count >> (top - k - 1)) & 1:
+            product(single, power, ahead_power)
+            product(single, gain, ahead)
+            for a in range(4):
+                strike = strength * left_kicks[RUNGS, a // 2] * right_kicks[RUNGS, a % 2]
+                for b in range(4):
+                    ahead[a, b] += strike * (power[0, b] + gain[0, b])
+        else:
+            for a in range(4):
+                for b in range(4):
+                    ahead[a, b], ahead_power[a, b] = gain[a, b], power[a, b]
+        product(power, ahead, spare)
+        for a in range(4):
+            for b in range(4):
+                ahead[a, b] += ahead_power[a, b]
+        product(gain, ahead, ahead_power)
+        for a in range(4):
+            for b in range(4):
+                gain[a, b] = spare[a, b] + ahead_power[a, b]
+        kronecker(left_powers[k + 1], right_powers[k + 1], power)
+
+
+@entry
+def least_squares_rows(
+    eigenvalues: FloatArray,
+    mean: FloatArray,
+    rate: float,
+    noise_factor: float,
+    m: float,
+    lengths: IntArray,
+    multipliers: FloatArray,
+    recorded: IntArray,
+    first: int,
+    last: int,
+    covariances: FloatArray,
+) -> None:
+    """Cov θᵢθⱼ for first ≤ i < last and j > i, and by symmetry j, i, into `covariances`, (R, D, D)."""
+    dim = eigenvalues.size
+    powers, kicks, work = np.empty((dim, RUNGS, 3, 3)), np.empty((dim, RUNGS + 1, 3)), np.empty((6, 4, 4))
+    shift, before, means = np.empty(dim), np.zeros(dim), np.zeros((dim, 2))
+    moments, mean_product, new = np.zeros((last - first, dim, 4)), np.empty(4), np.empty(4)
+    for i in range(dim):
+        means[i, 0] = mean[i]
+    for piece in range(lengths.size):
+        eps, count, record = rate * multipliers[piece], lengths[piece], recorded[piece]
+        top = rung_of(count)
+        for i in range(first, dim):
+            climb(eigenvalues[i], eps, m, 0.0, count, powers[i], kicks[i])
+            now = shift_of(eigenvalues[i], eps, m)
+            shift[i], before[i] = now - before[i], now
+            means[i, 1] += shift[i] * means[i, 0]
+        for i in range(first, last):
+            for j in range(i + 1, dim):
+                strength = noise_factor * eigenvalues[i] * eigenvalues[j]
+                moment = moments[i - first, j]
+                if strength == 0.0 or mean[i] == 0.0 or mean[j] == 0.0 or moment[0] == np.inf:
+                    continue  # nothing ever correlates them, or all is lost
+                moment[2] += shift[i] * moment[0]
+                moment[3] += shift[i] * moment[1]
+                moment[1] += shift[j] * moment[0]
+                moment[3] += shift[j] * moment[2]
+                noise_gain(powers[i], kicks[i], powers[j], kicks[j], strength, count, work)
+                for a in range(4):
+                    mean_product[a] = means[i, a // 2] * means[j, a % 2]
+                for a in range(4):
+                    new[a] = 0.0
+                    for b in range(4):
+                        new[a] += (work[1, a, b] + work[0, a, b]) * moment[b] + work[0, a, b] * mean_product[b]
+                sound = abs(new[0]) < np.inf
+                for a in range(4):
+                    moment[a] = new[a] if sound else np.inf
+        for i in range(first, dim):
+            step, theta, u = powers[i, top], means[i, 0], means[i, 1]
+            means[i, 0] = step[0, 0] * theta + step[0, 1] * u
+            means[i, 1] = step[1, 0] * theta + step[1, 1] * u
+        if record >= 0:
+            for i in range(first, last):
+                for j in range(i + 1, dim):
+                    covariances[record, i, j] = covariances[record, j, i] = moments[i - first, j, 0]

@@ -1,0 +1,11 @@
+"""What is best under a compute budget: learning rates, initial and final ones, whole schedules."""
+
+from noisysgd.theory.optima.learning_rates import optimal_learning_rate
+from noisysgd.theory.optima.schedules import InitialFinal, optimal_initial_final, optimal_schedule
+
+__all__ = [
+    "InitialFinal",
+    "optimal_initial_final",
+    "optimal_learning_rate",
+    "optimal_schedule",
+]

@@ -1,0 +1,201 @@
+"""Schedules that minimise the expected final loss: the best pair of learning rates, and the best staircase."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import FloatArray, IntArray
+from noisysgd.theory.limits.stability import critical_learning_rate
+from noisysgd.theory.moments.losses import expected_loss
+from noisysgd.theory.moments.segments import Pieces, Runs, add_losses
+from noisysgd.theory.optima.learning_rates import optimal_learning_rate, require_gain, sampled_from, starts_at_minimum
+from noisysgd.theory.problems.quadratic import Quadratic
+from noisysgd.theory.schedules.budget import Budget
+from noisysgd.theory.schedules.schedule import Schedule, constant, initial_to_final, piecewise
+
+RATIOS = 2.0 ** np.arange(-4, 25, 2)
+"""Ratios of initial to final learning rate that the search begins with."""
+BEYOND = np.log(1e4)
+"""How far from the critical learning rate a step of the best staircase may lie, as a logarithm."""
+
+NUDGE = 1e-5
+"""Change of a logarithm that derivatives are taken over."""
+
+
+class InitialFinal(NamedTuple):
+    """Initial and final learning rates, and the expected loss they end at; arrays of one shape."""
+
+    initial: FloatArray
+    final: FloatArray
+    loss: FloatArray
+
+
+def optimal_initial_final(problem: Quadratic, budget: Budget, *, batch_size: Any, momentum: Any = 0.0) -> InitialFinal:
+    """Initial and final learning rates, tuned separately, with the smallest expected loss at the end of the budget.
+
+    The schedule is the paper's shape between the two, :func:`~noisysgd.theory.initial_to_final`: constant for half of
+    the steps, then ten equal drops (section 7.1, Figure 3). Found from a scan over ratios (2⁻⁴ to 2²⁴) and initial
+    rates, whose four lowest points Nelder and Mead's method then takes to a relative precision of 1e-3. A ratio
+    that makes no difference, as without noise, is not determined; one that does not help stays the scan's lowest. A
+    problem that starts at its minimum is best left alone: the rates are 0.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic or LeastSquares
+    budget : EpochBudget or StepBudget
+    batch_size, momentum : array_like
+        Broadcast against each other.
+
+    Returns
+    -------
+    InitialFinal
+        Named tuple (initial, final, loss) of arrays of the broadcast shape.
+
+    Raises
+    ------
+    ValueError
+        For impossible batch sizes or momenta, if problem and budget disagree about the size of the data set, or if
+        noise is so strong that no learning rate lowers the loss by more than rounding.
+
+    Examples
+    --------
+    With a long budget the last learning rate should be far below the first.
+
+    >>> from noisysgd import theory
+    >>> best = theory.optimal_initial_final(theory.power_law(20), theory.StepBudget(2000), batch_size=8)
+    >>> bool(best.initial > 10 * best.final)
+    True
+    """
+    problem = sampled_from(problem, budget)
+    sizes, inertia = checks.broadcast(
+        batch_size=checks.batch_size(batch_size, problem.dataset_size), momentum=checks.momentum(momentum)
+    )
+    points = zip(sizes.ravel(), inertia.ravel(), budget.steps(sizes).ravel(), strict=True)
+    best = np.array([_best_pair(problem, float(b), float(m), int(n)) for b, m, n in points]).reshape(*sizes.shape, 3)
+    return InitialFinal(best[..., 0], best[..., 1], best[..., 2])
+
+
+def optimal_schedule(
+    problem: Quadratic, budget: Budget, *, batch_size: float, momentum: float = 0.0, segments: int = 10
+) -> Schedule:
+    """The staircase of `segments` learning rates with the smallest expected loss at the end of the budget.
+
+    Segments are equally long, up to rounding. The multipliers are learning rates: use the schedule with
+    ``learning_rate=1``. Their logarithms are optimised by L-BFGS from several starts (the best constant learning rate,
+    the best initial and final pair, and staircases down from the critical one), so what is found is a local optimum and
+    at least as good as those; segments beside which noise or time leaves nothing to gain keep where they started.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic or LeastSquares
+    budget : EpochBudget or StepBudget
+    batch_size, momentum : float
+    segments : int
+        Number of learning rates, at most one per step.
+
+    Raises
+    ------
+    ValueError
+        For impossible batch sizes or momenta, more segments than steps, and hopeless noise as above. A problem that
+        starts at its minimum gets a schedule of zeros.
+
+    Examples
+    --------
+    For one mode and one step each, the best is known: ε = λv/(λ²v + F/B) with v the variance so far, so 1/2, 1/3, ….
+
+    >>> import numpy as np
+    >>> from noisysgd import theory
+    >>> problem = theory.NoisyQuadratic([1.0], noise=1.0)
+    >>> best = theory.optimal_schedule(problem, theory.StepBudget(4), batch_size=1, segments=4)
+    >>> np.round(1 / best.multipliers, 2)
+    array([2., 3., 4., 5.])
+    """
+    problem = sampled_from(problem, budget)
+    size = checks.scalar("batch_size", checks.batch_size(batch_size, problem.dataset_size))
+    inertia = checks.scalar("momentum", checks.momentum(momentum))
+    steps = int(budget.steps(size))
+    segments = checks.integer("segments", segments, 1, remedy="One segment is a constant learning rate.")
+    checks.require(segments <= steps, "segments", f"at most one per step ({steps})", segments, "Ask for fewer.")
+    from scipy.optimize import minimize
+
+    lengths = np.diff(steps * np.arange(segments + 1) // segments)
+    if starts_at_minimum(problem):
+        return piecewise(lengths, np.zeros(segments))
+    edge = float(np.log(critical_learning_rate(problem, size, inertia)))
+
+    recorded = np.where(np.arange(segments) == segments - 1, 0, -1)
+    run = Runs(*(np.array([value]) for value in (1.0, float(problem.noise_factor(size)), inertia, 0.0)))
+
+    def log_loss(logs: FloatArray) -> float:
+        loss = np.zeros((1, 1))
+        add_losses(problem, run, Pieces(lengths, np.exp(logs), recorded), loss)
+        return float(np.log(np.clip(loss[0, 0], 1e-300, 1e300)))
+
+    def slope(logs: FloatArray) -> FloatArray:
+        nudges = NUDGE * np.eye(segments)
+        return np.array([log_loss(logs + nudge) - log_loss(logs - nudge) for nudge in nudges]) / (2 * NUDGE)
+
+    bounds = [(edge - BEYOND - 20.0, edge + BEYOND)] * segments
+    best, lowest = np.full(segments, edge), np.inf
+    for start in _staircases(problem, budget, size, inertia, lengths, edge):
+        result = minimize(log_loss, start, jac=slope, method="L-BFGS-B", bounds=bounds, options={"maxiter": 200})
+        for logs in (start, result.x):
+            if log_loss(logs) < lowest:
+                best, lowest = logs, log_loss(logs)
+    return piecewise(lengths, np.exp(best))
+
+
+def _staircases(
+    problem: Quadratic, budget: Budget, size: float, inertia: float, lengths: IntArray, edge: float
+) -> list[FloatArray]:
+    """Logarithms of learning rates to start from."""
+    middle = np.cumsum(lengths) - (lengths + 1) // 2
+    flat = optimal_learning_rate(problem, budget, batch_size=size, momentum=inertia, schedule=constant)
+    pair = optimal_initial_final(problem, budget, batch_size=size, momentum=inertia)
+    decay = initial_to_final(int(lengths.sum()), float(pair.initial), float(pair.final))
+    level = np.log(float(flat)) if flat > 0 else edge - 10.0
+    fall = np.linspace(0.0, 1.0, lengths.size)
+    return [
+        np.full(lengths.size, level),
+        np.log(decay.at(middle)),
+        edge - 0.1 - 4.0 * fall,
+        edge - 0.7 - np.log1p(np.arange(lengths.size)),
+    ]
+
+
+def _best_pair(problem: Quadratic, size: float, inertia: float, steps: int) -> tuple[float, float, float]:
+    from scipy.optimize import minimize
+
+    if starts_at_minimum(problem):
+        return 0.0, 0.0, 0.0
+    edge = float(critical_learning_rate(problem, size, inertia))
+
+    def losses(initial: FloatArray, ratio: float) -> FloatArray:
+        schedule = initial_to_final(steps, 1.0, 1.0 / ratio)
+        return expected_loss(problem, schedule, learning_rate=initial, batch_size=size, momentum=inertia)
+
+    def log_loss(logs: FloatArray) -> float:
+        return float(np.log(np.clip(losses(np.exp(logs[:1]), np.exp(logs[1]))[0], 1e-300, 1e300)))
+
+    initial = edge * np.geomspace(1e-6, 30.0, 90)
+    table = np.array([losses(initial, ratio) for ratio in RATIOS])
+    while table[:, 0].min() <= table.min() and initial[0] > 1e-30 * edge:  # even smaller ones may be better
+        lower = initial * (initial[0] / initial[-1])
+        table = np.concatenate([[losses(lower, ratio) for ratio in RATIOS], table], axis=1)
+        initial = np.concatenate([lower, initial])
+    around = np.pad(table, 1, constant_values=np.inf)
+    neighbours = np.minimum.reduce([around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]])
+    rows, columns = np.nonzero(table <= neighbours)
+    order = np.argsort(table[rows, columns], kind="stable")[:4]
+    options: dict[str, Any] = {"xatol": 3e-4, "fatol": 1e-12, "maxfev": 2000}
+    best, lowest = np.zeros(2), np.inf
+    for k in order:
+        start = np.log([initial[columns[k]], RATIOS[rows[k]]])
+        options["initial_simplex"] = start + np.array([[0.0, 0.0], [0.15, 0.0], [0.0, 0.7]])
+        found = minimize(log_loss, start, method="Nelder-Mead", options=options)
+        if found.fun < lowest:
+            best, lowest = found.x, found.fun
+    loss = float(losses(np.exp(best[:1]), np.exp(best[1]))[0])
+    require_gain(problem, loss)
+    return float(np.exp(best[0])), float(np.exp(best[0] - best[1])), loss

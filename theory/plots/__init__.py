@@ -1,0 +1,46 @@
+"""Figures. Every function takes ``ax``, draws, and returns what it drew; style is the user's.
+
+Without ``ax`` a new figure of pyplot is made, which ``plt.savefig`` writes and a notebook shows; it has a legend if
+more than one thing in it has a label. On a given ``ax`` labels wait for ``ax.legend()``: the caller decides.
+
+Values that a logarithmic axis cannot show, such as the ``inf`` of runs that diverged, are left out. Matplotlib is
+imported when something is drawn, not before, and pyplot only where a figure is made.
+
+``sweeps`` draws regimes and sweeps, ``problems`` problems and single runs, ``batch_sizes`` what depends on the batch
+size.
+"""
+
+from noisysgd.theory.plots.axes_and_colors import COLORS, MARKERS
+from noisysgd.theory.plots.batch_sizes import (
+    plot_critical_learning_rate,
+    plot_noise_scale,
+    plot_scaling_rules,
+    plot_steps_to_target,
+    plot_tradeoff,
+)
+from noisysgd.theory.plots.problems import (
+    plot_covariance,
+    plot_loss_curves,
+    plot_schedule,
+    plot_spectrum,
+    plot_weak_error,
+)
+from noisysgd.theory.plots.sweeps import plot_losses, plot_optimum, plot_regimes
+
+__all__ = [
+    "COLORS",
+    "MARKERS",
+    "plot_covariance",
+    "plot_critical_learning_rate",
+    "plot_loss_curves",
+    "plot_losses",
+    "plot_noise_scale",
+    "plot_optimum",
+    "plot_regimes",
+    "plot_scaling_rules",
+    "plot_schedule",
+    "plot_spectrum",
+    "plot_steps_to_target",
+    "plot_tradeoff",
+    "plot_weak_error",
+]

@@ -1,0 +1,236 @@
+"""Figures of regimes and of sweeps; see :mod:`noisysgd.theory.plots`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.plots.axes_and_colors import (
+    COLORS,
+    MARKERS,
+    REACH,
+    axes_or_new,
+    batch_size_axis,
+    learning_rate_axis,
+    log_scale,
+    once,
+)
+from noisysgd.theory.sweeps.dataset import COMPLETE, objective_of, optimizer_name
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.axes import Axes
+
+HEADROOM = 10.0
+"""How far the axis of losses goes beyond the loss before training."""
+
+
+def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> list[Any]:
+    """Optimal effective learning rate against batch size, one line per momentum.
+
+    Dashed lines mark the critical effective learning rates, a tick on the curve the boundary batch size, both in the
+    colour of their momentum; the legend names each once. For the fitted corner see :func:`plot_scaling_rules`.
+
+    Parameters
+    ----------
+    regimes : xarray.Dataset
+        From :func:`noisysgd.theory.regimes`.
+    ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
+
+    Returns
+    -------
+    list
+        The curves, the critical effective learning rates, and the ticks, each over momenta.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> table = theory.regimes(theory.power_law(5), theory.StepBudget(50), batch_sizes=[1, 64])
+    >>> len(plot_regimes(table))
+    6
+    """
+    with axes_or_new(ax) as ax:
+        drawn: list[Any] = []
+        shown = [(m, regimes.sel(momentum=m), COLORS[k % len(COLORS)]) for k, m in enumerate(regimes.momentum.values)]
+        for m, here, color in shown:
+            rate = here.effective_learning_rate
+            drawn += ax.plot(here.batch_size, rate, color=color, label=f"theory, {optimizer_name(m)}")
+        critical = [float(here.critical_learning_rate) / (1 - m) for m, here, _ in shown]
+        for (_, _, color), height in zip(shown, critical, strict=True):
+            drawn.append(ax.axhline(height, color=color, ls="--", lw=1, alpha=0.6, label=once(ax, "critical")))
+        for (_, here, color), height in zip(shown, critical, strict=True):
+            boundary = float(here.boundary_batch_size)
+            name = once(ax, "boundary batch size") if np.isfinite(boundary) else None
+            drawn += ax.plot([boundary], [height / 2], "|", color=color, ms=13, mew=1.5, label=name)
+        batch_size_axis(ax, regimes.batch_size.values)
+        learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
+    return drawn
+
+
+def plot_optimum(best: "xr.Dataset", ax: "Axes | None" = None, *, label: str = "") -> list[Any]:
+    """Optimal effective learning rate with error bars against batch size; hollow where not bracketed.
+
+    Optimizers are set slightly apart along the batch sizes, so that equal optima are both seen.
+
+    Parameters
+    ----------
+    best : xarray.Dataset
+        From :func:`noisysgd.theory.optimum`, over (optimizer, batch_size).
+    ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
+    label : str
+        Put before the optimizer's name in the legend.
+
+    Returns
+    -------
+    list
+        The points of each optimizer with their error bars, then the hollow points of those that have any.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> sweep = theory.predict_sweep(theory.power_law(5), theory.StepBudget(50), batch_sizes=[1, 64],
+    ...                              effective_learning_rates=theory.powers_of_two(-5, 5))
+    >>> len(plot_optimum(theory.optimum(sweep, "expected_loss")))
+    2
+    """
+    with axes_or_new(ax) as ax:
+        drawn, hollows = list[Any](), list[Any]()
+        count = best.sizes["optimizer"]
+        for k in range(count):
+            here = best.isel(optimizer=k)
+            color = COLORS[k % len(COLORS)]
+            # Neighbouring optimizers often share an optimum: set them slightly apart so that both are seen.
+            x = here.batch_size.values * 2.0 ** (0.12 * (k - (count - 1) / 2))
+            y = here.effective_learning_rate.values
+            low, high = here.effective_learning_rate_low.values, here.effective_learning_rate_high.values
+            name = f"{label} {here.optimizer.item()}".strip()
+            bars = ax.errorbar(
+                x,
+                y,
+                [y - low, high - y],
+                fmt=MARKERS[k % len(MARKERS)],
+                color=color,
+                ms=7,
+                capsize=4,
+                lw=1.5,
+                label=name,
+                zorder=3,
+            )
+            hollow = ~here.bracketed.values
+            if hollow.any():
+                marker = MARKERS[k % len(MARKERS)]
+                look: dict[str, Any] = {"color": "white", "mec": color, "ms": 7, "zorder": 4}
+                hollows += ax.plot(x[hollow], y[hollow], marker, label=once(ax, "not bracketed"), **look)
+            drawn.append(bars)
+        batch_size_axis(ax, best.batch_size.values)
+        learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
+    return drawn + hollows
+
+
+def plot_losses(
+    sweep: "xr.Dataset",
+    metric: str,
+    ax: "Axes | None" = None,
+    *,
+    optimizer: int = 0,
+    style: str = "-",
+    label: bool = True,
+    keep: int | None = None,
+) -> list[Any]:
+    """A loss against the effective learning rate, one colour per batch size, light to dark.
+
+    With a ``seed`` dimension, the mean of the best `keep` runs (by default of all) that did not diverge, and its
+    standard error.
+
+    The loss axis ends at ten times the largest loss at any learning rate below a batch size's best, which is about the
+    loss before training; where every curve rises from its start, at ten times the largest first value. So runs that are
+    diverging do not flatten the minima: their points are drawn where they belong, beyond the axis, and the line to them
+    leaves it at the top. To see them, and points beyond in a `style` without lines, set the limits with
+    ``ax.set_ylim``. Accuracies have a linear axis without such an end.
+
+    Parameters
+    ----------
+    sweep : xarray.Dataset
+        A Sweep, of any source.
+    metric : str
+        Its variable to draw.
+    ax : matplotlib Axes, optional
+        By default those of a new figure with a legend; a given `ax` gets none.
+    optimizer : int
+        Position of the optimizer in the sweep.
+    style : str
+        Matplotlib's format of the curves, such as "o" or "o-".
+    label : bool
+        Whether batch sizes are named in the legend.
+    keep : int, optional
+        Runs kept of every point.
+
+    Returns
+    -------
+    list
+        The curve of each batch size with its error bars.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> sweep = theory.predict_sweep(theory.power_law(5), theory.StepBudget(50), batch_sizes=[1, 64],
+    ...                              effective_learning_rates=theory.powers_of_two(-5, 5))
+    >>> len(plot_losses(sweep, "expected_loss"))
+    2
+    """
+    from matplotlib import colormaps
+
+    here = sweep.isel(optimizer=optimizer)
+    highest = sweep[metric].attrs.get("objective", objective_of(metric)) == "maximize"
+    linear = highest or "accuracy" in metric
+    values = here[metric].where((here.status == COMPLETE) & (abs(here[metric]) < REACH))
+    curves = [_best_runs(values.sel(batch_size=size), keep, highest) for size in here.batch_size.values]
+    ceiling = np.inf if linear else _ceiling([mean for mean, _ in curves])
+    shades = colormaps["viridis"](np.linspace(0.85, 0.1, here.sizes["batch_size"]))
+    rates = here.effective_learning_rate.values
+    with axes_or_new(ax) as ax:
+        drawn: list[Any] = []
+        for size, (mean, error), shade in zip(here.batch_size.values, curves, shades, strict=True):
+            shown = np.isfinite(mean)
+            x, y, bar = rates[shown], mean[shown], None if error is None else error[shown]
+            before = ax.dataLim.frozen()
+            look: dict[str, Any] = {"fmt": style, "color": shade, "ms": 4, "lw": 1.5, "capsize": 2}
+            drawn.append(ax.errorbar(x, y, bar, label=f"B = {size:g}" if label else None, **look))
+            # Limits come from what is below the ceiling. A bar that reaches zero would fill a logarithmic axis.
+            half = 0.0 if bar is None else bar
+            ax.dataLim.set(before)
+            for height in (y, y + half, np.maximum(y - half, y / 2.0)):
+                ax.update_datalim(np.column_stack([x, np.minimum(height, ceiling)]))
+        log_scale(ax, "x", base=2.0)
+        if linear:
+            ax.set_yscale("linear")
+        else:
+            log_scale(ax, "y")
+        ax.set_xlabel("effective learning rate  ε/(1−m)")
+        ax.set_ylabel(sweep[metric].attrs.get("long_name", metric))
+    return drawn
+
+
+def _best_runs(values: "xr.DataArray", keep: int | None, highest: bool) -> tuple[FloatArray, FloatArray | None]:
+    """Mean of the best `keep` runs at each learning rate, and its standard error; without seeds, values and None."""
+    if "seed" not in values.dims:
+        return values.values, None
+    runs = np.moveaxis(values.values, values.get_axis_num("seed"), 0)
+    runs = np.sort(-runs if highest else runs, axis=0)[:keep]  # NaN goes last
+    known = np.isfinite(runs)
+    count = known.sum(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(known, runs, 0.0).sum(0) / count
+        spread = np.where(known, (runs - mean) ** 2, 0.0).sum(0)
+        error = np.where(count > 1, np.sqrt(spread / (count - 1) / count), 0.0)
+    return -mean if highest else mean, error
+
+
+def _ceiling(curves: Sequence[FloatArray]) -> float:
+    """Where the loss axis ends; ``inf`` without any losses."""
+    known = [curve[np.isfinite(curve)] for curve in curves if np.isfinite(curve).any()]
+    falling = [curve[: curve.argmin()].max() for curve in known if curve.argmin() > 0]
+    return HEADROOM * float(max(falling or [curve[0] for curve in known], default=np.inf))

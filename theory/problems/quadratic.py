@@ -1,0 +1,188 @@
+"""What every problem here is: a quadratic loss in its eigenbasis, a start, and perhaps a data set of known size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.common.describing import brief
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Quadratic:
+    """The loss ½ Σ w λ θ² and the state θ₀ it starts from; subclasses say how noisy its gradients are.
+
+    Use :class:`~noisysgd.theory.NoisyQuadratic` (noise that does not depend on θ) or
+    :class:`~noisysgd.theory.LeastSquares` (noise that grows with the loss).
+
+    The arrays are copied and read-only: a problem never changes after it is made.
+    """
+
+    eigenvalues: FloatArray
+    weights: FloatArray
+    initial_mean: FloatArray
+    initial_variance: FloatArray
+    dataset_size: int | None
+
+    __repr__ = brief
+
+    def _set(
+        self, eigenvalues: Any, weights: Any, initial_mean: Any, initial_variance: Any, dataset_size: int | None
+    ) -> None:
+        curvatures = checks.at_least("eigenvalues", eigenvalues, 0.0, remedy="A convex quadratic has curvatures ≥ 0.")
+        vector = curvatures.ndim == 1 and curvatures.size > 0
+        checks.require(vector, "eigenvalues", "a non-empty (D,) array", curvatures.shape, "Flatten the spectrum.")
+        some = bool(curvatures.max() > 0)
+        checks.require(
+            some, "eigenvalues", "at least one positive curvature", eigenvalues, "A flat loss has no optimum."
+        )
+        if dataset_size is not None:
+            dataset_size = checks.integer(
+                "dataset_size", dataset_size, 1, remedy="Pass the number of training examples."
+            )
+        counts = checks.at_least("weights", weights, 0.0, remedy="A weight counts the modes at an eigenvalue.")
+        checks.require(bool(np.all(counts > 0)), "weights", "values > 0", weights, "Drop eigenvalues without modes.")
+        variance = checks.at_least("initial_variance", initial_variance, 0.0, remedy="Variances are not negative.")
+        mean = checks.real("initial_mean", initial_mean)
+        checks.require(bool(np.isfinite(mean).all()), "initial_mean", "finite values", initial_mean, "Start somewhere.")
+        object.__setattr__(self, "dataset_size", dataset_size)
+        self._freeze(
+            eigenvalues=curvatures,
+            weights=per_mode("weights", counts, curvatures.size),
+            initial_mean=per_mode("initial_mean", mean, curvatures.size),
+            initial_variance=per_mode("initial_variance", variance, curvatures.size),
+        )
+        with np.errstate(over="ignore"):
+            finite = bool(np.isfinite(self.initial_loss))
+        remedy = "Measure parameters in larger units."
+        checks.require(finite, "initial_mean, initial_variance", "a finite initial loss", initial_mean, remedy)
+
+    def _freeze(self, **values: FloatArray) -> None:
+        for name, value in values.items():
+            frozen = np.array(value)
+            frozen.flags.writeable = False
+            object.__setattr__(self, name, frozen)
+
+    @property
+    def dim(self) -> int:
+        """Number D of modes, or of distinct ones where weights count them."""
+        return int(self.eigenvalues.size)
+
+    @property
+    def largest_eigenvalue(self) -> np.float64:
+        """λ_max."""
+        return np.float64(self.eigenvalues.max())
+
+    @property
+    def initial_second_moment(self) -> FloatArray:
+        """E θ₀², shape (D,)."""
+        return self.initial_mean**2 + self.initial_variance
+
+    @property
+    def initial_loss(self) -> np.float64:
+        """Expected loss at step 0: ½ Σ w λ E θ₀²."""
+        return np.float64(0.5 * (self.weights * self.eigenvalues * self.initial_second_moment).sum())
+
+    def noise_factor(self, batch_size: Any) -> FloatArray:
+        """Factor of one example's covariance in that of a minibatch: 1/B, or (N−B)/((N−1)B) for a known data set.
+
+        >>> from noisysgd import theory
+        >>> theory.NoisyQuadratic([1.0], 1.0, dataset_size=100).noise_factor([1, 100])
+        array([1., 0.])
+        """
+        batch_size = checks.batch_size(batch_size, self.dataset_size)
+        if self.dataset_size is None:
+            return np.asarray(1.0 / batch_size)
+        # B = inf asks for no noise, as B = N does. N = 1 leaves nothing else, whatever the denominator.
+        size = np.minimum(batch_size, self.dataset_size)
+        return np.asarray((self.dataset_size - size) / (max(self.dataset_size - 1, 1) * size))
+
+    def with_dataset_size(self, dataset_size: int | None) -> Self:
+        """The same problem, with batches drawn from `dataset_size` examples."""
+        return replace(self, dataset_size=dataset_size)
+
+    def precondition(self, power: float) -> Self:
+        """The problem that SGD preconditioned by P = H^−power solves, as a change of variables φ = P^−½ θ.
+
+        Descent along P ĝ in θ is plain descent in φ, where λ → pλ, F → P^½ F P^½ and E θ₀² → E θ₀²/p with p = λ^−power:
+        the same loss, hence the same training curves (Zhang et al. 2019, section 2). power = 0 changes nothing,
+        power = 1 gives every mode curvature 1. Flat modes stay as they are.
+
+        Raises
+        ------
+        ValueError
+            If `power` is not a finite number, or so large that curvatures leave the range of floating point.
+
+        Examples
+        --------
+        >>> from noisysgd import theory
+        >>> problem = theory.power_law(4)
+        >>> problem.precondition(0.5).eigenvalues
+        array([1.        , 0.70710678, 0.57735027, 0.5       ])
+        >>> bool(abs(problem.precondition(0.5).initial_loss - problem.initial_loss) < 1e-15)
+        True
+        """
+        power = checks.scalar("power", power)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            scale = np.where(self.eigenvalues > 0, self.eigenvalues**-power, 1.0)
+            sound = bool(np.all((scale > 0) & np.isfinite(scale) & np.isfinite(scale * self.eigenvalues)))
+        checks.require(sound, "power", "a power that keeps curvatures within floating point", power, "0…1 is usual.")
+        return replace(
+            self,
+            eigenvalues=scale * self.eigenvalues,
+            initial_mean=self.initial_mean / np.sqrt(scale),
+            initial_variance=self.initial_variance / scale,
+            **self._rescaled_noise(np.sqrt(scale)),
+        )
+
+    def merged(self) -> Self:
+        """The same expected losses from fewer numbers: modes of equal curvature as one, which its weight counts.
+
+        The loss is linear in noise and E θ₀² at a given curvature, so the merged mode has their means, and no
+        `initial_mean`. A full noise covariance is reduced to its diagonal. Without equal curvatures it is the problem
+        itself.
+
+        Examples
+        --------
+        >>> from noisysgd import theory
+        >>> merged = theory.two_scale(1000, 100.0).merged()
+        >>> merged.eigenvalues, merged.weights
+        (array([0.01, 1.  ]), array([500., 500.]))
+        """
+        values, group = np.unique(self.eigenvalues, return_inverse=True)
+        if values.size == self.dim:
+            return self
+        weights = np.asarray(np.bincount(group, self.weights), np.float64)
+        share = self.weights / weights[group]
+
+        def mean(numbers: FloatArray) -> FloatArray:
+            return np.asarray(np.bincount(group, share * numbers))
+
+        return replace(
+            self,
+            eigenvalues=values,
+            weights=weights,
+            initial_mean=np.zeros(values.size),
+            initial_variance=mean(self.initial_second_moment),
+            **self._merged_noise(mean),
+        )
+
+    def _merged_noise(self, mean: Callable[[FloatArray], FloatArray]) -> dict[str, Any]:
+        """Fields that describe the noise, as means over modes; for what the eigenvalues do not determine."""
+        return {}
+
+    def _rescaled_noise(self, root: FloatArray) -> dict[str, Any]:
+        """Fields that describe the noise, after θ → θ/root; for what the eigenvalues do not determine."""
+        return {}
+
+
+def per_mode(name: str, value: FloatArray, dim: int) -> FloatArray:
+    """A scalar or (D,) array as a (D,) array."""
+    fits = value.ndim == 0 or value.shape == (dim,)
+    checks.require(
+        fits, name, f"a scalar or shape ({dim},), as the eigenvalues", value.shape, "Give one value per mode."
+    )
+    return np.broadcast_to(value, (dim,))

@@ -1,0 +1,140 @@
+"""Problems with named spectra; each has gradient noise F = Λ and E θ₀² = 1, as in Zhang et al. 2019.
+
+For loss-dependent noise, hand the eigenvalues on: ``LeastSquares(power_law(100).eigenvalues)``.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
+
+
+def power_law(dim: int, exponent: float = 1.0, *, dataset_size: int | None = None) -> NoisyQuadratic:
+    """The spectrum λ_i = i^−exponent, i = 1…dim.
+
+    The standard problem of Zhang et al. 2019 (there with exponent 1 and dim 10 000).
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not a positive integer or `exponent` is negative or not finite.
+
+    Examples
+    --------
+    >>> round(float(power_law(10_000).initial_loss), 6)
+    4.893803
+    """
+    dim = checks.integer("dim", dim, 1, remedy="Pass the number of modes.")
+    exponent = checks.scalar("exponent", checks.at_least("exponent", exponent, 0.0, remedy="Spectra here decay."))
+    eigenvalues = np.arange(1, dim + 1, dtype=np.float64) ** -exponent
+    return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
+
+
+def two_scale(
+    dim: int, condition_number: float, *, steep: float = 0.5, dataset_size: int | None = None
+) -> NoisyQuadratic:
+    """Two curvatures, 1 and 1/condition_number: the least spectrum in which momentum has something to gain.
+
+    Parameters
+    ----------
+    dim : int
+        Number of modes, ≥ 2.
+    condition_number : float
+        Ratio κ ≥ 1 of the two.
+    steep : float
+        Share of the modes with curvature 1; rounded so that both kinds exist.
+
+    Raises
+    ------
+    ValueError
+        For values out of these ranges.
+
+    Examples
+    --------
+    >>> two_scale(4, 100.0).eigenvalues
+    array([1.  , 1.  , 0.01, 0.01])
+    """
+    dim = checks.integer("dim", dim, 2, remedy="Two scales need two modes.")
+    remedy = "It is the ratio of the larger curvature to the smaller."
+    ratio = checks.scalar("condition_number", checks.at_least("condition_number", condition_number, 1.0, remedy=remedy))
+    share = checks.scalar("steep", steep)
+    checks.require(0 < share < 1, "steep", "a share between 0 and 1", steep, "Half of the modes is the default.")
+    count = min(max(round(share * dim), 1), dim - 1)
+    eigenvalues = np.where(np.arange(dim) < count, 1.0, 1.0 / ratio)
+    return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
+
+
+def marchenko_pastur(dim: int, ratio: float, *, dataset_size: int | None = None) -> NoisyQuadratic:
+    """Quantiles of the Marchenko–Pastur law: curvatures of least squares on random inputs.
+
+    The limiting spectrum of XᵀX/n for n × d matrices X with independent entries of variance 1 and d/n → `ratio`:
+    density √((λ₊−λ)(λ−λ₋))/(2π·ratio·λ) between λ± = (1 ± √ratio)², and, beyond ratio 1, a share 1 − 1/ratio of zeros
+    (Marchenko & Pastur 1967). Mode i sits at the quantile (i + ½)/dim, largest first.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not a positive integer, `ratio` is not positive and finite, or all modes would be flat.
+
+    Examples
+    --------
+    Edges (1 ± √½)², mean 1.
+
+    >>> eigenvalues = marchenko_pastur(1000, ratio=0.5).eigenvalues
+    >>> [round(float(x), 2) for x in (eigenvalues[0], eigenvalues.mean(), eigenvalues[-1])]
+    [2.89, 1.0, 0.09]
+    """
+    dim = checks.integer("dim", dim, 1, remedy="Pass the number of modes.")
+    ratio = checks.scalar("ratio", ratio)
+    checks.require(1e-12 < ratio < 1e12, "ratio", "a positive ratio of parameters to examples", ratio, "Try 0.5.")
+    eigenvalues = _marchenko_pastur_quantiles((dim - np.arange(dim) - 0.5) / dim, ratio)
+    remedy = "Ask for more modes, or for a smaller ratio."
+    checks.require(eigenvalues[0] > 0, "dim, ratio", "at least one curved mode", f"{dim}, {ratio:g}", remedy)
+    return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
+
+
+def measured_spectrum(eigenvalues: Any, weights: Any, *, dataset_size: int | None = None) -> NoisyQuadratic:
+    """A spectrum from arrays: weights[k] modes, in number, at eigenvalues[k].
+
+    For spectral densities as stochastic Lanczos gives them: nodes, and weights that sum to the number of parameters.
+    Negative nodes, which a non-convex network has, are refused: decide what they mean first.
+
+    Raises
+    ------
+    ValueError
+        For negative eigenvalues, weights that are not positive, or shapes that do not match.
+
+    Examples
+    --------
+    >>> float(measured_spectrum([1.0, 0.5], weights=[3, 96]).initial_loss)
+    25.5
+    """
+    return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size, weights=weights)
+
+
+def _marchenko_pastur_quantiles(shares: FloatArray, ratio: float) -> FloatArray:
+    """Quantiles of the Marchenko–Pastur law by tabulating its distribution function and inverting it.
+
+    λ = 1 + ratio − 2√ratio cos φ, φ in (0, π), takes the square roots out of the density: what is left to integrate,
+    (2/π) sin²φ/λ, is smooth, except that 1/λ peaks sharply at φ = 0 where ratio → 1; there tan(φ/2) spreads it out.
+    """
+    root = np.sqrt(ratio)
+    gap = abs(1.0 - root)
+    # With τ = tan(φ/2): λ = ((1−√ratio)² + (1+√ratio)² τ²)/(1+τ²), and τ = (gap/(1+√ratio)) sinh-like near zero.
+    floor = max(gap / (1.0 + root), 1e-9)
+    s = np.linspace(0.0, np.arcsinh(1e9 / floor), 200_001)
+    tau = floor * np.sinh(s)
+    rate = floor * np.cosh(s)
+    eigenvalue = (gap**2 + (1.0 + root) ** 2 * tau**2) / (1.0 + tau**2)
+    sine = 2.0 * tau / (1.0 + tau**2)
+    with np.errstate(invalid="ignore"):
+        density = np.where(eigenvalue > 0, (2.0 / np.pi) * sine**2 / eigenvalue, 8.0 / np.pi / (1.0 + root) ** 2)
+    density = density * 2.0 / (1.0 + tau**2) * rate
+    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2) * (s[1] - s[0])])
+    curved = min(1.0, 1.0 / ratio)
+    mass *= curved / mass[-1]
+    inside = shares > 1.0 - curved
+    return np.where(inside, np.interp(shares - (1.0 - curved), mass, eigenvalue), 0.0)

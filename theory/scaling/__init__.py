@@ -1,0 +1,43 @@
+"""How optima move with the batch size: regimes, scaling rules, the corner between them, noise scales."""
+
+from noisysgd.theory.scaling.corner import SharpCorner, SharpnessFit, fit_sharpness
+from noisysgd.theory.scaling.noise_scale import (
+    NoiseScaleEstimate,
+    NoiseScales,
+    interpolation_batch_size,
+    noise_scales,
+    steps_and_examples,
+    two_batch_noise_scale,
+)
+from noisysgd.theory.scaling.regime_map import regimes
+from noisysgd.theory.scaling.rules import (
+    LinearWithCap,
+    MaBassilyBelkin,
+    McCandlish,
+    NoisyQuadraticRule,
+    ScalingRule,
+    SquareRoot,
+    compare_rules,
+    linear_scaling_exponent,
+)
+
+__all__ = [
+    "LinearWithCap",
+    "MaBassilyBelkin",
+    "McCandlish",
+    "NoiseScaleEstimate",
+    "NoiseScales",
+    "NoisyQuadraticRule",
+    "ScalingRule",
+    "SharpCorner",
+    "SharpnessFit",
+    "SquareRoot",
+    "compare_rules",
+    "fit_sharpness",
+    "interpolation_batch_size",
+    "linear_scaling_exponent",
+    "noise_scales",
+    "regimes",
+    "steps_and_examples",
+    "two_batch_noise_scale",
+]

@@ -1,0 +1,263 @@
+"""How sharp the corner between linear scaling and a constant learning rate is, and where: fits with intervals."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.scaling.curve_fit import (
+    EXACT,
+    OCTAVES_BEYOND,
+    Data,
+    fit_data,
+    local_minima,
+    minimise,
+    misfit,
+    parameter,
+    power,
+    scan,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SHARPEST = 64.0
+"""Finite sharpness is looked for up to here; what is sharper counts as infinitely sharp."""
+BLUNTEST = 0.125
+"""Sharpness 1/8 is nearly a power law with exponent ½ over 16 octaves; below it nothing is looked for."""
+BLUNTNESS = np.geomspace(1 / SHARPEST, 1 / BLUNTEST, 25)
+"""Inverse sharpness 1/p, in which misfits are smooth, on a grid; 0 is judged apart."""
+
+
+@dataclass(frozen=True)
+class SharpCorner:
+    """ε = ε_c/(1 + (B*/B)^p)^(1/p): linear below B*, constant above, as sharp in between as the data say.
+
+    p = 1 is :class:`~noisysgd.theory.McCandlish`, p = ∞ :class:`~noisysgd.theory.LinearWithCap`. Not derived from
+    anything: it measures how sharp the corner is.
+
+    Parameters
+    ----------
+    maximum : float
+        ε_c, the learning rate of infinite batches.
+    boundary_batch_size : float
+        B*, where the two asymptotes meet; 0 is a constant learning rate.
+    sharpness : float
+        p > 0, ``inf`` allowed. Fits look between 1/8 and 64, and at ``inf``.
+
+    Examples
+    --------
+    >>> rule = SharpCorner(maximum=1.0, boundary_batch_size=16, sharpness=2.0)
+    >>> rule.learning_rate([1, 16, 256]).round(4)
+    array([0.0624, 0.7071, 0.9981])
+    >>> sizes = [1, 4, 16, 64, 256]
+    >>> round(SharpCorner.fit(sizes, rule.learning_rate(sizes)).sharpness, 6)
+    2.0
+    """
+
+    maximum: float
+    boundary_batch_size: float
+    sharpness: float
+
+    def __post_init__(self) -> None:
+        parameter(self, "maximum")
+        parameter(self, "boundary_batch_size", zero=True)
+        parameter(self, "sharpness", infinite=True)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The fitted parameters by name."""
+        names = ("maximum", "boundary_batch_size", "sharpness")
+        return {name: getattr(self, name) for name in names}
+
+    def learning_rate(self, batch_size: Any) -> FloatArray:
+        """Learning rate at each batch size."""
+        with np.errstate(divide="ignore"):
+            distance = np.log2(checks.batch_size(batch_size)) - np.log2(self.boundary_batch_size)
+        return np.asarray(self.maximum * np.exp2(corner(distance, self.sharpness)))
+
+    @classmethod
+    def fit(cls, batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None) -> Self:
+        """The rule closest to data: see :meth:`RuleFamily.fit`. A corner too sharp to tell has sharpness ``inf``."""
+        factor, place, sharpness, _ = _fit(fit_data(batch_sizes, learning_rates, log_errors, parameters=3))
+        return cls(power(factor), power(place), sharpness)
+
+
+@dataclass(frozen=True)
+class SharpnessFit:
+    """A fitted corner with profile-likelihood intervals.
+
+    Attributes
+    ----------
+    rule : SharpCorner
+        The best fit.
+    sharpness_interval : (float, float)
+        Of p: ``inf`` above where data cannot tell the corner from a sharp one, 0 below where no bluntness is too much:
+        then there may be no corner at all, and `boundary_interval` means little.
+    boundary_interval : (float, float)
+        Of B*: 0 or ``inf`` at the end at which data show no corner.
+    confidence : float
+        Level of both intervals.
+    """
+
+    rule: SharpCorner
+    sharpness_interval: tuple[float, float]
+    boundary_interval: tuple[float, float]
+    confidence: float
+
+
+def fit_sharpness(
+    batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None, confidence: float = 0.95
+) -> SharpnessFit:
+    """:class:`SharpCorner` fitted to data, with intervals for its sharpness p and its boundary batch size B*.
+
+    An interval holds the values for which the best choice of the other parameters fits the data acceptably: χ² within
+    z² of its minimum, or, with errors unknown, within t²/(K−3) of itself, by Student's t for K−3 degrees of freedom. So
+    it need not be symmetric, nor finite. Where acceptable values come in several pieces, it spans them all.
+
+    Parameters
+    ----------
+    batch_sizes, learning_rates, log_errors
+        As of :meth:`RuleFamily.fit`. Give `log_errors` for data read off a coarse grid, whose scatter tells nothing. If
+        batch sizes lie on that grid too, rounding can shift the boundary by a grid step beyond its interval.
+    confidence : float
+        Level between 0 and 1.
+
+    Returns
+    -------
+    SharpnessFit
+
+    Raises
+    ------
+    ValueError
+        For fewer than three different batch sizes, or four data without `log_errors`.
+
+    Examples
+    --------
+    Powers of two alone cannot tell how sharp a corner is.
+
+    >>> sizes = 2.0 ** np.arange(9)
+    >>> rates = np.minimum(sizes / 16, 1.0)
+    >>> fit_sharpness(sizes, rates, log_errors=0.29).sharpness_interval[1]
+    inf
+    """
+    data = fit_data(batch_sizes, learning_rates, log_errors, parameters=3)
+    level = checks.scalar("confidence", confidence)
+    checks.require(0 < level < 1, "confidence", "a level between 0 and 1", confidence, "0.95 is usual.")
+    spare = data.log_batch.size - 3
+    remedy = "Pass log_errors, or more data."
+    checks.require(data.known or spare > 0, "batch_sizes", "four data to tell their scatter", spare + 3, remedy)
+    factor, place, sharpness, least = _fit(data)
+
+    from scipy.special import ndtri, stdtrit
+
+    tail = 0.5 + level / 2
+    margin = float(ndtri(tail)) ** 2 if data.known else least * float(stdtrit(spare, tail)) ** 2 / spare
+    limit = least + margin + _slack(data)
+
+    def height_of_bluntness(bluntness: float) -> float:
+        return _fit_boundary(data, 1.0 / bluntness if bluntness > 0 else np.inf)[2]
+
+    def height_of_place(place: float) -> float:
+        distance = data.log_batch - place
+        grid = np.concatenate([[0.0], BLUNTNESS])
+        blunt = minimise(lambda b: misfit(corner(distance, _inverse(b)[:, None]), data)[0], grid)
+        return float(misfit(corner(distance, _inverse(np.array(blunt))), data)[0])
+
+    bluntness = np.concatenate([[0.0], BLUNTNESS])
+    sharp, blunt = _hull(height_of_bluntness, bluntness, float(_inverse(np.array(sharpness))), limit)
+    places = _places(data)[::4]
+    low, high = _hull(height_of_place, places, place, limit)
+    return SharpnessFit(
+        rule=SharpCorner(power(factor), power(place), sharpness),
+        sharpness_interval=(1.0 / blunt if blunt < bluntness[-1] else 0.0, float(_inverse(np.array(sharp)))),
+        boundary_interval=(
+            power(low) if low > places[0] else 0.0,
+            power(high) if high < places[-1] else float("inf"),
+        ),
+        confidence=level,
+    )
+
+
+def corner(distance: FloatArray, sharpness: Any) -> FloatArray:
+    """Log₂ of (1 + 2^(−p·distance))^(−1/p), p = sharpness; `distance` from the corner in octaves. They broadcast."""
+    # At p = 1e18 what distinguishes it from ∞ has fallen below rounding, and p·0 is still 0.
+    p = np.minimum(sharpness, 1e18)
+    return np.asarray(np.minimum(distance, 0.0) - np.log1p(np.exp2(-p * np.abs(distance))) / (np.log(2.0) * p))
+
+
+def fit_boundary(data: Data, sharpness: float) -> tuple[float, float]:
+    """Log₂ of maximum and boundary batch size of the best corner of given sharpness."""
+    factor, place, _ = _fit_boundary(data, sharpness)
+    return factor, place
+
+
+def _places(data: Data) -> FloatArray:
+    """Places to look for a corner: log₂ of batch sizes, from far below the data to far beyond."""
+    x = data.log_batch
+    return scan(float(x.min()) - OCTAVES_BEYOND, float(x.max()) + OCTAVES_BEYOND, kinks=x)
+
+
+def _fit_boundary(data: Data, sharpness: float) -> tuple[float, float, float]:
+    """Best corner of given sharpness: log₂ of its maximum, log₂ of its batch size, χ²."""
+
+    def height(places: FloatArray) -> FloatArray:
+        return misfit(corner(data.log_batch - places[:, None], sharpness), data)[0]
+
+    place = minimise(height, _places(data))
+    value, factor = misfit(corner(data.log_batch - place, sharpness), data)
+    return float(factor), place, float(value)
+
+
+def _fit(data: Data) -> tuple[float, float, float, float]:
+    """Best corner of all: log₂ of its maximum, log₂ of its batch size, sharpness, χ²."""
+    from scipy.optimize import least_squares
+
+    root = np.sqrt(data.weight)
+
+    def residual(point: FloatArray) -> FloatArray:
+        shape = corner(data.log_batch - point[0], 1 / point[1])
+        return np.asarray(root * (data.log_rate - shape - misfit(shape, data)[1]))
+
+    # A sharp corner is judged apart: around it the misfit does not depend on sharpness, and no slope leads to it.
+    factor, place, least = _fit_boundary(data, np.inf)
+    sharpness = float("inf")
+    profile = [_fit_boundary(data, 1 / bluntness) for bluntness in BLUNTNESS]
+    limit = float(np.abs(_places(data)).max())
+    limits = ([-limit, BLUNTNESS[0]], [limit, BLUNTNESS[-1]])
+    for k in local_minima(np.array([height for _, _, height in profile]))[:3]:
+        start = np.array([profile[k][1], BLUNTNESS[k]])
+        found = least_squares(residual, start, "3-point", limits, xtol=1e-15, ftol=1e-15, gtol=1e-15).x
+        value, height = misfit(corner(data.log_batch - found[0], 1 / found[1]), data)
+        if value < least * (1 - 1e-9) - _slack(data):
+            factor, place, sharpness, least = float(height), float(found[0]), float(1 / found[1]), float(value)
+    return factor, place, sharpness, least
+
+
+def _slack(data: Data) -> float:
+    """Differences in χ² that are rounding."""
+    return (EXACT * 1e-3) ** 2 * float(data.weight.sum())
+
+
+def _inverse(value: FloatArray) -> FloatArray:
+    """1/value, of 0 and ∞ too."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(1.0 / value)
+
+
+def _hull(height: "Callable[[float], float]", grid: FloatArray, best: float, limit: float) -> tuple[float, float]:
+    """First and last place at which `height` is at most `limit`, as it is at `best`."""
+    from scipy.optimize import brentq
+
+    grid = np.union1d(grid, best)
+    inside = np.array([point == best or height(float(point)) <= limit for point in grid])
+    first, last = (int(k) for k in np.flatnonzero(inside)[[0, -1]])
+
+    def excess(point: float) -> float:
+        return -1e-300 if point == best else height(point) - limit
+
+    low = float(grid[0]) if first == 0 else float(brentq(excess, grid[first - 1], grid[first]))
+    high = float(grid[-1]) if last == grid.size - 1 else float(brentq(excess, grid[last], grid[last + 1]))
+    return low, high

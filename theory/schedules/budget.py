@@ -1,0 +1,131 @@
+"""Compute budgets: how many steps a run may take at each batch size (paper, section 2)."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import IntArray
+
+
+class Budget(Protocol):
+    """What every budget answers: steps allowed at a batch size, and N where the budget knows the data set."""
+
+    @property
+    def dataset_size(self) -> int | None:
+        """Number of training examples, if the budget is stated in epochs of them."""
+
+    def steps(self, batch_size: Any) -> IntArray:
+        """Steps allowed at each batch size."""
+
+
+@dataclass(frozen=True)
+class EpochBudget:
+    """A constant number of passes: ⌊epochs·N/B⌋ steps, inversely proportional to the batch size.
+
+    Parameters
+    ----------
+    epochs : float
+        Passes over the data set, > 0.
+    dataset_size : int
+        Number N of training examples.
+
+    Examples
+    --------
+    The paper's: 200 epochs of CIFAR-10 at batch size 1024.
+
+    >>> int(EpochBudget(epochs=200, dataset_size=50_000).steps(1024))
+    9765
+    """
+
+    epochs: float
+    dataset_size: int
+
+    def __post_init__(self) -> None:
+        epochs = checks.scalar("epochs", self.epochs)
+        checks.require(0 < epochs < np.inf, "epochs", "a positive, finite number", self.epochs, "Allow some training.")
+        size = checks.integer("dataset_size", self.dataset_size, 1, remedy="Pass the number of training examples.")
+        object.__setattr__(self, "dataset_size", size)
+
+    def steps(self, batch_size: Any) -> IntArray:
+        """Steps allowed at each batch size 1 ≤ B ≤ N; an array of the shape of `batch_size`."""
+        sizes = checks.batch_size(batch_size, self.dataset_size)
+        with np.errstate(over="ignore"):
+            steps = np.floor(self.epochs * self.dataset_size / sizes)
+        remedy = "Allow more epochs or use a smaller batch."
+        checks.require(bool(np.all(steps >= 1)), "batch_size", "a budget of at least one step", batch_size, remedy)
+        countable = bool(np.all(steps < 2.0**53))
+        checks.require(countable, "epochs", "fewer than 2⁵³ steps", self.epochs, "Allow fewer epochs.")
+        return steps.astype(np.int64)
+
+
+@dataclass(frozen=True, init=False)
+class StepBudget:
+    """A constant number of steps, whatever the batch size.
+
+    Parameters
+    ----------
+    steps : int
+        Steps allowed, ≥ 1.
+
+    Examples
+    --------
+    >>> StepBudget(steps=9765).steps([256, 32768])
+    array([9765, 9765])
+    """
+
+    total: int
+
+    def __init__(self, steps: int) -> None:
+        object.__setattr__(self, "total", _countable(steps))
+
+    @property
+    def dataset_size(self) -> None:
+        """A step budget knows no data set."""
+
+    def steps(self, batch_size: Any) -> IntArray:
+        """Steps allowed at each batch size B ≥ 1; an array of the shape of `batch_size`."""
+        return np.full(checks.batch_size(batch_size).shape, self.total, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class UnlimitedBudget:
+    """As many steps as it takes, at a constant learning rate, to reach a target loss (paper, section 2).
+
+    Parameters
+    ----------
+    target : float
+        Expected excess training loss to reach, > 0.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> budget = UnlimitedBudget(target=0.1)
+    >>> rates = theory.optimal_learning_rate(theory.power_law(20), budget, batch_size=[4, 8])
+    >>> bool(rates[1] > 1.5 * rates[0])
+    True
+    """
+
+    target: float
+
+    def __post_init__(self) -> None:
+        target = checks.scalar("target", self.target)
+        remedy = "No loss of zero is reached in finite time; choose a loss below the initial one."
+        checks.require(0 < target < np.inf, "target", "a positive, finite loss", self.target, remedy)
+        object.__setattr__(self, "target", target)
+
+    @property
+    def dataset_size(self) -> None:
+        """An unlimited budget knows no data set; give it to the problem."""
+
+    def steps(self, batch_size: Any) -> IntArray:
+        """Refused: the number of steps depends on the problem and the learning rate."""
+        remedy = "Ask theory.steps_to_target, or use an EpochBudget or StepBudget."
+        raise ValueError(f"budget: expected one that fixes the number of steps, got {self}. {remedy}")
+
+
+def _countable(steps: Any) -> int:
+    total = checks.integer("steps", steps, 1, remedy="Allow at least one step.")
+    checks.require(total < 2**53, "steps", "fewer than 2⁵³", steps, "Allow fewer.")
+    return total

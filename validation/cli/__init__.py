@@ -1,0 +1,1 @@
+"""The command ``noisysgd``, a module for each of its commands; what is heavy is imported by the command that runs."""

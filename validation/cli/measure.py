@@ -1,0 +1,217 @@
+"""``noisysgd measure``: curvature and gradient noise of a network on its way, from the TOML file of its training."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError, check_output, integers, positive
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from noisysgd.validation.configuration import TrainConfig
+
+DESCRIPTION = """\
+Train one network as a TOML file says and measure it on its way: largest Hessian eigenvalue, traces of the Hessian and
+of the gradient noise, gradient, noise scales and batch sharpness, each with its error, and the critical learning rate
+of the noisy quadratic that these make. Prints a table, and writes everything as JSON: each of its "states" is what
+Calibration.from_measurement and predict_regimes take. The file is the one that `noisysgd train` reads.
+
+examples:
+  noisysgd measure run.toml                                 at the beginning and the end
+  noisysgd measure run.toml --at 0,50,200 --out run.json
+  noisysgd measure run.toml --at 0 --probes 0               λ_max and the noise alone, at much less cost
+  noisysgd measure run.toml --steps 40 --units 1024         a finer spectrum, a surer noise
+  noisysgd measure sweep-runs/119936ed973dbd08/config.toml
+
+exit status: 0 done; 1 failed; 2 bad usage; 3 the run diverged before a step that was to be measured; 130 interrupted.
+"""
+DEFAULT_OUT = Path("measurements.json")
+DIVERGED = 3
+
+
+def _whole(text: str) -> int:
+    (number,) = integers(0, "an integer ≥ 0", most=1)(text)
+    return number
+
+
+OPTIONS: Sequence[tuple[str, Any, str]] = (
+    ("ghost_batch_size", positive, "examples per unit (the configuration's)"),
+    ("units", positive, "ghost batches drawn for the noise (256)"),
+    ("products", positive, "how many of them meet the Hessian, for tr(HF) (8)"),
+    ("curvature_examples", positive, "examples behind the Hessian (all)"),
+    ("micro_batch", positive, "examples differentiated at a time in Hessian products (all)"),
+    ("rtol", float, "tolerance of λ_max, as a share of it (0.01)"),
+    ("max_products", positive, "most Hessian products spent on λ_max (40)"),
+    ("eigenvalues", positive, "how many of the largest eigenvalues (3)"),
+    ("probes", _whole, "random vectors for the spectrum; 0 leaves it out, with tr H and what is calibrated (4)"),
+    ("noise_draws", positive, "vectors of the noise for the spectrum (4)"),
+    ("steps", positive, "Lanczos steps for the spectrum (10)"),
+    ("sharpness_batches", _whole, "batches for the batch sharpness; 0 leaves it out (32)"),
+    ("sharpness_batch_size", positive, "their size (that of training)"),
+    ("estimate_rtol", float, "error, as a share of the value, at which an estimate counts as converged (0.1)"),
+    ("l2", float, "coefficient of ½·l2·‖ω‖² in the measured loss (0: the cross-entropy alone)"),
+    ("seed", _whole, "seed of what measuring draws (0)"),
+)
+"""Options of :func:`noisysgd.validation.measure`: name, type and help, with the default."""
+
+
+def add_measure_command(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add ``measure`` to the command line."""
+    measure = commands.add_parser(
+        "measure",
+        parents=[common],
+        help="train one network and measure its curvature and gradient noise",
+        description=DESCRIPTION,
+        formatter_class=COMMAND_STYLE,
+    )
+    measure.add_argument("file", type=Path, help="the configuration of the training, as a TOML file")
+    steps = integers(0, "distinct steps such as 0,50,200")
+    measure.add_argument("--at", type=steps, metavar="STEPS", help="updates before which to measure (first and last)")
+    text = f"the JSON file ({DEFAULT_OUT}, which must not exist yet)"
+    measure.add_argument("--out", type=Path, help=text)
+    measure.add_argument("--flat", type=float, help="curvature, as a share of λ_max, to calibrate without (0.001)")
+    group = measure.add_argument_group("options of the measurement, by the names of validation.measure")
+    for name, kind, text in OPTIONS:
+        group.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, help=text, metavar="N" if kind is not float else "X"
+        )
+    measure.set_defaults(run=_measure, interrupted="Nothing was written: the same command starts over.")
+
+
+def _measure(options: argparse.Namespace) -> int:
+    import json
+
+    from noisysgd.theory.common.provenance import provenance
+    from noisysgd.validation.cli.train import read_config
+    from noisysgd.validation.data.datasets import load_dataset
+    from noisysgd.validation.measurement.measurement import recorder
+    from noisysgd.validation.runs.single_run import one_thread
+    from noisysgd.validation.runs.store import write_text
+    from noisysgd.validation.training.loop import train
+
+    out = DEFAULT_OUT if options.out is None else options.out
+    check_output("--out", out)
+    if options.out is None and out.exists():
+        raise ValueError(f"{out}: expected no file of that name, got one. Name another with --out, or the same.")
+    config = read_config(options.file)
+    data = load_dataset(
+        config.dataset, subset=config.subset, subset_seed=config.subset_seed, downsample=config.downsample
+    )
+    last = config.schedule(data.train_size).steps
+    at = (0, last) if options.at is None else tuple(sorted(options.at))
+    if at[-1] > last:
+        raise UsageError(f"--at: expected steps from 0 to {last}, got {at[-1]}. The run has no others.")
+    given = {name: getattr(options, name) for name, _, _ in OPTIONS if getattr(options, name) is not None}
+    asked = {"ghost_batch_size": config.group_size, "sharpness_batch_size": config.batch_size} | given
+    states: list[dict[str, Any]] = []
+    record_state = recorder(data, states, **asked)
+
+    def observe(step: int, model: "nn.Module") -> None:
+        record_state(step, model)
+        print(f"step {step} measured", file=sys.stderr, flush=True)
+
+    with one_thread():  # so that the states are those of the stored run
+        record = train(config, observe=observe, observe_at=at)
+    for state in states:
+        state["critical_learning_rate"] = critical_learning_rate(state, config.momentum, options.flat)
+    result = {"config": config.as_dict(), "measure": asked, "record": record, "states": states}
+    write_text(out, json.dumps(result | {"provenance": provenance()}, indent=1, allow_nan=False) + "\n")
+    print("\n".join(report(config, record, states)))
+    print(f"{out} written")
+    lacking = sorted(set(at) - {state["step"] for state in states})
+    if lacking:
+        print(f"not measured, for the run diverged: step {', '.join(map(str, lacking))}: {record['divergence']}")
+    return DIVERGED if lacking else 0
+
+
+def critical_learning_rate(state: Mapping[str, Any], momentum: float, flat: float | None = None) -> dict[str, Any]:
+    """That of the problem which a measured state is calibrated to, as plain values.
+
+    Parameters
+    ----------
+    state : mapping
+        Fields of :class:`noisysgd.validation.Measurement` as plain values.
+    momentum : float
+        Of the training.
+    flat : float, optional
+        For :meth:`noisysgd.validation.Calibration.from_measurement`.
+
+    Returns
+    -------
+    dict
+        ``value``, ``error`` (``None`` if it is not known), ``converged``, and the shares ``dropped_modes``,
+        ``dropped_gradient`` and ``dropped_noise`` that the problem lacks; or ``value`` ``None`` and a ``reason``.
+    """
+    import math
+
+    from noisysgd import theory
+    from noisysgd.validation.prediction.calibration import Calibration
+
+    if state["spectrum"] is None:
+        return {"value": None, "reason": "no spectrum was measured (probes = 0)"}
+    try:
+        found = Calibration.from_measurement(state, **({} if flat is None else {"flat": flat}))
+    except ValueError as error:
+        return {"value": None, "reason": str(error)}
+    value, error_bar = found.predict(lambda problem: theory.critical_learning_rate(problem, momentum=momentum))
+    return {
+        "value": float(value),
+        "error": float(error_bar) if math.isfinite(error_bar) else None,
+        "converged": found.converged,
+        "dropped_modes": found.dropped_modes,
+        "dropped_gradient": found.dropped_gradient,
+        "dropped_noise": found.dropped_noise,
+    }
+
+
+ROWS = {
+    "λ_max": "lambda_max",
+    "tr H": "trace_curvature",
+    "tr F": "trace_noise",
+    "|G|²": "gradient_norm_squared",
+    "B_simple": "B_simple",
+    "B_noise": "B_noise",
+    "batch sharpness": "batch_sharpness",
+    "critical ε": "critical_learning_rate",
+}
+
+
+def report(config: "TrainConfig", record: Mapping[str, Any], states: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines that the command prints: a row for each number, a column for each state."""
+    rate, size = f"learning rate {config.learning_rate:g}, momentum {config.momentum:g}", f"B = {config.batch_size}"
+    loss = "" if record["train_loss"] is None else f", training loss {record['train_loss']:.4g}"
+    table = [["step", *(str(state["step"]) for state in states)]]
+    table += [[label, *(cell(state[field]) for state in states)] for label, field in ROWS.items()]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    reasons = {state["critical_learning_rate"].get("reason") for state in states} - {None}
+    notes = [f"no critical learning rate: {reason}" for reason in sorted(reasons)]
+    if any(text.endswith("*") for row in table for text in row):
+        notes.append(
+            "* not converged: λ_max wants more --max-products; tr H more --probes; critical ε more --steps; "
+            "the others more --units, --products and --sharpness-batches"
+        )
+    status = f"{record['status']} after {record['steps']} steps{loss}"
+    return [f"{rate}, {size}: {status}", "", *lines, "", *notes]
+
+
+def cell(found: Mapping[str, Any] | None) -> str:
+    """A measured number with its error, marked if it has not converged.
+
+    >>> cell({"value": 12.3456, "stderr": 0.12, "converged": True})
+    '12.35 ± 0.12'
+    >>> cell({"value": 2.0, "residual": 0.5, "converged": False})
+    '2 ± 0.5 *'
+    >>> cell(None), cell({"value": None, "stderr": None, "converged": False})
+    ('not measured', 'undefined')
+    """
+    if found is None:
+        return "not measured"
+    if found["value"] is None:
+        return "undefined"
+    error = next((found[name] for name in ("stderr", "residual", "error") if name in found), None)
+    bar = "unknown" if error is None else f"{error:.2g}"
+    return f"{found['value']:.4g} ± {bar}" + ("" if found["converged"] else " *")

@@ -1,0 +1,324 @@
+"""``noisysgd sweep``: plan, run, look, export and import. Heavy modules are imported by the verb that needs them."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisysgd.validation.cli.options import UsageError, check_output, integers, positive
+
+if TYPE_CHECKING:
+    from noisysgd.validation.runs.store import RunStore
+    from noisysgd.validation.sweeps.cost import CostModel
+    from noisysgd.validation.sweeps.growth import MakeExecutor, State
+    from noisysgd.validation.sweeps.plan import Plan
+
+DESCRIPTION = """\
+Train networks over optimizers, batch sizes, budgets and learning rates, as a TOML file says, until every optimum lies
+inside its grid. The store keeps every finished run: interrupt a sweep whenever you like, the same command goes on.
+
+examples:
+  noisysgd sweep example > sweep.toml          a file to begin with
+  noisysgd sweep example table-1               the same for the paper's table 1
+  noisysgd sweep plan sweep.toml               how many runs, how long, at what cost
+  noisysgd sweep run sweep.toml --workers 2    on two processes; results in sweep-runs/
+  noisysgd sweep status sweep.toml             what is done, what is not, what is not bracketed
+  noisysgd sweep export sweep.toml sweep.nc    one netCDF file
+  noisysgd sweep import sweep.nc elsewhere     into another store, where the sweep can go on
+
+exit status: 0 done; 1 failed; 2 bad usage; 3 an optimum is not bracketed, or (status --check) runs are missing;
+130 interrupted.
+"""
+UNFINISHED = 3
+
+
+def add_sweep_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add ``sweep`` and its verbs to the command line."""
+    sweep = commands.add_parser(
+        "sweep",
+        help="plan, run, export and import sweeps of training runs",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = sweep.add_subparsers(metavar="verb", required=True)
+
+    def verb(name: str, run: Any, help: str, examples: str, *, file: bool = True) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = verbs.add_parser(
+            name,
+            parents=[common],
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.\n\nexamples:\n{examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(run=run)
+        if file:
+            parser.add_argument("file", type=Path, help="the sweep, as a TOML file")
+        return parser
+
+    def add_store(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--store", type=Path, help="directory of the runs (beside the file: NAME-runs)")
+
+    text = "  noisysgd sweep example > sweep.toml\n  noisysgd sweep example table-1 > table-1.toml"
+    example = verb("example", _example, "print a sweep's file to begin with, or one of the paper's", text, file=False)
+    text = "table-1, figure-1, figure-2, figure-2-skipinit or figure-3 of the paper: CIFAR-10, and GPUs"
+    example.add_argument("name", nargs="?", help=text)
+
+    text = "  noisysgd sweep plan sweep.toml\n  noisysgd sweep plan sweep.toml --workers 8"
+    plan = verb("plan", _plan, "count the runs and estimate time and cost; nothing is started but a timed run", text)
+    add_store(plan)
+    plan.add_argument("--workers", type=positive, help="processes or GPUs that would share the runs (one per core)")
+
+    text = (
+        "  noisysgd sweep run sweep.toml\n"
+        "  noisysgd sweep run sweep.toml --devices 0,1,2,3 --out sweep.nc\n"
+        "  noisysgd sweep run sweep.toml --dask tcp://10.0.0.1:8786"
+    )
+    run = verb("run", _run, "run what the store lacks, until every optimum is bracketed", text)
+    add_store(run)
+    run.set_defaults(interrupted="Nothing finished is lost: the same command goes on from there.")
+    run.add_argument("--workers", type=positive, help="processes on this machine (one per core)")
+    numbers = integers(0, "distinct numbers of GPUs such as 0,1,2")
+    run.add_argument("--devices", type=numbers, default=(), help="GPUs, as 0,1,2: one run at a time on each")
+    run.add_argument("--dask", metavar="SCHEDULER", help="address or file of a Dask scheduler, or 'local'")
+    run.add_argument("--out", type=Path, help="write the dataset there when done")
+
+    text = "  noisysgd sweep status sweep.toml\n  noisysgd sweep status sweep.toml --check && echo done"
+    status = verb("status", _status, "say what is done, and what is not", text)
+    add_store(status)
+    status.add_argument("--check", action="store_true", help="exit with 3 unless the sweep is finished and bracketed")
+
+    text = "  noisysgd sweep export sweep.toml sweep.nc"
+    export = verb("export", _export, "write what the store has of a sweep as one netCDF file", text)
+    export.set_defaults(interrupted="Nothing was written.")
+    export.add_argument("out", type=Path, help="the netCDF file")
+    add_store(export)
+
+    text = "  noisysgd sweep import sweep.nc my-runs --plan sweep.toml"
+    back = verb("import", _import, "add the runs of an exported file to a store", text, file=False)
+    back.set_defaults(interrupted="Runs that were added stay: the same command goes on from there.")
+    back.add_argument("dataset", type=Path, help="the netCDF file")
+    back.add_argument("store", type=Path, help="directory of the runs")
+    back.add_argument("--plan", type=Path, help="also write the sweep's own file, with which it goes on")
+
+
+def _example(options: argparse.Namespace) -> int:
+    from noisysgd.validation.sweeps.paper import experiment_file
+    from noisysgd.validation.sweeps.plan import EXAMPLE
+
+    print(experiment_file(options.name) if options.name else EXAMPLE, end="")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    plan, store = _open(options)
+    state = plan.sweep.state(store)
+    model = _model(plan, state)
+    _show_plan(plan, state, model, _workers(options.workers))
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from noisysgd.validation.runs.store import write_text
+    from noisysgd.validation.sweeps.export import export, save
+
+    _check_resources(options)
+    check_output("--out", options.out)
+    plan, store = _open(options)
+    state = plan.sweep.state(store)
+    if state.missing:
+        _show_plan(plan, state, _model(plan, state), _workers(options.workers or len(options.devices) or None))
+    # A copy beside the runs, which says what they were for.
+    try:
+        write_text(store.root / f"plan-{_digest(plan.text)}.toml", plan.text)
+    except OSError:
+        if not state.finished:  # else a store that can only be read will do
+            raise
+    started = time.perf_counter()
+    dataset = plan.sweep.run(store, _executor(options), progress=_Line())
+    state = plan.sweep.state(store)
+    print(f"{len(state.configs)} runs in {store.root}; {time.perf_counter() - started:.0f} s")
+    if options.out is not None:
+        print(f"{save(export(plan, store), options.out)} written")
+    return _verdict(plan, plan.sweep.unbracketed(state.windows, dataset))
+
+
+def _status(options: argparse.Namespace) -> int:
+    plan, store = _open(options)
+    state = plan.sweep.state(store)
+    diverged = sum(record["status"] == "diverged" for record in state.found)
+    print(f"{len(state.found)} of {len(state.configs)} runs done, {diverged} of them diverged")
+    kinds = {".running-": "under way or interrupted", ".partial-": "half-written", ".damaged-": "damaged, moved aside"}
+    left = [path.name for path in store.leftovers()]
+    for prefix, words in kinds.items():
+        if count := sum(name.startswith(prefix) for name in left):
+            print(f"{count} {words}")
+    if not state.finished:
+        return UNFINISHED if options.check else 0
+    verdict = _verdict(plan, plan.sweep.unbracketed(state.windows, plan.sweep.collect(state.windows, state.found)))
+    return verdict if options.check else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from noisysgd.validation.sweeps.export import export, save
+
+    check_output("out", options.out)
+    plan, store = _open(options)
+    dataset = export(plan, store)
+    path = save(dataset, options.out)
+    print(f"{path}: {int((dataset.status != 0).sum())} runs")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from noisysgd.validation.runs.store import RunStore, write_text
+    from noisysgd.validation.sweeps.export import import_runs, load
+
+    check_output("--plan", options.plan)
+    dataset = load(options.dataset)
+    if options.plan is not None:
+        _check_plan(options, dataset.attrs.get("plan"))
+    done = import_runs(dataset, RunStore(options.store))
+    print(f"{done.added} runs added to {options.store}, {done.known} were there already")
+    if options.plan is not None:
+        write_text(options.plan, str(dataset.attrs["plan"]))
+        print(f"{options.plan} written")
+    if done.different:
+        print(
+            f"{len(done.different)} differ from the store's, which stay: {', '.join(done.different)}", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+def _check_plan(options: argparse.Namespace, text: str | None) -> None:
+    """Raise unless a dataset has a plan, and writing it would replace no other."""
+    if text is None:
+        raise ValueError(f"{options.dataset}: expected the text of a plan, got none. Export it with noisysgd sweep.")
+    if options.plan.exists() and options.plan.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"--plan {options.plan}: expected no file, or one with the same plan, got another. Name another file."
+        )
+
+
+def _check_resources(options: argparse.Namespace) -> None:
+    """Raise unless --workers, --devices and --dask go together, whether or not there is anything to run."""
+    workers, devices = options.workers, len(options.devices)
+    if options.dask not in (None, "local") and (workers or devices):
+        raise UsageError("--dask: expected no --workers or --devices, got some. A running cluster has its own.")
+    if devices and workers and (workers > devices or (options.dask and workers != devices)):
+        words = "one worker" if options.dask else "at most one worker"
+        raise UsageError(f"--workers: expected {words} for each of {devices} devices, got {workers}. Leave it out.")
+
+
+def _open(options: argparse.Namespace) -> "tuple[Plan, RunStore]":
+    from noisysgd.validation.runs.store import RunStore
+    from noisysgd.validation.sweeps.plan import read_plan
+
+    default = options.file.with_name(f"{options.file.stem}-runs")
+    return read_plan(options.file), RunStore(options.store or default)
+
+
+def _model(plan: "Plan", state: "State") -> "CostModel":
+    """What the file states; else what the runs took that are done; else what a short one takes here."""
+    from noisysgd.validation.sweeps.cost import CostModel
+
+    if plan.cost is not None and plan.cost.stated:
+        return plan.cost
+    price = plan.cost.price_per_hour if plan.cost is not None else None
+    fitted = CostModel.from_records(state.found, price_per_hour=price)
+    return fitted or CostModel.from_timed_runs(state.configs, price_per_hour=price)
+
+
+def _show_plan(plan: "Plan", state: "State", model: "CostModel", workers: int) -> None:
+    from noisysgd.validation.sweeps.cost import Estimate, duration
+
+    print(f"{len(state.configs)} runs, {len(state.found)} of them done")
+    names = ("to do now", "more at most, if every grid grows to its limits")
+    for name, configs in zip(names, (state.missing, plan.sweep.extra(state.windows)), strict=True):
+        if not configs:
+            continue
+        cost = Estimate.of(configs, model, workers)
+        price = "" if cost.price is None else f", price {cost.price:.2f}"
+        print(
+            f"{cost.runs} runs {name}: {cost.steps} steps, about {duration(cost.device_seconds)} of device time, "
+            f"{duration(cost.wall_seconds)} on {workers} worker{'s' if workers > 1 else ''}{price}"
+        )
+    print(
+        f"one run takes {model.seconds_per_run:.2g} s, {model.seconds_per_step:.2g} s per pass of a batch or piece "
+        f"and {model.seconds_per_example:.2g} s per example: {model.source}"
+    )
+
+
+def _executor(options: argparse.Namespace) -> "MakeExecutor":
+    """What makes the executor; if one breaks, the sweep makes another."""
+    import functools
+
+    if options.dask is not None:
+        if not options.debug:
+            _silence_distributed()
+        from noisysgd.validation.runs.dask_executor import dask_executor
+
+        return functools.partial(dask_executor, options.dask, workers=options.workers, devices=options.devices)
+    from noisysgd.validation.runs.executors import local_executor
+
+    return functools.partial(local_executor, options.workers, devices=options.devices)
+
+
+def _silence_distributed() -> None:
+    """Dask would show a traceback for every connection that is lost; the command says it in a line."""
+    import logging
+
+    import distributed
+
+    own = (f"{distributed.__name__}.", "tornado.")  # its children have levels of their own
+    names = [name for name in logging.root.manager.loggerDict if name.startswith(own)]
+    for name in ("distributed", "tornado", "asyncio", *names):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _verdict(plan: "Plan", unbracketed: list[str]) -> int:
+    if not plan.sweep.metrics:
+        print("no optimum was judged: the plan names no metrics")
+        return 0
+    if not unbracketed:
+        print("every optimum and its error bar lie inside the grid")
+        return 0
+    print(f"not bracketed: {'; '.join(unbracketed)}", file=sys.stderr)
+    return UNFINISHED
+
+
+def _workers(given: int | None) -> int:
+    from noisysgd.theory.common.parallel import usable_cores
+
+    return usable_cores() if given is None else given
+
+
+def _digest(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+class _Line:
+    """Progress with the time left: one line on a terminal, now and then a line of its own elsewhere."""
+
+    EVERY = 30.0
+
+    def __init__(self) -> None:
+        self._start, self._first, self._last = time.monotonic(), -1.0, -1e9
+
+    def __call__(self, done: int, planned: int, share: float) -> None:
+        from noisysgd.validation.sweeps.cost import duration
+
+        now = time.monotonic()
+        if self._first < 0:  # what an earlier start has done says nothing about the speed of this one
+            self._first = share
+        terminal, end = sys.stderr.isatty(), done == planned
+        if not (terminal or end or now - self._last > self.EVERY):
+            return
+        self._last = now
+        gained = share - self._first
+        left = f", {duration((now - self._start) * (1 - share) / gained)} left" if gained > 0 and not end else ""
+        start, stop = ("\r", "\n" if end else "") if terminal else ("", "\n")
+        print(f"{start}{share:4.0%}: {done} of {planned} runs{left:<20}", end=stop, file=sys.stderr, flush=True)

@@ -1,0 +1,71 @@
+"""``noisysgd train``: one run, from a TOML file such as a run store keeps beside every record."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError, positive
+
+if TYPE_CHECKING:
+    from noisysgd.validation.configuration import TrainConfig
+
+DESCRIPTION = """\
+Train one network as a TOML file says, and print its record. The file holds the names of TrainConfig; the store of a
+sweep has such a file beside every record (config.toml), with which that run can be repeated, bit for bit on one kind of
+processor. Interrupted without --store, a run is lost; with it, the same command goes on from the last checkpoint.
+
+examples:
+  noisysgd train run.toml
+  noisysgd train sweep-runs/119936ed973dbd08/config.toml
+  noisysgd train run.toml --store runs         skipped if the store has it; goes on from its checkpoint
+  noisysgd train run.toml --store runs --checkpoint-every 100
+
+exit status: 0 done, be the run complete or diverged; 1 failed; 2 bad usage; 130 interrupted.
+"""
+
+
+def add_train_command(commands: Any, common: argparse.ArgumentParser) -> None:
+    """Add ``train`` to the command line."""
+    train = commands.add_parser(
+        "train", parents=[common], help="train one network", description=DESCRIPTION, formatter_class=COMMAND_STYLE
+    )
+    train.add_argument("file", type=Path, help="the configuration, as a TOML file")
+    train.add_argument("--store", type=Path, help="directory of runs to take the record from, or to keep it in")
+    train.add_argument(
+        "--checkpoint-every", type=positive, metavar="STEPS", help="with --store: steps between checkpoints (a minute)"
+    )
+    train.set_defaults(run=_train, interrupted="Without --store nothing of the run is kept.")
+
+
+def read_config(path: Path) -> "TrainConfig":
+    """The configuration in a TOML file; a ``ValueError`` that names the file if it holds none."""
+    from noisysgd.validation.configuration import TrainConfig
+    from noisysgd.validation.runs.toml_files import read_toml
+
+    return read_toml(path, TrainConfig.from_dict)
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.checkpoint_every is not None and options.store is None:
+        raise UsageError("--checkpoint-every: expected --store, got none. Name a store for the checkpoints.")
+    config = read_config(options.file)
+    if options.store is None:
+        from noisysgd.validation.runs.single_run import one_thread
+        from noisysgd.validation.training.loop import train
+
+        with one_thread():  # as every stored run has it
+            record = train(config)
+    else:
+        from noisysgd.validation.runs.single_run import run_one
+        from noisysgd.validation.runs.store import RunStore
+
+        store = RunStore(options.store)
+        if not run_one(store, config, checkpoint_every=options.checkpoint_every):
+            raise RuntimeError(f"{store.path(config)}: another process has this run under way. Wait for it.")
+        known = store.read(config)
+        if known is None:
+            raise RuntimeError(f"{store.path(config)}: the record that was written is not there. Look after the disk.")
+        record = known
+    print(json.dumps(record, indent=1))
+    return 0

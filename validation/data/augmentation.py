@@ -1,0 +1,91 @@
+"""Augmentation of training images: pad, crop at random, flip from left to right (section 4 of the paper).
+
+What happens to an image is a function of (seed, step, index of the image in its data set), whatever else is in the
+batch, however the batch is cut, and on whatever device the images are. Padding is with zeros: the mean pixel, once
+standardised.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from noisysgd.simulators.randomness.stream import Purpose, random_bits
+from noisysgd.theory.common import checks
+
+PADDING = 4
+
+
+def augment(
+    images: torch.Tensor, *, indices: Any, seed: int, step: int, padding: int = PADDING, flip: bool = True
+) -> torch.Tensor:
+    """Crop each image at random out of itself padded, and flip half of them.
+
+    Parameters
+    ----------
+    images : (B, C, H, W) tensor
+        On any device, of any type.
+    indices : (B,) array or tensor of int
+        Which image of the data set each one is.
+    seed, step : int
+        Of the run, and of the update that the images are for.
+    padding : int
+        Zeros added on every side; crops have the original size and 2·padding + 1 offsets per axis, all equally likely.
+    flip : bool
+        Mirror each image with probability ½.
+
+    Returns
+    -------
+    (B, C, H, W) tensor
+        Copies of pixels, so the same bits on every device; on the device and in the memory format of `images`.
+
+    Raises
+    ------
+    ValueError
+        For images of another shape, or another number of indices.
+
+    Examples
+    --------
+    >>> images = torch.rand(3, 1, 8, 8)
+    >>> whole = augment(images, indices=[5, 9, 2], seed=0, step=7)
+    >>> bool((augment(images[1:2], indices=[9], seed=0, step=7) == whole[1:2]).all())
+    True
+    """
+    checks.require(images.ndim == 4, "images", "shape (B, C, H, W)", tuple(images.shape), "Reshape them.")
+    padding = checks.integer("padding", padding, 0, remedy="Use 0 for no cropping.")
+    places = indices.detach().cpu().numpy() if isinstance(indices, torch.Tensor) else np.asarray(indices)
+    one_each = places.shape == (len(images),)
+    checks.require(one_each, "indices", f"one index for each of {len(images)} images", places.shape, "Pass the batch.")
+    choices = torch.from_numpy(random_choices(places, seed=seed, step=step, offsets=2 * padding + 1)).to(images.device)
+    down, right, mirrored = choices.unbind(1)
+    _, channels, height, width = images.shape
+    rows = down[:, None] + torch.arange(height, device=images.device)
+    columns = right[:, None] + torch.arange(width, device=images.device)
+    if flip:
+        columns = torch.where(mirrored[:, None] == 1, columns.flip(1), columns)
+    padded = functional.pad(images, (padding,) * 4)
+    numbers = torch.arange(len(images), device=images.device)
+    if images.is_contiguous(memory_format=torch.channels_last) and channels > 1:
+        pixels = padded.permute(0, 2, 3, 1)[numbers[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return pixels.permute(0, 3, 1, 2)
+    # One gather over flat pixels, the same places in every channel.
+    wide = width + 2 * padding
+    flat = (rows[:, :, None] * wide + columns[:, None, :]).reshape(len(images), 1, height * width)
+    pixels = padded.reshape(len(images), channels, -1).gather(2, flat.expand(-1, channels, -1))
+    return pixels.reshape(images.shape)
+
+
+def random_choices(indices: npt.NDArray[Any], *, seed: int, step: int, offsets: int) -> npt.NDArray[np.int64]:
+    """What is done to each image: (B, 3) integers, the offsets of the crop down and to the right and 1 for a flip.
+
+    An offset is ⌊offsets · w / 2³²⌋ of a 32-bit word w, which favours none by more than offsets / 2³²; the flip is the
+    highest bit of the third word.
+
+    >>> random_choices(np.array([3, 4]), seed=0, step=0, offsets=9).shape
+    (2, 3)
+    """
+    words = random_bits(seed, Purpose.AUGMENTATION, replica=indices, step=step, block=0).astype(np.uint64)
+    scale = np.array([offsets, offsets, 2], np.uint64)
+    return (words[:, :3] * scale >> np.uint64(32)).astype(np.int64)

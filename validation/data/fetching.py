@@ -1,0 +1,132 @@
+"""Downloading a data set: to a temporary name, verified, then renamed. What has its final name is whole and genuine."""
+
+import contextlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from noisysgd.theory.common import checks
+from noisysgd.validation.data.catalogue import Source, SourceFile
+from noisysgd.validation.data.checksums import AlteredFileError, read_checked
+from noisysgd.validation.data.search_path import candidate_folders, data_folder, find_file
+
+CHUNK = 2**20
+TIMEOUT = 60.0
+"""Seconds without a byte after which a download is given up."""
+STALE_AFTER = 3600.0
+"""Seconds without a byte after which another download's temporary file is taken to be a killed one's."""
+THROWN_AWAY = "It was deleted. Fetch it again, or from a mirror that holds the published file."
+Progress = Callable[[str, int, int | None], None]
+"""Called with (file name, bytes so far, bytes in all if the server said so)."""
+
+
+def fetch(
+    source: Source,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    mirror: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Path]:
+    """Download whatever files of a data set are not there yet, and verify all of them.
+
+    Parameters
+    ----------
+    source : Source
+    folder : path, optional
+        Files go to its subfolder of the data set's name; by default that of
+        :func:`noisysgd.validation.data.search_path.data_folder`.
+    mirror : str, optional
+        Address of a folder to download from instead of the published one; checksums are the same.
+    progress : callable, optional
+        ``progress(file name, bytes so far, bytes in all or None)``.
+
+    Returns
+    -------
+    dict
+        Where each file lies, by its published name. Nothing is unpacked: readers take the files as they are.
+
+    Raises
+    ------
+    AlteredFileError
+        If a file, old or new, does not have the published checksum. A new one is deleted, an old one left alone.
+    OSError
+        If a download fails; nothing is left of it.
+    """
+    places = candidate_folders(source, folder)
+    target = (data_folder() if folder is None else Path(folder)) / source.name
+    found = {}
+    for file in source.files:
+        _clear_stale(target, file)
+        path = find_file(file, places)
+        if path is None:
+            path = _download(file, target, mirror, progress)
+        else:
+            read_checked(file, path)
+        found[file.name] = path
+    return found
+
+
+def _download(file: SourceFile, target: Path, mirror: str | None, progress: Progress | None) -> Path:
+    address = f"{mirror.rstrip('/')}/{file.name}" if mirror else file.url
+    web = urllib.parse.urlsplit(address).scheme in ("http", "https")
+    checks.require(web, "mirror", "an http or https address", address, "Copy local files to the folder instead.")
+    target.mkdir(parents=True, exist_ok=True)
+    path = target / file.name
+    partial = target / f".{file.name}.{uuid.uuid4().hex}.partial"
+    try:
+        _save(address, file, partial, progress)
+        try:
+            read_checked(file, partial, remedy=THROWN_AWAY)
+        except AlteredFileError as error:
+            raise AlteredFileError(f"{address}: downloaded and thrown away: {error}") from error
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            target.rmdir()  # if it stayed empty
+    return path
+
+
+def _clear_stale(target: Path, file: SourceFile) -> None:
+    """Remove temporary files that killed downloads of this file left behind."""
+    for left in target.glob(f".{file.name}.*.partial"):
+        with contextlib.suppress(OSError):  # removed by another, or not ours to remove
+            if time.time() - left.stat().st_mtime > STALE_AFTER:
+                left.unlink()
+
+
+def _save(address: str, file: SourceFile, partial: Path, progress: Progress | None) -> None:
+    received = 0
+    try:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as response, partial.open("xb") as out:
+            total = _length(response)
+            while chunk := response.read(CHUNK):
+                received += len(chunk)
+                if received > file.limit:
+                    raise AlteredFileError(
+                        f"{address}: expected at most {file.limit} bytes, got more. Check the address."
+                    )
+                out.write(chunk)
+                if progress is not None:
+                    progress(file.name, received, total)
+            out.flush()
+            os.fsync(out.fileno())
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        code = f"{error.code} " if isinstance(error, urllib.error.HTTPError) else ""
+        message = f"{address}: the download failed ({code}{reason}). Try again, use a mirror, or copy {file.name} here."
+        raise OSError(message) from error
+    if total is not None and received != total:
+        raise OSError(f"{address}: the download broke off after {received} of {total} bytes. Try again.")
+
+
+def _length(response: Any) -> int | None:
+    text = response.headers.get("Content-Length")
+    return int(text) if text is not None and text.isdigit() else None

@@ -1,0 +1,1 @@
+"""The demonstration: theory, simulation and training of small networks, compared in one report."""

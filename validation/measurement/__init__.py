@@ -1,0 +1,5 @@
+"""Curvature and gradient noise of a network as it stands."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

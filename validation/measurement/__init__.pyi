@@ -1,0 +1,12 @@
+from .lanczos import largest_eigenvalue as largest_eigenvalue
+from .lanczos import leading_eigenpairs as leading_eigenpairs
+from .measurement import Measurement as Measurement
+from .measurement import measure as measure
+from .measurement import recorder as recorder
+from .sharpness import batch_sharpness as batch_sharpness
+from .sharpness import stability as stability
+from .spectrum import SpectralDensity as SpectralDensity
+from .spectrum import SpectralMeasures as SpectralMeasures
+from .spectrum import spectral_density as spectral_density
+from .trace_estimators import hutch_plus_plus_trace as hutch_plus_plus_trace
+from .trace_estimators import hutchinson_trace as hutchinson_trace

@@ -1,0 +1,171 @@
+"""A network's loss as a function of its parameters: gradients and Hessian-vector products.
+
+The loss is the training-mode loss: normalisation layers use the statistics of the examples at hand, as in training,
+and do not move their running averages. Evaluation mode has another Hessian.
+
+Torch's own batch norms take the statistics of everything that is differentiated together. Their loss depends on
+`micro_batch`: that of N examples at once is another function than the mean loss of batches.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from noisysgd.theory.common import checks
+from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
+from noisysgd.validation.networks.ghost_batch_norm import training_mode
+
+LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def loss_hessian_vector_product(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    l2: float = 0.0,
+    micro_batch: int | None = None,
+    criterion: LossFunction = F.cross_entropy,
+) -> MatrixVectorProduct:
+    """Hessian of the mean loss on the given examples, as a product with flat vectors.
+
+    The function is fixed at the model's present parameters and buffers, frozen ones included: later training does not
+    change it, nor does calling it change the model or the examples. The vector runs over the parameters that require
+    gradients, in ``model.parameters()`` order.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Maps images to logits; not compiled (compiled modules cannot be differentiated twice).
+    images, labels : torch.Tensor
+        Shapes (N, …) and (N,); their order decides which examples share a ghost batch. Images of real numbers are cast
+        to the type of the model's parameters.
+    l2 : float
+        Adds ½·l2·‖ω‖² to the loss, hence exactly l2 to every eigenvalue.
+    micro_batch : int, optional
+        Examples differentiated at a time, a multiple of the ghost batch size: less memory, a little more time.
+        By default all at once, keeping the graph of the gradient for all products. With torch's own batch norms it is
+        the number of examples that share statistics, and N a multiple of it.
+    criterion : callable
+        ``criterion(logits, labels)``, a mean over examples; by default the cross-entropy.
+
+    Returns
+    -------
+    callable
+        Maps v of shape (P,), P the number of trainable parameters, to Hv.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = torch.nn.Linear(1, 2, bias=False)
+    >>> _ = torch.nn.init.zeros_(model.weight)  # p = ½, so the Hessian is x² p(1−p) (1 −1; −1 1)
+    >>> product = loss_hessian_vector_product(model, torch.tensor([[2.0]]), torch.tensor([0]))
+    >>> product(torch.tensor([1.0, 0.0]))
+    tensor([ 1., -1.])
+    """
+    loss, parameters = loss_function(model, l2=l2, criterion=criterion)
+    shards = _shards(images, labels, micro_batch)
+
+    def gradient(shard: tuple[torch.Tensor, torch.Tensor]) -> Sequence[torch.Tensor]:
+        weighted = loss(*shard) * (len(shard[1]) / len(labels))
+        return torch.autograd.grad(weighted, parameters, create_graph=True, materialize_grads=True)
+
+    kept = gradient(shards[0]) if len(shards) == 1 else None
+
+    def product(vector: torch.Tensor) -> torch.Tensor:
+        directions = _unflatten(vector, parameters)
+        total = torch.zeros_like(vector)
+        for shard in shards:
+            slopes = kept if kept is not None else gradient(shard)
+            slope = torch.stack([(g * d).sum() for g, d in zip(slopes, directions, strict=True)]).sum()
+            columns = torch.autograd.grad(slope, parameters, retain_graph=kept is not None, materialize_grads=True)
+            total += flatten(columns).to(total)
+        return total
+
+    return product
+
+
+def loss_gradient(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    l2: float = 0.0,
+    micro_batch: int | None = None,
+    criterion: LossFunction = F.cross_entropy,
+) -> torch.Tensor:
+    """Gradient of the loss whose Hessian :func:`loss_hessian_vector_product` is, as one vector of shape (P,).
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(1, 2, bias=False)
+    >>> _ = torch.nn.init.zeros_(model.weight)
+    >>> loss_gradient(model, torch.tensor([[2.0]]), torch.tensor([0]))
+    tensor([-1.,  1.])
+    """
+    loss, parameters = loss_function(model, l2=l2, criterion=criterion)
+    total = torch.zeros_like(flatten(parameters))
+    for shard in _shards(images, labels, micro_batch):
+        weighted = loss(*shard) * (len(shard[1]) / len(labels))
+        total += flatten(torch.autograd.grad(weighted, parameters, materialize_grads=True))
+    return total
+
+
+def loss_function(
+    model: nn.Module, *, l2: float = 0.0, criterion: LossFunction = F.cross_entropy
+) -> tuple[LossFunction, list[torch.Tensor]]:
+    """Detach the training-mode mean loss (plus ½·l2·‖ω‖²) from the model: (loss, parameters).
+
+    The parameters are copies of the trainable ones and ``loss(images, labels)`` is a function of them: differentiating
+    it leaves the model's own parameters, buffers and ``.grad`` alone. Every call starts from the same buffers, so that
+    layers that change theirs (spectral normalisation) do not make it another function, and gets its own copy of the
+    images, which a network may change in place.
+    """
+    trainable = {name: p.detach().clone().requires_grad_() for name, p in trainable_parameters(model).items()}
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if name not in trainable}
+    buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+    parameters = list(trainable.values())
+
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        state = trainable | frozen | {name: buffer.clone() for name, buffer in buffers.items()}
+        # Of torch's ways to compute attention only this one can be differentiated twice.
+        with training_mode(model), sdpa_kernel(SDPBackend.MATH):
+            value = criterion(torch.func.functional_call(model, state, (own_copy(images, model),)), labels)
+        return value + 0.5 * l2 * torch.stack([p.square().sum() for p in parameters]).sum() if l2 else value
+
+    return loss, parameters
+
+
+def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that require gradients, by name; there must be some."""
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    remedy = "Measure a model with at least one parameter that requires gradients."
+    checks.require(bool(named), "model", "trainable parameters", "none", remedy)
+    return named
+
+
+def own_copy(images: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """A copy of the images for one pass through `model`, real numbers in the type of its first such parameter."""
+    of_model = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
+    return images.to(dtype=of_model if images.is_floating_point() else images.dtype, copy=True)
+
+
+def flatten(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """One vector of all entries, tensor by tensor."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def _shards(
+    images: torch.Tensor, labels: torch.Tensor, micro_batch: int | None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    size = len(images) if micro_batch is None else micro_batch
+    checks.integer("micro_batch", size, 1, remedy="Use a multiple of the ghost batch size.")
+    return list(zip(torch.split(images, size), torch.split(labels, size), strict=True))
+
+
+def _unflatten(vector: torch.Tensor, like: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    pieces = torch.split(vector, [tensor.numel() for tensor in like])
+    return [piece.view(tensor.shape).to(tensor) for piece, tensor in zip(pieces, like, strict=True)]

@@ -1,0 +1,372 @@
+"""One measurement of what the theory needs from a network: curvature, gradient noise and noise scales."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
+from torch import nn
+
+from noisysgd.theory.common import checks
+from noisysgd.validation.data.datasets import ImageDataset
+from noisysgd.validation.measurement.curvature import (
+    LossFunction,
+    loss_gradient,
+    loss_hessian_vector_product,
+    trainable_parameters,
+)
+from noisysgd.validation.measurement.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
+from noisysgd.validation.measurement.lanczos import Eigenvalue, leading_eigenpairs
+from noisysgd.validation.measurement.options import MeasurementOptions, checked_options
+from noisysgd.validation.measurement.repeatability import check_loss
+from noisysgd.validation.measurement.sharpness import batch_sharpness
+from noisysgd.validation.measurement.spectrum import SpectralMeasures, spectral_measures
+from noisysgd.validation.measurement.uncertainty import Estimate
+from noisysgd.validation.networks.arithmetic_precision import arithmetic
+from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
+
+TRIAL_EXAMPLES = 32
+"""Examples, in whole units, on which a network is tried before it is measured."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Measurement:
+    """Curvature and gradient noise of a network at its present parameters.
+
+    Every number comes with its uncertainty and a flag ``converged``: `Eigenvalue` with a residual, `Estimate` with a
+    standard error, `SpectralDensity` with a spread between probes and a truncation error.
+
+    Parameters
+    ----------
+    lambda_max : Eigenvalue
+        Largest Hessian eigenvalue of the training-mode loss.
+    eigenvalues : tuple of Eigenvalue
+        The largest ones, in order; the first is `lambda_max`. A multiple eigenvalue is listed once.
+    trace_noise, gradient_norm_squared, noise_curvature_trace, gradient_curvature : Estimate
+        tr F, |G|², tr(HF), GᵀHG: see `GradientNoise`.
+    B_simple, B_noise : Estimate
+        Noise scales tr F/|G|² and tr(HF)/GᵀHG in examples; NaN where the estimated denominator is lost in noise.
+    B_simple_defined, B_noise_defined : bool
+        Whether it is not: it exceeds two of its standard errors.
+    trace_curvature : Estimate or None
+        tr H, from the probes of `spectrum`.
+    batch_sharpness : Estimate or None
+        Curvature of batches' losses along their own gradients; see :func:`~noisysgd.validation.batch_sharpness`.
+    spectrum : SpectralMeasures or None
+        Density of states, gradient and noise over the spectrum of H.
+    eigenvectors : torch.Tensor or None
+        Shape (len(eigenvalues), parameters), if asked for. Not part of a record.
+    ghost_batch_size, units, curvature_examples, dataset_size, parameters : int
+        Examples per unit, number of units, number of examples behind H, in the training set, trainable parameters.
+    sharpness_batch_size, sharpness_batches : int
+        Size and number of the batches behind `batch_sharpness`.
+    hessian_products : int
+        Hessian-vector products of all examples behind H spent in all.
+    seconds : float
+        Wall-clock time.
+    seed : int
+        Seed of the grouping, the draw of the units and all start vectors.
+    l2 : float
+        Coefficient of the ½·l2·‖ω‖² included in the loss.
+    """
+
+    lambda_max: Eigenvalue
+    eigenvalues: tuple[Eigenvalue, ...]
+    trace_noise: Estimate
+    gradient_norm_squared: Estimate
+    noise_curvature_trace: Estimate
+    gradient_curvature: Estimate
+    B_simple: Estimate
+    B_noise: Estimate
+    B_simple_defined: bool
+    B_noise_defined: bool
+    trace_curvature: Estimate | None
+    batch_sharpness: Estimate | None
+    spectrum: SpectralMeasures | None
+    eigenvectors: torch.Tensor | None
+    ghost_batch_size: int
+    units: int
+    curvature_examples: int
+    dataset_size: int
+    parameters: int
+    sharpness_batch_size: int
+    sharpness_batches: int
+    hessian_products: int
+    seconds: float
+    seed: int
+    l2: float
+
+    def __repr__(self) -> str:
+        traces = {"λ_max": self.lambda_max, "tr H": self.trace_curvature, "tr F": self.trace_noise}
+        traces |= {"tr(HF)": self.noise_curvature_trace, "|G|²": self.gradient_norm_squared}
+        found = [f"{name} = {_short(value)}" for name, value in traces.items() if value is not None]
+        return f"<Measurement of {self.parameters} parameters: {', '.join(found)}>"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested dictionary of plain Python values, valid JSON: NaN and infinity, which JSON lacks, become None."""
+        named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: _plain(value) for name, value in named.items() if name != "eigenvectors"}
+
+
+def measure(
+    model: nn.Module,
+    data: ImageDataset,
+    *,
+    ghost_batch_size: int | None = None,
+    units: int = 256,
+    products: int | None = None,
+    curvature_examples: int | None = None,
+    micro_batch: int | None = None,
+    rtol: float = 1e-2,
+    max_products: int = 40,
+    eigenvalues: int = 3,
+    eigenvectors: bool = False,
+    probes: int = 4,
+    noise_draws: int = 4,
+    steps: int = 10,
+    sharpness_batches: int = 32,
+    sharpness_batch_size: int | None = None,
+    estimate_rtol: float = 0.1,
+    l2: float = 0.0,
+    criterion: LossFunction = F.cross_entropy,
+    seed: int = 0,
+) -> Measurement:
+    """Measure curvature and gradient noise of `model` on the training set of `data`.
+
+    The Hessian H is that of the mean loss over the training set, cut into ghost batches after one seeded shuffle
+    (data sets often come sorted); a last incomplete ghost batch is left out. H depends on that cut, the more so the
+    nearer the network is to fitting its data: compare several seeds before leaning on λ_max there. The noise is that of
+    ghost batches drawn at random from the whole training set. Everything is evaluated in training mode, with running
+    averages frozen and dropout off, in the precision of the model's parameters (float32 without TensorFloat-32). The
+    model is left exactly as found, and global random generators are not moved.
+
+    Any module that maps images to logits will do. Without batch norm layers the unit is simply `ghost_batch_size`
+    independent examples, one by default. With torch's own batch norms it is the batch that shares statistics: H is then
+    the mean of the units' Hessians, differentiated unit by unit. Layers of your own that let examples of a batch depend
+    on each other are not recognised: give both `ghost_batch_size` and an equal `micro_batch`.
+
+    Products with H are nearly all of the cost, two to four gradients of the training set each: up to `max_products` for
+    the eigenvalues, (1 + probes + noise_draws)·steps for the spectrum, products + 1 for the noise.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network, on any device; not compiled. Nothing in it may be random but dropout modules, which are off.
+    data : ImageDataset
+        Its training images and labels are used, moved to the model's device.
+    ghost_batch_size : int, optional
+        Examples per unit; by default that of the model's `GhostBatchNorm2d` layers, and 1 for models without batch norm
+        layers. To be given for models with torch's own batch norms: the batch size of training.
+    units : int
+        Ghost batches drawn for the noise; memory is units × parameters numbers.
+    products : int, optional
+        How many of them meet the Hessian, 2 … units; they decide the error of tr(HF). By default 16, or all if fewer.
+    curvature_examples : int, optional
+        Examples behind H, after the shuffle; by default all. Rounded down to whole ghost batches.
+    micro_batch : int, optional
+        Examples differentiated at a time in Hessian products, a multiple of `ghost_batch_size`; by default all at once.
+        Always one unit at a time with torch's own batch norms.
+    rtol, max_products
+        Tolerance and limit of the Lanczos iteration, see :func:`~noisysgd.validation.leading_eigenpairs`.
+    eigenvalues : int
+        How many of the largest eigenvalues. A multiple one is found once, since one start vector sees one direction of
+        its eigenspace: the next in the list is then the next *different* eigenvalue.
+    eigenvectors : bool
+        Whether to keep their eigenvectors.
+    probes, noise_draws, steps : int
+        Of :func:`~noisysgd.validation.measurement.spectrum.spectral_measures`; ``probes=0`` leaves the spectrum out.
+    sharpness_batches, sharpness_batch_size : int
+        Batches for the batch sharpness and their size, a multiple of `ghost_batch_size`, which is the default;
+        ``sharpness_batches=0`` leaves it out.
+    estimate_rtol : float
+        Standard error, or truncation of the spectrum, as a share of the value, at which something counts as converged.
+    l2 : float
+        Includes ½·l2·‖ω‖² in the loss.
+    criterion : callable
+        ``criterion(logits, labels)``, a mean over examples; by default the cross-entropy.
+    seed : int
+        Everything random is a function of it.
+
+    Returns
+    -------
+    Measurement
+
+    Raises
+    ------
+    ValueError
+        For sizes out of range; for a model without trainable parameters, or one whose logits differ from pass to pass;
+        for a criterion that is not one number.
+
+    Examples
+    --------
+    >>> from noisysgd.validation.data.datasets import load_dataset
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    >>> _ = torch.nn.init.zeros_(model[1].weight)
+    >>> found = measure(model, load_dataset("digits"), ghost_batch_size=16, units=64, products=4)
+    >>> found.lambda_max.converged, found.trace_noise.value > 0, found.spectrum.density.nodes.size
+    (True, True, 90)
+    """
+    checks.instance("model", model, nn.Module, remedy="Pass a torch.nn.Module that maps images to logits.")
+    checks.instance("data", data, ImageDataset, remedy="Use load_dataset, or make an ImageDataset of your tensors.")
+    size = _ghost_batch_size(model) if ghost_batch_size is None else ghost_batch_size
+    options = checked_options(
+        train_size=data.train_size,
+        parameters=sum(parameter.numel() for parameter in trainable_parameters(model).values()),
+        ghost_batch_size=size,
+        units=units,
+        products=products,
+        curvature_examples=curvature_examples,
+        micro_batch=micro_batch,
+        rtol=rtol,
+        max_products=max_products,
+        eigenvalues=eigenvalues,
+        probes=probes,
+        noise_draws=noise_draws,
+        steps=steps,
+        sharpness_batches=sharpness_batches,
+        sharpness_batch_size=sharpness_batch_size,
+        estimate_rtol=estimate_rtol,
+        l2=l2,
+        seed=seed,
+    )
+    device = next(iter(trainable_parameters(model).values())).device
+    with arithmetic("float32", str(device)):
+        return _measured(model, data, options, criterion=criterion, eigenvectors=eigenvectors)
+
+
+def recorder(
+    data: ImageDataset, into: list[dict[str, Any]], *, seed: int = 0, **options: Any
+) -> Callable[[int, nn.Module], None]:
+    """An observer for :func:`noisysgd.validation.train` that appends a measurement of every state it is shown.
+
+    Parameters
+    ----------
+    data : ImageDataset
+    into : list
+        Receives ``{"step": step, …}`` with the fields of :class:`Measurement` as plain values.
+    seed, options
+        For :func:`measure`, the same at every step: then differences between steps are not those between groupings.
+
+    Examples
+    --------
+    >>> from noisysgd.validation import TrainConfig, load_dataset, train
+    >>> states = []
+    >>> quick = {"units": 8, "products": 2, "eigenvalues": 1, "curvature_examples": 64, "probes": 0}
+    >>> observe = recorder(load_dataset("digits"), states, **quick)
+    >>> record = train(TrainConfig(learning_rate=0.1, batch_size=64, steps=2), observe=observe, observe_at=(0, 2))
+    >>> [state["step"] for state in states], states[0]["lambda_max"]["value"] > 0
+    ([0, 2], True)
+    """
+
+    def observe(step: int, model: nn.Module) -> None:
+        into.append({"step": step} | measure(model, data, seed=seed, **options).as_dict())
+
+    return observe
+
+
+def _measured(
+    model: nn.Module, data: ImageDataset, options: MeasurementOptions, *, criterion: LossFunction, eigenvectors: bool
+) -> Measurement:
+    began = time.perf_counter()
+    size, tolerance = options.ghost_batch_size, options.estimate_rtol
+    grouping_seed, units_seed, batches_seed = np.random.SeedSequence(options.seed).spawn(3)
+    reference = next(iter(trainable_parameters(model).values()))
+    images, labels = data.train_images.to(reference.device), data.train_labels.to(reference.device)
+    of_loss: dict[str, Any] = {"l2": options.l2, "criterion": criterion}
+    drawn = draw_ghost_batches(data.train_size, ghost_batch_size=size, units=options.units, seed=units_seed)
+    few = torch.from_numpy(drawn[: max(1, TRIAL_EXAMPLES // size)].ravel()).to(reference.device)
+    check_loss(model, images[few], labels[few], criterion)
+    order = np.random.Generator(np.random.Philox(grouping_seed)).permutation(data.train_size)
+    chosen = torch.from_numpy(order[: options.curvature_examples // size * size]).to(reference.device)
+    # Torch's own batch norms take the statistics of all that is differentiated together: one unit at a time, then.
+    micro_batch = size if _batch_norms(model) else options.micro_batch
+    behind = of_loss | {"micro_batch": micro_batch}
+    matvec = loss_hessian_vector_product(model, images[chosen], labels[chosen], **behind)
+    gradients = ghost_batch_gradients(model, images, labels, drawn, **of_loss)
+    sizes = {"ghost_batch_size": size, "dataset_size": data.train_size}
+    noise = gradient_noise(gradients, matvec, **sizes, products=options.products, rtol=tolerance)
+    top = leading_eigenpairs(
+        matvec,
+        gradients.shape[1],
+        options.eigenvalues,
+        seed=options.seed,
+        rtol=options.rtol,
+        max_products=options.max_products,
+        dtype=reference.dtype,
+        device=reference.device,
+    )
+    spectrum = None
+    if options.probes:
+        slope = loss_gradient(model, images[chosen], labels[chosen], **behind)
+        starts = {"probes": options.probes, "noise_draws": options.noise_draws, "steps": options.steps}
+        spectrum = spectral_measures(matvec, slope, gradients, **sizes, **starts, seed=options.seed, rtol=tolerance)
+    sharpness = None
+    batch, batches = options.sharpness_batch_size, options.sharpness_batches
+    if batches:
+        many = draw_ghost_batches(data.train_size, ghost_batch_size=batch, units=batches, seed=batches_seed)
+        sharpness = batch_sharpness(model, images, labels, many, **of_loss, rtol=tolerance)
+    return Measurement(
+        lambda_max=top.values[0],
+        eigenvalues=top.values,
+        trace_noise=noise.trace_noise,
+        gradient_norm_squared=noise.gradient_norm_squared,
+        noise_curvature_trace=noise.noise_curvature_trace,
+        gradient_curvature=noise.gradient_curvature,
+        B_simple=noise.simple_noise_scale,
+        B_noise=noise.noise_scale,
+        B_simple_defined=noise.simple_noise_scale_defined,
+        B_noise_defined=noise.noise_scale_defined,
+        trace_curvature=spectrum.density.moment(1) if spectrum else None,
+        batch_sharpness=sharpness,
+        spectrum=spectrum,
+        eigenvectors=top.vectors if eigenvectors else None,
+        ghost_batch_size=size,
+        units=options.units,
+        curvature_examples=len(chosen),
+        dataset_size=data.train_size,
+        parameters=gradients.shape[1],
+        sharpness_batch_size=batch,
+        sharpness_batches=batches,
+        hessian_products=top.products + noise.products + (spectrum.density.products if spectrum else 0),
+        seconds=time.perf_counter() - began,
+        seed=options.seed,
+        l2=options.l2,
+    )
+
+
+def _ghost_batch_size(model: nn.Module) -> int:
+    """Examples per unit where the user gives none: 1 for networks without batch norm layers."""
+    sizes = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm2d)}
+    others = _batch_norms(model)
+    if not sizes and not others:
+        return 1
+    expected = "GhostBatchNorm2d layers of one ghost batch size"
+    remedy = (
+        "Pass ghost_batch_size, the number of examples per unit: with torch's batch norms, those of a training batch."
+    )
+    checks.require(len(sizes) == 1 and not others, "model", expected, others or sorted(sizes), remedy)
+    return sizes.pop()
+
+
+def _batch_norms(model: nn.Module) -> list[str]:
+    """Torch's own batch norm layers."""
+    layers = model.named_modules()
+    return [name or "model" for name, layer in layers if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+def _short(value: Eigenvalue | Estimate) -> str:
+    """A number with its uncertainty."""
+    error = value.residual if isinstance(value, Eigenvalue) else value.stderr
+    return f"{value.value:.4g} ± {error:.1g}" + ("" if value.converged else " (not converged)")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray | tuple | list):
+        return [_plain(entry) for entry in (value.tolist() if isinstance(value, np.ndarray) else value)]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,94 @@
+"""How curved each batch's loss is along its own gradient: what decides whether SGD is stable.
+
+Full-batch gradient descent hovers where λ_max reaches 2/ε. For SGD the quantity that does so is the batch sharpness
+(Andreyev & Beneventano 2024, arXiv 2412.20553): λ_max itself stays below 2/ε, the more so the smaller the batch.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
+from torch import nn
+
+from noisysgd.theory.common import checks
+from noisysgd.validation.measurement.curvature import LossFunction, loss_function
+from noisysgd.validation.measurement.uncertainty import Estimate, mean_estimate
+from noisysgd.validation.networks.arithmetic_precision import arithmetic
+
+
+def batch_sharpness(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    batches: npt.NDArray[np.int64],
+    *,
+    l2: float = 0.0,
+    rtol: float = 0.1,
+    criterion: LossFunction = F.cross_entropy,
+) -> Estimate:
+    """E over batches of g_BᵀH_B g_B/|g_B|², with g_B and H_B gradient and Hessian of the loss of batch B alone.
+
+    Training mode, running averages frozen, dropout off; the model is left as it was. One gradient and one Hessian
+    product per batch. Compare with 2/ε by :func:`stability`.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images, labels : torch.Tensor
+        Shapes (N, …) and (N,).
+    batches : (n, B) array
+        Indices of independently drawn batches, n ≥ 2; with ghost batch norm B is a multiple of the ghost batch size.
+    l2 : float
+        Includes ½·l2·‖ω‖² in the loss.
+    rtol : float
+        Standard error, as a share of the value, at which the estimate counts as converged.
+    criterion : callable
+        See :func:`~noisysgd.validation.measurement.curvature.loss_hessian_vector_product`.
+
+    Returns
+    -------
+    Estimate
+        With the standard error from the spread between batches; NaN if a batch has a gradient of exactly zero.
+
+    Examples
+    --------
+    Logits (w, 0) at w = 0, inputs 2 and 4: the curvature of every batch is x²/4.
+
+    >>> class Slope(nn.Linear):
+    ...     def forward(self, x):
+    ...         return torch.cat([super().forward(x), torch.zeros_like(x)], dim=1)
+    >>> model = Slope(1, 1, bias=False)
+    >>> _ = nn.init.zeros_(model.weight)
+    >>> found = batch_sharpness(model, torch.tensor([[2.0], [4.0]]), torch.tensor([0, 0]), np.array([[0], [1]]))
+    >>> found.value  # (1 + 4)/2
+    2.5
+    """
+    checks.require(len(batches) > 1, "batches", "at least two", len(batches), "The spread between them is the error.")
+    loss, parameters = loss_function(model, l2=l2, criterion=criterion)
+    values = []
+    with arithmetic("float32", str(parameters[0].device)):
+        for batch in batches:
+            chosen = torch.from_numpy(batch).to(images.device)
+            value = loss(images[chosen], labels[chosen])
+            slopes = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+            fixed = [slope.detach() for slope in slopes]
+            along = torch.stack([(slope * f).sum() for slope, f in zip(slopes, fixed, strict=True)]).sum()
+            columns = torch.autograd.grad(along, parameters, materialize_grads=True)
+            length = sum(float(f.square().sum()) for f in fixed)
+            bent = sum(float((column * f).sum()) for column, f in zip(columns, fixed, strict=True))
+            values.append(bent / length if length else np.nan)
+    return mean_estimate(values, rtol)
+
+
+def stability(sharpness: Estimate, *, learning_rate: float) -> Estimate:
+    """Batch sharpness in units of 2/ε: 1 where SGD without momentum hovers at the edge of stability, less below.
+
+    The standard error scales along; the flag stays.
+
+    Examples
+    --------
+    >>> stability(Estimate(value=4.0, stderr=0.2, converged=True), learning_rate=0.25)
+    Estimate(value=0.5, stderr=0.025, converged=True)
+    """
+    rate = checks.scalar("learning_rate", checks.learning_rate(learning_rate))
+    return Estimate(rate / 2 * sharpness.value, rate / 2 * sharpness.stderr, sharpness.converged)

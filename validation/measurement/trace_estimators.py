@@ -1,0 +1,110 @@
+"""The trace of a matrix that is known by its products with vectors."""
+
+import numpy as np
+import torch
+
+from noisysgd.theory.common import checks
+from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
+from noisysgd.validation.measurement.uncertainty import Estimate, estimate, mean_estimate
+
+
+def hutchinson_trace(
+    matvec: MatrixVectorProduct,
+    dimension: int,
+    *,
+    probes: int,
+    seed: int,
+    rtol: float = 0.1,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Estimate:
+    """tr H as the mean of zᵀHz over vectors z of random signs (Hutchinson 1989).
+
+    Unbiased; one probe has variance 2(‖H‖_F² − Σ H_ii²) for symmetric H.
+
+    Parameters
+    ----------
+    matvec : callable
+        v ↦ Hv for v of shape (dimension,).
+    dimension : int
+        Number of rows of H.
+    probes : int
+        Vectors z, hence products, at least 2.
+    seed : int
+        Of the signs.
+    rtol : float
+        Standard error, as a share of the value, at which the estimate counts as converged.
+    dtype, device
+        Of the vectors handed to `matvec`.
+
+    Returns
+    -------
+    Estimate
+        With the standard error from the spread between probes.
+
+    Examples
+    --------
+    On a diagonal matrix every probe is exact.
+
+    >>> diagonal = torch.tensor([3.0, -1.0, 2.0], dtype=torch.float64)
+    >>> hutchinson_trace(lambda v: diagonal * v, 3, probes=2, seed=0)
+    Estimate(value=4.0, stderr=0.0, converged=True)
+    """
+    probes = checks.integer("probes", probes, 2, remedy="The spread between probes needs at least two.")
+    signs = _signs(probes, dimension, seed).to(device=device, dtype=dtype)
+    return mean_estimate([float(sign @ matvec(sign)) for sign in signs], rtol)
+
+
+def hutch_plus_plus_trace(
+    matvec: MatrixVectorProduct,
+    dimension: int,
+    *,
+    products: int,
+    seed: int,
+    rtol: float = 0.1,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Estimate:
+    """tr H as the exact trace over the range of a sketch, plus Hutchinson's estimate outside of it.
+
+    Hutch++ of Meyer, Musco, Musco & Woodruff 2021 (arXiv 2010.09649), algorithm 1: with Q an orthonormal basis of HS, S
+    a third of the products of random signs, tr H = tr QᵀHQ + tr (1−QQᵀ)H(1−QQᵀ). Where few eigenvalues stand out, they
+    are in Q, and the rest varies little.
+
+    Parameters
+    ----------
+    products : int
+        Products to spend, at least 6; a third each on the sketch, on its range and on probes outside.
+    matvec, dimension, seed, rtol, dtype, device
+        See :func:`hutchinson_trace`.
+
+    Returns
+    -------
+    Estimate
+        With the standard error from the spread between the probes outside; 0 where the sketch spans everything.
+
+    Examples
+    --------
+    >>> diagonal = torch.cat([torch.tensor([50.0, -20.0]), torch.zeros(98)]).double()
+    >>> rotation, _ = torch.linalg.qr(torch.randn(100, 100, generator=torch.Generator().manual_seed(1)).double())
+    >>> matrix = rotation @ torch.diag(diagonal) @ rotation.T
+    >>> round(hutch_plus_plus_trace(lambda v: matrix @ v, 100, products=6, seed=0).value, 6)
+    30.0
+    """
+    products = checks.integer("products", products, 6, remedy="Two each for the sketch, its range and the probes.")
+    width = min(products // 3, dimension)
+    signs = _signs(products - 2 * width, dimension, seed).to(device=device, dtype=dtype)
+    sketch = torch.stack([matvec(sign) for sign in _signs(width, dimension, seed, stream=1).to(signs)])
+    basis = torch.linalg.qr(sketch.T)[0].T
+    inside = sum(float(row @ matvec(row)) for row in basis)
+    if width == dimension:
+        return estimate(inside, 0.0, rtol)
+    outside = signs - (signs @ basis.T) @ basis
+    rest = np.array([float(probe @ matvec(probe)) for probe in outside])
+    spread = mean_estimate(rest, rtol)
+    return estimate(inside + spread.value, spread.stderr, rtol)
+
+
+def _signs(count: int, dimension: int, seed: int, stream: int = 0) -> torch.Tensor:
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream,))))
+    return torch.from_numpy(generator.integers(0, 2, (count, dimension), dtype=np.int8) * 2 - 1)

@@ -1,0 +1,157 @@
+"""The network of a run: the Wide-ResNet of its configuration, or one of the user's own."""
+
+import importlib
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from noisysgd.theory.common import checks
+from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
+from noisysgd.validation.data.datasets import ImageDataset
+from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.networks.wide_resnet import WideResNet
+
+Factory = Callable[[TrainConfig, ImageDataset], nn.Module]
+
+
+def network(config: TrainConfig, data: ImageDataset, given: nn.Module | Factory | None = None) -> nn.Module:
+    """The network that `config` names, or the `given` one, on the configuration's device.
+
+    A factory is called as ``factory(config, data)`` with torch's global generator seeded by the configuration, so that
+    its initial parameters are a function of the seed; the generator's state is put back. A module is taken as it is.
+
+    Raises
+    ------
+    ValueError
+        If the name and what is given do not go together, or the name's factory cannot be imported.
+    """
+    if given is None and config.model == WIDE_RESNET:
+        model: nn.Module = WideResNet(
+            config.depth,
+            config.width,
+            classes=data.classes,
+            channels=data.train_images.shape[1],
+            normalization=config.normalization,
+            ghost_batch_size=config.ghost_batch_size,
+            dropout=config.dropout,
+            seed=config.seed,
+        )
+        return _placed(model, config)
+    remedy = "Name your network: config.with_(model='my network'); its runs are filed under that name."
+    checks.require(config.model != WIDE_RESNET, "config.model", "a name of your own", config.model, remedy)
+    given = imported(config.model) if given is None else given
+    if not isinstance(given, nn.Module):
+        checks.require(callable(given), "model", "a torch.nn.Module or a function that makes one", given, "Pass one.")
+        with torch.random.fork_rng(devices=_generators(config.device)):
+            torch.manual_seed(config.seed)
+            given = _made(given, config, data)
+        checks.instance("model(config, data)", given, nn.Module, remedy="The function returns the network.")
+    return _placed(given, config)
+
+
+def batch_norms(model: nn.Module) -> list[str]:
+    """Names of torch's own batch norms, whose statistics are those of whatever batch they are given."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+
+
+def check_groups(model: nn.Module, config: TrainConfig) -> None:
+    """Raise unless the configuration's groups of examples are whole ghost batches of the network."""
+    sizes = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm2d)}
+    wanted = math.lcm(*sizes)
+    remedy = f"Set ghost_batch_size={wanted}, the network's own."
+    fits = config.group_size % wanted == 0
+    checks.require(fits, "ghost_batch_size", f"a multiple of {wanted}", config.group_size, remedy)
+
+
+def dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, each once, in whatever order of axes.
+
+    >>> whole = torch.zeros(4, 6)
+    >>> dense(whole.t()), dense(whole[:, :3]), dense(torch.zeros(1).expand(3))
+    (True, False, False)
+    """
+    length = 1
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
+        if stride != length:
+            return False
+        length *= size
+    return True
+
+
+def _made(factory: Factory, config: TrainConfig, data: ImageDataset) -> nn.Module:
+    try:
+        return factory(config, data)
+    except TypeError as error:
+        expected = "a function that makes a network, called as f(config, data)"
+        raise ValueError(f"model: expected {expected}, got {factory!r} ({error}). Give it two parameters.") from error
+
+
+def _placed(model: nn.Module, config: TrainConfig) -> nn.Module:
+    for parameter in model.parameters():
+        if not dense(parameter):  # a slice of another tensor: from here on it is the network's own
+            parameter.data = parameter.data.contiguous()
+    # The Wide-ResNet is channels_last as it is, and one-channel weights would otherwise stay contiguous.
+    if config.model != WIDE_RESNET and config.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    elif config.model == WIDE_RESNET and not config.channels_last:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()
+    return model.to(config.device)
+
+
+def imported(name: str) -> Factory:
+    """The function that ``module:factory`` names, of an installed module or of a file in the current folder.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be imported, with the reason.
+
+    Examples
+    --------
+    >>> imported("noisysgd.validation.networks.factory:network").__name__
+    'network'
+    """
+    module, separator, attribute = name.partition(":")
+    remedy = (
+        "Name a function as 'module:factory', of an installed module or of a file in the current folder; "
+        "from Python, train(config, model=...) takes the network itself."
+    )
+    checks.require(bool(separator), "config.model", "'module:factory', or a network passed along", name, remedy)
+    try:
+        with _current_folder():
+            factory: Factory = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a module of the user's does when it is imported
+        got = f"{name!r} ({type(error).__name__}: {error})"
+        raise ValueError(f"config.model: expected an importable 'module:factory', got {got}. {remedy}") from error
+    checks.require(callable(factory), "config.model", "a function that makes a network", factory, remedy)
+    return factory
+
+
+_path_lock = threading.RLock()
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Modules of the current folder can be imported, as ``python -m`` could; no other module is shadowed by them."""
+    folder = str(Path.cwd())
+    with _path_lock:
+        added = folder not in sys.path
+        if added:
+            sys.path.append(folder)
+        try:
+            yield
+        finally:
+            if added:
+                sys.path.remove(folder)
+
+
+def _generators(device: str) -> list[torch.device]:
+    """GPUs whose generator a run on `device` may move."""
+    return [torch.device(device)] if torch.device(device).type == "cuda" else []

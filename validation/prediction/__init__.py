@@ -1,0 +1,5 @@
+"""From measurements to predictions: the noisy quadratic that stands for a network."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

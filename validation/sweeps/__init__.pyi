@@ -1,0 +1,2 @@
+from .trained import Sweep as Sweep
+from .trained_pairs import PairSweep as PairSweep

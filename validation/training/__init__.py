@@ -1,0 +1,5 @@
+"""Training one network: its batches, its optimizer, its checkpoints, its metrics."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

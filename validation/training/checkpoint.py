@@ -1,0 +1,146 @@
+"""Checkpoints: the state of a run under way in one file of tensors and plain types, whole or not there.
+
+A file is written under a temporary name, flushed to disk and renamed, so that its final name always holds a whole
+checkpoint: the one before or the one after. It carries a digest of its contents all the same.
+
+``torch.load(path, weights_only=True)`` reads it; :func:`read` also checks the digest.
+"""
+
+import contextlib
+import hashlib
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from noisysgd.theory.common import checks
+
+FORMAT = 1
+STALE_AFTER = 3600.0
+"""Seconds after which another writer's temporary file is taken to be a killed one's."""
+
+Plain = None | bool | int | float | str | torch.Tensor | list[Any] | dict[str, Any]
+
+
+def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
+    """Put `state` at `path`, in place of what is there.
+
+    Parameters
+    ----------
+    path : path
+        Its folder is made if need be.
+    state : dict
+        Strings as keys; tensors, numbers, strings, booleans, ``None``, and lists and dicts of them.
+
+    Raises
+    ------
+    ValueError
+        For anything else in `state`.
+    OSError
+        If it cannot be written; a checkpoint that was there is still there.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> path = Path(tempfile.mkdtemp()) / "run.pt"
+    >>> write(path, {"step": 3, "weights": torch.ones(2)})
+    >>> read(path)["step"]
+    3
+    """
+    path = Path(path)
+    payload = {"format": FORMAT, "digest": digest(state), "state": state}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_stale(path)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(payload, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    _flush_folder(path.parent)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The state at `path`, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no file.
+    ValueError
+        If it is no checkpoint, of another version, truncated or altered.
+    """
+    path = Path(path)
+    remedy = "Delete it to start the run over, or put back a copy."
+    with path.open("rb") as file:
+        try:
+            payload = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for files that are not its own
+            first = str(error).strip().splitlines()[:1]
+            message = f"{path}: expected a whole checkpoint, got a damaged or foreign file ({first}). {remedy}"
+            raise ValueError(message) from error
+    known = isinstance(payload, dict) and {"format", "digest", "state"} <= payload.keys()
+    checks.require(known, str(path), "a checkpoint", type(payload).__name__, remedy)
+    newer = "Use the version of noisysgd that wrote it, or delete it to start the run over."
+    checks.require(payload["format"] == FORMAT, str(path), f"a checkpoint of format {FORMAT}", payload["format"], newer)
+    found = digest(payload["state"])
+    checks.require(found == payload["digest"], str(path), f"contents of digest {payload['digest']}", found, remedy)
+    state: dict[str, Any] = payload["state"]
+    return state
+
+
+def digest(value: Plain) -> str:
+    """SHA-256 of a nest of tensors and plain types: of what they are, not of how a file holds them.
+
+    >>> import torch
+    >>> digest({"a": torch.ones(2)}) == digest({"a": torch.ones(2)}), digest([1]) == digest([1.0])
+    (True, False)
+    """
+    found = hashlib.sha256()
+    _feed(found, value, "state")
+    return found.hexdigest()
+
+
+def _feed(found: Any, value: Plain, where: str) -> None:
+    if isinstance(value, torch.Tensor):
+        found.update(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
+        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        found.update(f"dict {len(value)}\n".encode())
+        for key in sorted(value):
+            checks.instance(f"key in {where}", key, str, remedy="Use strings.")
+            found.update(f"{key!r}\n".encode())
+            _feed(found, value[key], f"{where}[{key!r}]")
+    elif isinstance(value, list):
+        found.update(f"list {len(value)}\n".encode())
+        for number, item in enumerate(value):
+            _feed(found, item, f"{where}[{number}]")
+    else:
+        plain = value is None or type(value) in (bool, int, float, str)
+        remedy = "Checkpoints hold nothing that could run when it is read."
+        checks.require(plain, where, "tensors and plain types", type(value).__name__, remedy)
+        found.update(f"{type(value).__name__} {value!r}\n".encode())
+
+
+def _clear_stale(path: Path) -> None:
+    """Remove temporary files that killed writers of this checkpoint left behind."""
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > STALE_AFTER:
+                left.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename survive a power cut, where the system lets folders be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,47 @@
+"""The metrics of a record: cross-entropy and accuracy on the training and the test set."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
+from torch import nn
+
+from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation.data.datasets import ImageDataset
+from noisysgd.validation.networks.arithmetic_precision import arithmetic
+from noisysgd.validation.networks.factory import batch_norms
+from noisysgd.validation.networks.ghost_batch_norm import training_mode
+from noisysgd.validation.training.inputs import minibatch, take
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[str, float]:
+    """The metrics of a record, for a model as it stands, where it stands.
+
+    Training examples beyond the last whole group are left out: they would have statistics of their own. Where torch's
+    own batch norms make the loss a matter of the batch, groups are the batches of training.
+    """
+    coupled = bool(batch_norms(model))
+    group = config.batch_size if coupled else config.group_size
+    size = group if coupled else group * max(1, 256 // group)
+    whole = data.train_size - data.train_size % group
+    # Shuffled once and for all, so that ghost batches mix classes as they do in training.
+    order = torch.from_numpy(minibatch(0, 0, data.train_size, data.train_size)[:whole])
+    everything = torch.arange(len(data.test_images))
+    with arithmetic(config.precision, config.device):
+        with training_mode(model):
+            train = _scores(model, data.train_images, data.train_labels, order, size)
+        model.eval()
+        test = _scores(model, data.test_images, data.test_labels, everything, size)
+        model.train()
+    return {"train_loss": train[0], "train_accuracy": train[1], "test_loss": test[0], "test_accuracy": test[1]}
+
+
+def _scores(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, order: torch.Tensor, size: int
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of the examples in `order`, in chunks of `size`."""
+    device = next(model.parameters()).device
+    order = order.to(images.device)
+    logits = torch.cat([model(take(images, chunk).to(device)) for chunk in torch.split(order, size)])
+    labels = labels[order].to(device)
+    loss = F.cross_entropy(logits.double(), labels)
+    return float(loss), float((logits.argmax(1) == labels).double().mean())

@@ -1,0 +1,94 @@
+"""Which examples an update sees, and in which pieces: functions of (seed, step), never of a generator's position."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from noisysgd.simulators.randomness.stream import Purpose, random_words
+from noisysgd.theory.common import checks
+from noisysgd.theory.limits.svag import svag_coefficients
+from noisysgd.validation.data.datasets import ImageDataset
+from noisysgd.validation.networks.factory import batch_norms
+
+SECOND = 2**40
+"""Added to the step to address SVAG's second batch in the random stream, which allows steps below 2⁴⁸."""
+
+
+def minibatch(seed: int, step: int, batch_size: int, dataset_size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Indices of a batch: `batch_size` of `dataset_size` examples without replacement, in random order.
+
+    The examples with the smallest of `dataset_size` random words; a function of (seed, step) alone, independent between
+    steps (paper, section 2).
+
+    >>> sorted(minibatch(seed=0, step=7, batch_size=4, dataset_size=4).tolist())
+    [0, 1, 2, 3]
+    """
+    words = random_words(seed, Purpose.MINIBATCH, replica=0, step=step, count=dataset_size)
+    if batch_size == dataset_size:
+        return np.argsort(words)
+    chosen = np.argpartition(words, batch_size)[:batch_size]
+    return np.asarray(chosen[np.argsort(words[chosen])], dtype=np.int64)
+
+
+def weighted_draws(dynamics: str, svag: int, step: int) -> list[tuple[float, int]]:
+    """The batches of update `step`, each as (weight of its loss, step that addresses its random numbers).
+
+    SVAG (Li, Malladi & Arora 2021, arXiv 2102.12470) takes two, drawn independently of each other, and updates along
+    c₁∇L_B₁ + c₂∇L_B₂ with learning rate ε/l, l times for each update of SGD. The mean gradient is SGD's, the covariance
+    of its noise l times as large. As l grows the run approaches the first-order SDE of SGD: where the results of SVAG
+    do not depend on l, the SDE describes SGD. With l = 1 it is SGD, bit for bit.
+
+    >>> weighted_draws("sgd", 1, 7)
+    [(1.0, 7)]
+    >>> [weight for weight, _ in weighted_draws("svag", 5, 7)]
+    [2.0, -1.0]
+    """
+    if dynamics != "svag" or svag == 1:
+        return [(1.0, step)]
+    first, second = svag_coefficients(svag)
+    return [(float(first), step), (float(second), step + SECOND)]
+
+
+def pieces(batch_size: int, micro_batch_size: int | None) -> list[slice]:
+    """Consecutive parts of a batch, none larger than `micro_batch_size`.
+
+    Both sizes being multiples of the ghost batch, every part is whole ghost batches, and each the same examples as in
+    the whole batch.
+
+    >>> pieces(80, 32)
+    [slice(0, 32, None), slice(32, 64, None), slice(64, 80, None)]
+    >>> pieces(80, None)
+    [slice(0, 80, None)]
+    """
+    size = batch_size if micro_batch_size is None else micro_batch_size
+    return [slice(start, min(start + size, batch_size)) for start in range(0, batch_size, size)]
+
+
+def check_separable(model: nn.Module) -> None:
+    """Raise if a layer's statistics would depend on how a batch is cut: torch's own batch norms."""
+    coupled = batch_norms(model)
+    remedy = "Use GhostBatchNorm2d, whose groups micro-batches leave whole, or take batches whole."
+    checks.require(not coupled, "micro_batch_size", "a network without torch's batch norms", coupled, remedy)
+
+
+def resident(data: ImageDataset, device: str, *, channels_last: bool = True) -> ImageDataset:
+    """The data set on `device`, its images laid out as the network takes them: nothing is copied there again."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    train, test = (images.to(device=device, memory_format=layout) for images in (data.train_images, data.test_images))
+    return replace(
+        data,
+        train_images=train,
+        test_images=test,
+        train_labels=data.train_labels.to(device),
+        test_labels=data.test_labels.to(device),
+    )
+
+
+def take(images: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """``images[batch]`` in the layout of `images`, which indexing alone would lose."""
+    if images.is_contiguous():
+        return images[batch]
+    return images.permute(0, 2, 3, 1)[batch].permute(0, 3, 1, 2)

@@ -1,0 +1,377 @@
+"""Training one network: SGD, heavy ball and SVAG, as the paper runs them.
+
+Everything random is a function of (seed, purpose, step), never of a generator's position, so that a run has one result,
+however often it was interrupted.
+"""
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 — the name the field uses
+from torch import nn
+
+from noisysgd.simulators.randomness.stream import Purpose, random_words
+from noisysgd.theory.common import checks
+from noisysgd.validation.configuration import METRICS, WIDE_RESNET, TrainConfig
+from noisysgd.validation.data.augmentation import augment
+from noisysgd.validation.data.datasets import ImageDataset, load_dataset
+from noisysgd.validation.networks.arithmetic_precision import arithmetic, products
+from noisysgd.validation.networks.dropout import draw_masks, forget_masks, has_dropout, take_rows
+from noisysgd.validation.networks.factory import Factory, check_groups, network
+from noisysgd.validation.networks.ghost_batch_norm import one_update
+from noisysgd.validation.training import checkpoint as checkpoints
+from noisysgd.validation.training.evaluation import evaluate
+from noisysgd.validation.training.inputs import check_separable, minibatch, pieces, resident, take, weighted_draws
+from noisysgd.validation.training.optimizer import HeavyBall, parameter_groups, penalty
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_SECONDS = 60.0
+AHEAD = 32
+"""Steps whose batches are drawn at once."""
+LIMIT_IN_GUESSES = 5000.0
+"""Multiple of log(classes), the cross-entropy of guessing, beyond which a minibatch loss is taken as divergence."""
+
+Observer = Callable[[int, nn.Module], None]
+
+
+def train(
+    config: TrainConfig,
+    *,
+    model: nn.Module | Factory | None = None,
+    observe: Observer | None = None,
+    observe_at: tuple[int, ...] = (),
+    checkpoint: Path | None = None,
+    checkpoint_every: int | None = None,
+) -> dict[str, Any]:
+    """Train one network and return its record.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    model : torch.nn.Module or callable, optional
+        A network of your own, or ``model(config, data)`` that makes one. ``config.model`` must name it: the name, not
+        the network, is part of the run's key. A module is trained in place, from the parameters it comes with.
+    observe : callable, optional
+        Called as ``observe(step, model)`` before the updates numbered `observe_at` (0 is the initial state, the total
+        number of steps the final one); it must leave the model as it found it, as
+        :func:`noisysgd.validation.measure` does. Steps before a checkpoint that the run goes on from are not seen
+        again.
+    observe_at : tuple of int
+    checkpoint : path, optional
+        Where the state is kept while the run is under way. If there is one, the run goes on from it, to the very result
+        it would have had without the interruption. The last one is left there, for whoever stores the record to delete.
+    checkpoint_every : int, optional
+        Steps between checkpoints; by default one is written whenever a minute has passed.
+
+    Returns
+    -------
+    dict
+        Plain values: ``config``, ``status`` ("complete" or "diverged"), ``steps`` taken, ``seconds``, and the metrics
+        ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy`` (``None`` if diverged). Losses are mean
+        cross-entropies in nats, without the L2 term, which is ``l2_term``. The training loss is the one being
+        minimised, of the training set (but for examples beyond its last whole ghost batch) under ghost batch
+        statistics, or those of batches where the network has torch's batch norm; test metrics use running statistics.
+        ``network`` says which class it was, with how many parameters; ``divergence`` how it diverged, or ``None``.
+
+    Raises
+    ------
+    ValueError
+        If the batch is larger than the data set, the device is not there, `model` and ``config.model`` do not go
+        together, or the checkpoint is damaged or another run's.
+
+    Examples
+    --------
+    >>> record = train(TrainConfig(learning_rate=0.5, batch_size=64, steps=2))
+    >>> record["status"], record["steps"]
+    ('complete', 2)
+
+    A network of one's own:
+
+    >>> def perceptron(config, data):
+    ...     return nn.Sequential(nn.Flatten(), nn.Linear(64, data.classes))
+    >>> record = train(TrainConfig(learning_rate=0.1, batch_size=64, steps=2, model="perceptron"), model=perceptron)
+    >>> record["network"]["parameters"]
+    650
+    """
+    started = time.perf_counter()
+    run = TrainingRun(config, _dataset(config.dataset, config.subset, config.subset_seed, config.downsample), model)
+    if checkpoint_every is not None:
+        checkpoint_every = checks.integer("checkpoint_every", checkpoint_every, 1, remedy="None: every minute.")
+    last = run.schedule.steps
+    places = [step for step in observe_at if not 0 <= step <= last]
+    checks.require(not places, "observe_at", f"steps from 0 to {last}", places, "The run has no others.")
+    if checkpoint is not None:
+        is_file = not Path(checkpoint).is_dir()
+        checks.require(is_file, "checkpoint", "a file", f"the folder {checkpoint}", "Name a file in it.")
+    elapsed, saved_at = 0.0, started
+    if checkpoint is not None and Path(checkpoint).exists():
+        elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
+        logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
+    with _global_generators_left_alone(config.device):
+        while not run.finished:
+            if observe is not None and run.step in observe_at:
+                observe(run.step, run.model)
+            run.advance()
+            now = time.perf_counter()
+            due = run.step % checkpoint_every == 0 if checkpoint_every else now - saved_at >= CHECKPOINT_SECONDS
+            if checkpoint is not None and due and not run.finished:
+                checkpoints.write(checkpoint, run.state(elapsed + now - started))
+                saved_at = time.perf_counter()
+        if run.divergence is None and observe is not None and run.step in observe_at:
+            observe(run.step, run.model)
+        metrics: dict[str, Any] = dict.fromkeys(METRICS)
+        if run.divergence is None:
+            metrics = evaluate(run.model, run.data, config)
+            if diverged(metrics["train_loss"], run.limit):
+                run.divergence = f"final training loss {metrics['train_loss']:g}, limit {run.limit:g}"
+                metrics = dict.fromkeys(METRICS)
+    status = "complete" if run.divergence is None else "diverged"
+    logger.debug("%s after %d steps: %s", status, run.step, config)
+    return {
+        "config": config.as_dict(),
+        "status": status,
+        "steps": run.step,
+        "seconds": elapsed + time.perf_counter() - started,
+        **metrics,
+        "l2_term": penalty(run.optimizer.param_groups) if status == "complete" else None,
+        "divergence": run.divergence,
+        "network": {
+            "class": f"{type(run.model).__module__}.{type(run.model).__qualname__}",
+            "parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
+        },
+    }
+
+
+class TrainingRun:
+    """A run under way: its network and its optimizer between two updates.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    data : ImageDataset
+        Moved to the configuration's device.
+    model : torch.nn.Module or callable, optional
+        As for :func:`train`.
+
+    Attributes
+    ----------
+    step : int
+        Updates taken.
+    divergence : str or None
+        Why the run ended early.
+
+    Examples
+    --------
+    >>> run = TrainingRun(TrainConfig(learning_rate=0.5, batch_size=64, steps=3), load_dataset("digits"))
+    >>> run.advance()
+    >>> run.step, run.finished
+    (1, False)
+    """
+
+    def __init__(self, config: TrainConfig, data: ImageDataset, model: nn.Module | Factory | None = None) -> None:
+        checks.batch_size(config.batch_size, data.train_size)
+        _check_device(config.device)
+        self.config = config
+        self.data = resident(data, config.device, channels_last=config.channels_last)
+        self.schedule = config.schedule(data.train_size)
+        self.model = network(config, data, model)
+        check_groups(self.model, config)
+        trainable = any(parameter.requires_grad for parameter in self.model.parameters())
+        checks.require(trainable, "model", "parameters to train", "none that require gradients", "Unfreeze some.")
+        if config.micro_batch_size is not None:
+            check_separable(self.model)
+        self.optimizer = heavy_ball(self.model, config)
+        self.limit = loss_limit(data.classes)
+        self.step = 0
+        self.divergence: str | None = None
+        self._forward: Any = torch.compile(self.model) if config.compile else self.model
+        self._pieces = pieces(config.batch_size, config.micro_batch_size)
+        self._answers = False
+        self._batches: dict[int, torch.Tensor] = {}
+        self._drops = has_dropout(self.model)
+        self._changes = {0, *self.schedule.boundaries.tolist()}
+        self._set_rate()
+        self.model.train()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up or the run has diverged."""
+        return self.divergence is not None or self.step >= self.schedule.steps
+
+    def advance(self) -> None:
+        """One update; none, but `divergence`, if its batch shows that the run has diverged."""
+        if self.step in self._changes:
+            self._set_rate()
+        self.optimizer.zero_grad()
+        loss = self._differentiate()
+        if diverged(loss, self.limit):
+            self.divergence = f"minibatch cross-entropy {loss:g} at step {self.step}, limit {self.limit:g}"
+            return
+        self.optimizer.step()
+        self.step += 1
+
+    def state(self, seconds: float = 0.0) -> dict[str, Any]:
+        """What a checkpoint holds: everything that is not a function of the configuration and the step."""
+        buffers = [self.optimizer.buffers.get(parameter) for parameter in self.optimizer.parameters]
+        return {
+            "config": self.config.as_dict(),
+            "step": self.step,
+            "seconds": seconds,
+            "model": dict(self.model.state_dict()),
+            "momentum": buffers,
+        }
+
+    def restore(self, state: dict[str, Any], name: str = "state") -> float:
+        """Go on from `state`; returns the seconds that had been spent.
+
+        Raises
+        ------
+        ValueError
+            If it is another run's, or its network has other parameters.
+        """
+        remedy = "Delete it to start this run, or resume with the configuration it was written by."
+        missing = sorted({"config", "step", "seconds", "model", "momentum"} - state.keys())
+        checks.require(not missing, name, "the state of a run", f"none of {missing}", remedy)
+        ours, theirs = self.config.as_dict(), state["config"]
+        pairs = {field: (ours.get(field), theirs.get(field)) for field in ours.keys() | theirs.keys()}
+        differing = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+        expected = "a checkpoint of this run"
+        checks.require(not differing, name, expected, f"another's (ours, theirs): {differing}", remedy)
+        parameters = self.optimizer.parameters
+        shapes = [None if buffer is None else buffer.shape for buffer in state["momentum"]]
+        fitting = len(shapes) == len(parameters) and all(
+            shape in (None, p.shape) for shape, p in zip(shapes, parameters, strict=True)
+        )
+        checks.require(fitting, name, "one momentum buffer per parameter", shapes, remedy)
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ValueError(f"{name}: expected the parameters of this network ({error}). {remedy}") from error
+        for parameter, buffer in zip(parameters, state["momentum"], strict=True):
+            if buffer is not None:
+                self.optimizer.buffers[parameter] = torch.empty_like(parameter).copy_(buffer)
+        self.step = state["step"]
+        self._set_rate()
+        return float(state["seconds"])
+
+    def _set_rate(self) -> None:
+        if self.step < self.schedule.steps:
+            rate = self.config.learning_rate * float(self.schedule.at(self.step)) / self.config.svag
+            self.optimizer.lr = rate  # a new optimizer would forget its momentum
+
+    def _differentiate(self) -> float:
+        """Add the gradient of the update's loss to ``.grad``; the mean cross-entropy of its batches."""
+        config = self.config
+        draws = weighted_draws(config.dynamics, config.svag, self.step)
+        if len(draws) == 1 and len(self._pieces) == 1:
+            return self._differentiate_batch(*draws[0])
+        with one_update(self.model, substeps=config.svag):
+            return sum(self._differentiate_batch(weight, draw) for weight, draw in draws) / len(draws)
+
+    def _differentiate_batch(self, weight: float, draw: int) -> float:
+        config, size, device = self.config, self.config.batch_size, self.config.device
+        batch = self._batch(draw)
+        images, labels = take(self.data.train_images, batch), self.data.train_labels[batch]
+        if config.augment:
+            images = augment(images, indices=batch, seed=config.seed, step=draw)
+        if self._drops:
+            draw_masks(self.model, seed=config.seed, step=draw, batch_size=size, device=device)
+        if config.model != WIDE_RESNET:  # which may draw from the global generator, as torch's own dropout does
+            word = random_words(config.seed, Purpose.DROPOUT, replica=2**31, step=draw, count=1)[0]
+            torch.manual_seed(int(word >> 1))
+        try:
+            if len(self._pieces) == 1:
+                return float(self._differentiate_piece(images, labels, weight))
+            total = torch.zeros((), device=device)
+            for rows in self._pieces:
+                share = (rows.stop - rows.start) / size
+                take_rows(self.model, rows)
+                total += share * self._differentiate_piece(images[rows], labels[rows], weight * share)
+            return float(total)
+        finally:
+            if self._drops:
+                forget_masks(self.model)
+
+    def _differentiate_piece(self, images: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
+        with products(self.config.precision):  # which backward passes read as well
+            with arithmetic(self.config.precision, self.config.device):
+                logits = self._logits(images)
+            loss = F.cross_entropy(logits.float(), labels)
+            (loss if weight == 1.0 else weight * loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        """The network's answer, checked once: a network of one's own may expect other images or give other things."""
+        if self._answers:
+            logits: torch.Tensor = self._forward(images)
+            return logits
+        layout = "channels_last " if self.config.channels_last else ""
+        size = len(images), self.data.classes
+        expected = f"a network that maps {layout}float32 images {tuple(images.shape)} to logits {size}"
+        try:
+            logits = self._forward(images)
+        except RuntimeError as error:
+            remedy = "Use .reshape or channels_last=False where .view fails, and parameters of type float32."
+            raise ValueError(f"model: expected {expected}, got an error: {error}. {remedy}") from error
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        checks.require(found == size, "model", expected, found, "Return one logit for each class and image.")
+        self._answers = True
+        return logits
+
+    def _batch(self, draw: int) -> torch.Tensor:
+        """The batch of step `draw`, on the device; drawn some steps at a time, which costs less each."""
+        if draw not in self._batches:
+            size, seed, examples = self.config.batch_size, self.config.seed, self.data.train_size
+            ahead = max(1, min(AHEAD, 2**20 // examples))
+            rows = np.stack([minibatch(seed, draw + k, size, examples) for k in range(ahead)])
+            batches = torch.from_numpy(rows).to(self.config.device)
+            self._batches.update((draw + k, batch) for k, batch in enumerate(batches))
+        return self._batches.pop(draw)
+
+
+def heavy_ball(model: nn.Module, config: TrainConfig) -> HeavyBall:
+    """The optimizer of a run."""
+    groups = parameter_groups(model, l2=config.l2, convention=config.l2_convention, exempt=config.l2_exempt)
+    return HeavyBall(groups, lr=config.learning_rate, momentum=config.momentum)
+
+
+def loss_limit(classes: int) -> float:
+    """Largest minibatch cross-entropy, in nats, of a run that goes on; no run returns from there.
+
+    >>> round(loss_limit(10))
+    11513
+    """
+    return LIMIT_IN_GUESSES * math.log(max(classes, 2))
+
+
+def diverged(loss: float, limit: float) -> bool:
+    """Whether `loss` is above the limit, infinite or not a number.
+
+    >>> diverged(2.3, 10.0), diverged(11.0, 10.0), diverged(float("nan"), 10.0)
+    (False, True, True)
+    """
+    return not loss <= limit
+
+
+def _check_device(device: str) -> None:
+    there = torch.device(device).type != "cuda" or torch.cuda.is_available()
+    remedy = "Use device='cpu', or a machine with a GPU and PyTorch's CUDA build."
+    checks.require(there, "device", "a device that PyTorch finds here", device, remedy)
+
+
+def _global_generators_left_alone(device: str) -> Any:
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    return torch.random.fork_rng(devices=devices)
+
+
+@functools.cache
+def _dataset(name: str, subset: int | None, subset_seed: int, downsample: int) -> ImageDataset:
+    return load_dataset(name, subset=subset, subset_seed=subset_seed, downsample=downsample)
