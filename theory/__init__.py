@@ -28,8 +28,16 @@ from noisysgd.theory.moments import (
     second_moment_map,
     spectral_radius,
 )
-from noisysgd.theory.optima import InitialFinal, optimal_initial_final, optimal_learning_rate, optimal_schedule
-from noisysgd.theory.passage import fastest_on_grid, minimum_steps, steps_examples_tradeoff, steps_to_target
+from noisysgd.theory.optima import (
+    InitialFinal,
+    fastest_on_grid,
+    minimum_steps,
+    optimal_initial_final,
+    optimal_learning_rate,
+    optimal_schedule,
+    steps_examples_tradeoff,
+)
+from noisysgd.theory.passage import steps_to_target
 from noisysgd.theory.problems import (
     LeastSquares,
     NoisyQuadratic,

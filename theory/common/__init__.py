@@ -1,1 +1,1 @@
-"""What all of theory rests on: checks of input, compiled code, threads, descriptions, provenance, minimisation."""
+"""What all of theory rests on: checks of input, compiled code, threads, descriptions, provenance."""

@@ -42,7 +42,7 @@ def plain(thing: Any) -> Any:
 
     >>> from noisysgd import theory
     >>> plain({"budget": theory.StepBudget(50), "schedule": theory.half_then_decay})
-    {'budget': {'class': 'StepBudget', 'total': 50}, 'schedule': 'noisysgd.theory.schedules.schedule:half_then_decay'}
+    {'budget': {'class': 'StepBudget', 'total': 50}, 'schedule': 'noisysgd.theory:half_then_decay'}
     """
     if is_dataclass(thing) and not isinstance(thing, type):
         own = {field.name: plain(getattr(thing, field.name)) for field in fields(thing)}
@@ -59,5 +59,15 @@ def plain(thing: Any) -> Any:
     if isinstance(thing, np.generic):
         return thing.item()
     if callable(thing):
-        return f"{getattr(thing, '__module__', '')}:{getattr(thing, '__qualname__', repr(thing))}"
+        return f"{public_module(thing)}:{getattr(thing, '__qualname__', repr(thing))}"
     return thing
+
+
+def public_module(thing: Any) -> str:
+    """Where a function or a class is found: of this package the folder that lists it, which no move inside changes.
+
+    >>> public_module(public_module), public_module(np.sin)
+    ('noisysgd.theory', 'numpy')
+    """
+    module = str(getattr(thing, "__module__", None) or "")
+    return ".".join(module.split(".")[:2]) if module.startswith("noisysgd.") else module

@@ -6,9 +6,10 @@ import numpy as np
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
-from noisysgd.theory.common.minimise import minimise_on_log_scale, waves
 from noisysgd.theory.limits.stability import critical_learning_rate
 from noisysgd.theory.moments.losses import expected_loss, loss_curve
+from noisysgd.theory.optima.fewest_steps import minimum_steps
+from noisysgd.theory.optima.minimise import minimise_on_log_scale, waves
 from noisysgd.theory.problems.quadratic import Quadratic
 from noisysgd.theory.schedules.budget import Budget, UnlimitedBudget
 from noisysgd.theory.schedules.schedule import ScheduleFamily, constant, half_then_decay, of_length
@@ -100,8 +101,6 @@ def optimal_runs(
 
 
 def _fastest(problem: Quadratic, budget: UnlimitedBudget, sizes: FloatArray, inertia: FloatArray) -> OptimalRuns:
-    from noisysgd.theory.passage.target import minimum_steps
-
     best = minimum_steps(problem, budget.target, batch_size=sizes, momentum=inertia)
     losses = np.full(sizes.shape, np.nan)
     for at in np.ndindex(sizes.shape):

@@ -1,11 +1,6 @@
 """First passages: the exact number of steps until the expected loss is down to a target."""
 
 from noisysgd.theory.passage import additive, least_squares  # noqa: F401  each registers how its problem is searched
-from noisysgd.theory.passage.target import fastest_on_grid, minimum_steps, steps_examples_tradeoff, steps_to_target
+from noisysgd.theory.passage.target import steps_to_target
 
-__all__ = [
-    "fastest_on_grid",
-    "minimum_steps",
-    "steps_examples_tradeoff",
-    "steps_to_target",
-]
+__all__ = ["steps_to_target"]

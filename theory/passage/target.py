@@ -1,28 +1,18 @@
-"""Steps to a target loss at a constant learning rate, and the examples they trade against as the batch grows.
+"""Steps to a target loss at a constant learning rate (Shallue et al. 2019, arXiv 1811.03600; Zhang et al. 2019)."""
 
-Source: Shallue et al. 2019 (arXiv 1811.03600) for the measurement, Zhang et al. 2019 (arXiv 1907.04164) for the noisy
-quadratic, McCandlish et al. 2018 (arXiv 1812.06162) for the hyperbola. How the first passage is found: ``passage``.
-"""
-
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
-from noisysgd.theory.common.minimise import minimise_on_log_scale, waves
-from noisysgd.theory.limits.stability import critical_learning_rate
-from noisysgd.theory.passage.search import LAST_STEP, PENDING, REACHED, Passages, Questions, search
+from noisysgd.theory.passage.search import LAST_STEP, PENDING, Passages, Questions, search
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import Quadratic
 
 if TYPE_CHECKING:
-    import xarray as xr
-
-PATIENCE = 16.0
-"""Multiple of the fewest steps found so far at which a search for fewer gives up on a learning rate."""
+    pass
 
 
 def steps_to_target(
@@ -76,7 +66,7 @@ def steps_to_target(
     >>> theory.steps_to_target(problem, 0.1, learning_rate=0.5, batch_size=[1, 2, np.inf])
     array([inf,  3.,  2.])
     """
-    goals, rates, sizes, inertia = _configurations(problem, target, learning_rate, batch_size, momentum)
+    goals, rates, sizes, inertia = configurations(problem, target, learning_rate, batch_size, momentum)
     last = LAST_STEP
     if max_steps is not None:
         last = float(checks.integer("max_steps", max_steps, 0, remedy="Pass None to search on."))
@@ -87,196 +77,10 @@ def steps_to_target(
     return known.steps.reshape(rates.shape)
 
 
-@dataclass(frozen=True, eq=False)
-class MinimumSteps:
-    """Fewest steps to a target and the learning rate that takes them, both of the broadcast shape.
-
-    Attributes
-    ----------
-    learning_rate : array
-        0 where the problem starts at the target, NaN where no learning rate reaches it in 2⁵² steps.
-    steps : array
-        Whole numbers, ``inf`` where there are none.
-    """
-
-    learning_rate: FloatArray
-    steps: FloatArray
-
-
-def minimum_steps(problem: Quadratic, target: Any, *, batch_size: Any, momentum: Any = 0.0) -> MinimumSteps:
-    """Fewest steps to the target over all constant learning rates, with the learning rate tuned to 1e-3.
-
-    Steps are whole, so learning rates are compared by the time at which the loss, interpolated between two steps, meets
-    the target. The search is that of :func:`~noisysgd.theory.optimal_learning_rate`: a scan, then the lowest dozen
-    local minima; minima narrower than 1 % are passed over.
-
-    Parameters
-    ----------
-    problem : NoisyQuadratic or LeastSquares
-    target : array_like
-        Expected excess training loss to reach, > 0.
-    batch_size, momentum : array_like
-        Broadcast against each other and the target.
-
-    Returns
-    -------
-    MinimumSteps
-        Two arrays of the broadcast shape, not a dataset: the arguments have no names for their axes.
-
-    Raises
-    ------
-    ValueError
-        For impossible targets, batch sizes or momenta, and shapes that do not broadcast.
-
-    Examples
-    --------
-    Small batches take steps in inverse proportion to their size; large ones gain nothing from being larger.
-
-    >>> from noisysgd import theory
-    >>> best = minimum_steps(theory.power_law(100), 0.1, batch_size=[1, 2, 1e6, 2e6])
-    >>> (best.steps[:-1] / best.steps[1:]).round(2)[[0, 2]]
-    array([1.98, 1.  ])
-    """
-    goals, _, sizes, inertia = _configurations(problem, target, 1.0, batch_size, momentum)
-    factors = np.broadcast_to(problem.noise_factor(sizes), goals.shape)
-    points = zip(*(a.ravel().tolist() for a in (goals, sizes, factors, inertia)), strict=True)
-    found = [_minimum(problem, *point) for point in points]
-    rates, steps = np.array(found, dtype=np.float64).reshape(-1, 2).T
-    return MinimumSteps(rates.reshape(goals.shape), steps.reshape(goals.shape))
-
-
-def steps_examples_tradeoff(
-    problem: Quadratic, target: float, *, batch_sizes: Any, momentum: Any = 0.0
-) -> "xr.Dataset":
-    """Fewest steps S and the examples E = B·S they take, for every batch size: perfect scaling, then none.
-
-    McCandlish et al. 2018 expect (S/S_min − 1)(E/E_min − 1) = 1 along the curve. That is derived for a learning rate
-    which follows the noise as the loss falls; at a constant one it is an approximation, and here is how good.
-
-    Parameters
-    ----------
-    problem : NoisyQuadratic or LeastSquares
-    target : float
-        Expected excess training loss to reach, > 0.
-    batch_sizes : (B,) array_like
-    momentum : float or (M,) array_like
-        Several make a first dimension ``momentum``.
-
-    Returns
-    -------
-    xarray.Dataset
-        Over ``batch_size``: ``learning_rate``, ``steps``, ``examples`` and ``hyperbola``, the product above. Without
-        that dimension: ``minimum_steps``, S of the full or, without a data-set size, an infinite batch, and
-        ``minimum_examples``, the smallest E of a batch of 1 and of all `batch_sizes`.
-
-    Raises
-    ------
-    ValueError
-        For impossible targets, batch sizes or momenta.
-
-    Examples
-    --------
-    >>> from noisysgd import theory
-    >>> curve = steps_examples_tradeoff(theory.power_law(100), 0.1, batch_sizes=[1, 64, 4096])
-    >>> [bool(value) for value in curve.steps >= curve.minimum_steps]
-    [True, True, True]
-    """
-    import xarray as xr
-
-    checks.instance("problem", problem, Quadratic, remedy="Make one with theory.power_law or theory.LeastSquares.")
-    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size))
-    inertia = checks.momentum(momentum)
-    goal = checks.scalar("target", target)
-    largest = np.inf if problem.dataset_size is None else float(problem.dataset_size)
-    every = np.concatenate([sizes, [1.0, largest]])
-    found = minimum_steps(problem, goal, batch_size=every, momentum=checks.vector("momentum", inertia)[:, None])
-    steps, rates = found.steps[:, :-2], found.learning_rate[:, :-2]
-    with np.errstate(invalid="ignore", divide="ignore"):  # 0 · inf steps at the target, 0/0 beside them
-        examples = np.where(steps > 0, steps * sizes, 0.0)
-        least_examples = np.minimum(np.where(steps > 0, examples, 0.0).min(axis=1), found.steps[:, -2])
-        least_steps = found.steps[:, -1]
-        hyperbola = (steps / least_steps[:, None] - 1.0) * (examples / least_examples[:, None] - 1.0)
-    names = ("momentum", "batch_size")
-    curve = xr.Dataset(
-        {
-            "learning_rate": (names, rates),
-            "steps": (names, steps),
-            "examples": (names, examples),
-            "hyperbola": (names, hyperbola),
-            "minimum_steps": ("momentum", least_steps),
-            "minimum_examples": ("momentum", least_examples),
-        },
-        coords={"momentum": np.atleast_1d(inertia), "batch_size": sizes},
-        attrs={"target": goal, "source": "theory"},
-    )
-    return curve.squeeze("momentum") if inertia.ndim == 0 else curve
-
-
-class Fastest(NamedTuple):
-    """The point of a grid that reaches a target first; ``inf`` steps if none does."""
-
-    steps: float
-    learning_rate: float
-    momentum: float
-
-
-def fastest_on_grid(
-    problem: Quadratic, target: float, *, learning_rates: Any, batch_size: float, momenta: Any = 0.0
-) -> Fastest:
-    """The fewest steps to a target over a grid of learning rates and momenta: the sweep of Zhang et al. 2019.
-
-    All configurations are scanned as far as 64 steps, then 512, and so on, until one has passed: none is scanned much
-    further than the fastest. Where only the best learning rate matters, :func:`minimum_steps` needs no grid.
-
-    Parameters
-    ----------
-    problem : NoisyQuadratic or LeastSquares
-    target : float
-        Expected excess training loss to reach, > 0.
-    learning_rates : (K,) array_like
-    batch_size : float
-    momenta : float or (M,) array_like
-
-    Returns
-    -------
-    Fastest
-        Named tuple (steps, learning_rate, momentum). Among equals the first of the grid, learning rates outermost.
-
-    Raises
-    ------
-    ValueError
-        For impossible targets, learning rates, batch sizes or momenta, and an empty grid.
-
-    Examples
-    --------
-    >>> from noisysgd import theory
-    >>> rates = np.logspace(-2, 0.5, 10)
-    >>> problem, momenta = theory.power_law(100), [0.0, 0.5, 0.9]
-    >>> fastest_on_grid(problem, 0.1, learning_rates=rates, batch_size=1e4, momenta=momenta)
-    Fastest(steps=16.0, learning_rate=1.668100537200059, momentum=0.5)
-    """
-    rates = checks.vector("learning_rates", checks.learning_rate(learning_rates, "learning_rates"))
-    inertia = checks.vector("momenta", checks.momentum(momenta, "momenta"))
-    goal = checks.scalar("target", target)
-    size = checks.scalar("batch_size", checks.real("batch_size", batch_size))
-    grid = [a.ravel() for a in _configurations(problem, goal, rates[:, None], size, inertia)]
-    asked = Questions(grid[0], grid[1], problem.noise_factor(grid[2]), grid[3])
-    known = Passages.unknown(grid[0].size)
-    last = 64.0
-    while True:
-        search(problem, asked, known, last)
-        reached = known.status == REACHED
-        if reached.any() or last >= LAST_STEP or not (known.status == PENDING).any():
-            break
-        last = min(8.0 * last, LAST_STEP)
-    best = int(np.argmin(np.where(reached, known.steps, np.inf)))
-    steps = float(known.steps[best]) if reached.any() else np.inf
-    return Fastest(steps, float(asked.rates[best]), float(asked.momenta[best]))
-
-
-def _configurations(
+def configurations(
     problem: Quadratic, target: Any, learning_rate: Any, batch_size: Any, momentum: Any
 ) -> list[FloatArray]:
+    """Target, learning rate, batch size and momentum of what is asked, checked and broadcast against each other."""
     kinds = isinstance(problem, NoisyQuadratic | LeastSquares)
     remedy = "Make one with theory.NoisyQuadratic, power_law or LeastSquares."
     checks.require(kinds, "problem", "a NoisyQuadratic or LeastSquares", problem, remedy)
@@ -289,43 +93,3 @@ def _configurations(
         batch_size=checks.batch_size(batch_size, problem.dataset_size),
         momentum=checks.momentum(momentum),
     )
-
-
-def _minimum(
-    problem: Quadratic, target: float, batch_size: float, factor: float, momentum: float
-) -> tuple[float, float]:
-    """Best learning rate and its steps."""
-    if target >= problem.initial_loss:
-        return 0.0, 0.0
-    edge = float(np.log(critical_learning_rate(problem, batch_size, momentum)))
-    best_time, best_rate = LAST_STEP / PATIENCE, edge
-
-    def passages(log_rates: FloatArray, last: float) -> tuple[Passages, FloatArray]:
-        rates = np.exp(log_rates)
-        full = (np.full(rates.size, value) for value in (target, factor, momentum))
-        goals, factors, inertia = full
-        asked = Questions(goals, rates, factors, inertia)
-        known = Passages.unknown(rates.size)
-        search(problem, asked, known, last)
-        return known, known.crossing(goals)
-
-    def time(log_rates: FloatArray) -> FloatArray:
-        """When the target is met; what is too slow to be of interest counts as slower still the smaller its rate."""
-        nonlocal best_time, best_rate
-        last = min(float(np.floor(PATIENCE * best_time)) + 1.0, LAST_STEP)
-        known, times = passages(log_rates, last)
-        slow = (known.status == PENDING) & (log_rates <= best_rate)
-        times[slow] = last * np.exp(best_rate - log_rates[slow])
-        if times.size and (known.status == REACHED).any():
-            first = int(np.argmin(np.where(known.status == REACHED, times, np.inf)))
-            if times[first] < best_time:
-                best_time, best_rate = float(times[first]), float(log_rates[first])
-        return times
-
-    with np.errstate(invalid="ignore"):  # inf − inf between learning rates that never get there
-        best = minimise_on_log_scale(time, start=edge)
-        finer = waves(edge, momentum, int(np.ceil(best_time)))
-        if finer is not None:
-            best = minimise_on_log_scale(time, start=edge, also=finer)
-    steps = float(passages(np.array([best]), LAST_STEP)[0].steps[0])
-    return (float(np.exp(best)), steps) if steps < np.inf else (np.nan, np.inf)

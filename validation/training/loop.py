@@ -19,6 +19,7 @@ from torch import nn
 
 from noisysgd.simulators.randomness.stream import Purpose, random_words
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.describing import public_module
 from noisysgd.validation.configuration import METRICS, WIDE_RESNET, TrainConfig
 from noisysgd.validation.data.augmentation import augment
 from noisysgd.validation.data.datasets import ImageDataset, load_dataset
@@ -144,7 +145,7 @@ def train(
         "l2_term": penalty(run.optimizer.param_groups) if status == "complete" else None,
         "divergence": run.divergence,
         "network": {
-            "class": f"{type(run.model).__module__}.{type(run.model).__qualname__}",
+            "class": f"{public_module(type(run.model))}.{type(run.model).__qualname__}",
             "parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         },
     }

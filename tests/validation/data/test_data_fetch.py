@@ -64,7 +64,7 @@ def a_source(address: str) -> Source:
     digests = {name: hashlib.new(name, CONTENT).hexdigest() for name in ("md5", "sha256")}
     names = ("one.tar.gz", "two.tar.gz")
     files = tuple(SourceFile(name, f"{address}/{name}", digests, limit=3_000_000) for name in names)
-    return Source("small", "nothing", "0 images", files, classes=2)
+    return Source("small", "nothing", files, 2, training_examples=0, test_examples=0, side=1, channels=1)
 
 
 def everything(folder: Path) -> list[str]:

@@ -247,7 +247,8 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import test_checkpoint as shared
-from noisysgd.validation import checkpoint, training
+from noisysgd.validation.training import checkpoint
+from noisysgd.validation.training import loop as training
 
 def child(how, path, result):
     writes, syncs, save, fsync, advance = [0], [0], torch.save, os.fsync, training.TrainingRun.advance

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.common.minimise import minimise_on_log_scale
+from noisysgd.theory.optima.minimise import minimise_on_log_scale
 
 
 @settings(max_examples=10, deadline=None)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisysgd import theory
-from noisysgd.theory.sweeps.dataset import COMPLETE, DIVERGED, MISSING, check_sweep
+from noisysgd.theory.sweeps.dataset import COMPLETE, DIVERGED, MISSING, check_sweep, optimizer_name
 from noisysgd.validation import RunStore, pd1_tasks, read_batch_science, read_pd1
 from noisysgd.validation.cli import main as cli
 from noisysgd.validation.published import trials as foreign_trials
@@ -60,7 +60,7 @@ def workload(tmp_path: Path) -> Path:
 
 
 def point(sweep: Any, momentum: float, batch_size: int, rate: float, seed: int = 0) -> Any:
-    name = theory.sweep.optimizer_name(momentum)
+    name = optimizer_name(momentum)
     return sweep.sel(optimizer=name, batch_size=batch_size, learning_rate=rate, seed=seed)
 
 

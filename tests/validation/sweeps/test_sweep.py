@@ -518,7 +518,7 @@ def test_a_file_that_is_not_there_is_named_with_a_remedy(tmp_path):
 @pytest.mark.slow
 def test_the_pages_network_of_ones_own_is_trained_by_the_command(tmp_path):
     """With the console script's path, which lacks the current folder, and in worker processes."""
-    page = (Path(__file__).resolve().parents[1] / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "sweeps.md").read_text(encoding="utf-8")
     section = page[page.index("### A network of your own") :]
     program, table = (
         re.search(rf"^```{kind}\n(.*?)^```$", section, re.DOTALL | re.M)[1] for kind in ("python", "toml")
@@ -526,7 +526,7 @@ def test_the_pages_network_of_ones_own_is_trained_by_the_command(tmp_path):
     (tmp_path / "mynetworks.py").write_text(program)
     rest = "[budget]\nsteps = 2\nkind = 'step'\n" + GRID.format(momenta=[0], exponents=[0, 1])
     (tmp_path / "sweep.toml").write_text(table + rest + "[protocol]\nruns = 1\nkeep = 1\nmetrics = []\n")
-    code = "import sys; sys.path.remove(''); from noisysgd.validation.cli import main; sys.exit(main())"
+    code = "import sys; sys.path.remove(''); from noisysgd.validation.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", code, "sweep", "run", "sweep.toml", "--workers", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -732,7 +732,7 @@ def test_a_partial_dataset_follows_the_growth_so_far(tmp_path):
 @pytest.mark.checkout
 def test_the_page_on_costs_shows_what_its_program_computes():
     """And the network's own convolutions have the multiplications that the program counts."""
-    docs = Path(__file__).resolve().parents[1] / "docs"
+    docs = Path(__file__).resolve().parents[3] / "docs"
     program = runpy.run_path(str(docs / "paper_cost.py"))
     page = (docs / "costs.md").read_text(encoding="utf-8")
     assert program["table"]() in page

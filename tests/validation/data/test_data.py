@@ -214,7 +214,7 @@ def test_configurations_refuse_impossible_choices(choice: dict[str, Any], messag
 
 @pytest.mark.checkout
 def test_the_program_of_the_page_on_data_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     exec(program, {})
     assert "Standardisation(mean=(" in capsys.readouterr().out

@@ -423,7 +423,7 @@ def test_nothing_is_contracted_or_approximated() -> None:
 @needs_nvrtc
 @pytest.mark.checkout
 def test_the_documented_registers_are_what_the_compiler_says() -> None:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[3]
     page = (root / "docs" / "cuda.md").read_text()
     if f"NVRTC {cubin.version()}," not in page:
         pytest.skip("the table is of another version of NVRTC")

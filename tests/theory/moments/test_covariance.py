@@ -511,7 +511,7 @@ def test_bad_batch_sizes_and_averages_of_least_squares_are_refused():
 
 def test_a_first_call_warns_of_nothing():
     """Compiled code caches the types it has seen, and the warnings of their first use: only a new process tells."""
-    code = "from noisysgd import theory as t\nfrom noisysgd.theory.covariance import covariance\n"
+    code = "from noisysgd import theory as t\n"
     code += "p = t.NoisyQuadratic([1, 0.5], [[1, 0.5], [0.5, 1]])\n"
-    code += "covariance(p, t.constant(2), learning_rate=[0.1], batch_size=4)"
+    code += "t.covariance(p, t.constant(2), learning_rate=[0.1], batch_size=4)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=120)
