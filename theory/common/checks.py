@@ -1,6 +1,7 @@
-"""Input checks, applied once where a value enters from outside; code below them trusts its arguments.
+"""Input checks. They are applied once, where a value enters from outside; internal code trusts its arguments.
 
-Every failure is a ``ValueError`` that says what was expected, what was given and what to do.
+Every failure is a ``ValueError`` that says what was expected, what was given and what to do. The checks accept any
+object, since finding out what it is is their task, and return it in the type that internal code works with.
 """
 
 from collections.abc import Sequence
@@ -12,13 +13,13 @@ from noisysgd.theory.common.arrays import FloatArray
 
 
 def require(condition: bool, name: str, expected: str, got: object, remedy: str) -> None:
-    """Raise the one kind of error this package raises for bad input, unless `condition` holds."""
+    """Raise a ``ValueError`` in the form that all of this package's messages have, unless `condition` holds."""
     if not condition:
         raise ValueError(f"{name}: expected {expected}, got {shorten(got)}. {remedy}")
 
 
 def shorten(value: object, limit: int = 120) -> str:
-    """``repr`` of a value, cut so that a large array does not drown the message; of a 0-d array, that of its number.
+    """``repr`` of a value, cut to `limit` characters; a 0-d array is shown as the number that it holds.
 
     >>> shorten(np.array(-0.1)), shorten(np.float64(2.0))
     ('-0.1', '2.0')
@@ -29,13 +30,15 @@ def shorten(value: object, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def real(name: str, value: Any, *, remedy: str = "Pass real numbers.") -> FloatArray:
-    """`value` as a float64 array without NaN."""
+def real(name: str, value: object, *, remedy: str = "Pass real numbers.") -> FloatArray:
+    """`value` as a float64 array without NaN, of any shape."""
+    # Conversion would drop the dimension names of a DataArray, which would then broadcast otherwise than its owner meant.
     plain = "This argument broadcasts by position: pass .values, with axes added by [:, None]."
     require(not getattr(value, "dims", ()), name, "plain numbers or a NumPy array", type(value).__name__, plain)
     try:
         array = np.asarray(value)
-        # Booleans, strings and complex numbers would convert, and mean something else.
+        # Booleans, strings and complex numbers can be converted to floats too, but are most likely mistakes.
+        # Legitimate numbers such as integers beyond 64 bits or fractions arrive with dtype object.
         numeric = array.dtype.kind in "iuf" or (array.dtype.kind == "O" and not isinstance(value, str | bytes))
         array = array.astype(np.float64) if numeric else np.array(np.nan)
     except (TypeError, ValueError, OverflowError):
@@ -45,15 +48,15 @@ def real(name: str, value: Any, *, remedy: str = "Pass real numbers.") -> FloatA
     return array
 
 
-def at_least(name: str, value: Any, minimum: float, *, finite: bool = True, remedy: str) -> FloatArray:
-    """`value` as a float64 array with every entry ≥ `minimum` (and finite, unless told otherwise)."""
+def at_least(name: str, value: object, minimum: float, *, finite: bool = True, remedy: str) -> FloatArray:
+    """`value` as a float64 array with every entry ≥ `minimum`, and finite unless ``finite=False``."""
     array = real(name, value, remedy=remedy)
     require(bool(np.all(array >= minimum)), name, f"values ≥ {minimum:g}", value, remedy)
     require(not finite or bool(np.isfinite(array).all()), name, "finite values", value, remedy)
     return array
 
 
-def scalar(name: str, value: Any, *, remedy: str = "Pass a single number.") -> float:
+def scalar(name: str, value: object, *, remedy: str = "Pass a single number.") -> float:
     """`value` as one float, without NaN."""
     array = real(name, value, remedy=remedy)
     require(array.ndim == 0, name, "a single number", value, remedy)
@@ -61,18 +64,18 @@ def scalar(name: str, value: Any, *, remedy: str = "Pass a single number.") -> f
 
 
 def vector(name: str, array: FloatArray) -> FloatArray:
-    """`array` with one axis and at least one entry; a scalar becomes one entry."""
+    """`array` as a non-empty 1-D array; a scalar becomes an array of one entry."""
     array = np.atleast_1d(array)
     require(array.ndim == 1 and array.size > 0, name, "a number or a non-empty 1-D array", array, "Flatten it.")
     return array
 
 
-def learning_rate(value: Any, name: str = "learning_rate") -> FloatArray:
+def learning_rate(value: object, name: str = "learning_rate") -> FloatArray:
     """Learning rates: finite and non-negative."""
     return at_least(name, value, 0.0, remedy="Learning rates are finite and not negative.")
 
 
-def momentum(value: Any, name: str = "momentum") -> FloatArray:
+def momentum(value: object, name: str = "momentum") -> FloatArray:
     """Heavy-ball momentum coefficients: 0 ≤ m < 1."""
     array = real(name, value)
     remedy = "Use 0 for plain SGD; the paper's heavy ball uses 0.9."
@@ -80,15 +83,15 @@ def momentum(value: Any, name: str = "momentum") -> FloatArray:
     return array
 
 
-def averaging(value: Any, name: str = "averaging") -> FloatArray:
-    """Coefficients of a moving average of iterates: 0 ≤ β < 1."""
+def averaging(value: object, name: str = "averaging") -> FloatArray:
+    """Coefficients of an exponential moving average of the iterates: 0 ≤ β < 1."""
     array = real(name, value)
     remedy = "Use 0 for the iterates themselves; 0.999 averages over about 1000 steps."
     require(bool(np.all((array >= 0) & (array < 1))), name, "0 ≤ averaging < 1", value, remedy)
     return array
 
 
-def batch_size(value: Any, dataset_size: float | None = None, name: str = "batch_size") -> FloatArray:
+def batch_size(value: object, dataset_size: float | None = None, name: str = "batch_size") -> FloatArray:
     """Batch sizes: 1 ≤ B, and B ≤ N where the size of the data set is known; ``inf`` is the noiseless limit."""
     array = at_least(
         name, value, 1.0, finite=False, remedy="A batch has at least one example; use np.inf for no noise."
@@ -100,24 +103,25 @@ def batch_size(value: Any, dataset_size: float | None = None, name: str = "batch
     return array
 
 
-def integer(name: str, value: Any, minimum: int, *, remedy: str) -> int:
-    """`value` as a Python int ≥ `minimum`; integral floats such as 1e4 are welcome, booleans are not."""
+def integer(name: str, value: object, minimum: int, *, remedy: str) -> int:
+    """`value` as a Python int ≥ `minimum`; integral floats such as 1e4 are accepted, booleans are not."""
+    number: Any = value  # whatever int() accepts, which no one type describes
     try:
-        whole = not isinstance(value, bool | np.bool_) and int(value) == value
+        whole = not isinstance(number, bool | np.bool_) and int(number) == number
     except (TypeError, ValueError, OverflowError):
         whole = False
-    require(whole and value >= minimum, name, f"an integer ≥ {minimum}", value, remedy)
-    require(int(value) < 2**64, name, "an integer that fits into 64 bits", value, remedy)
-    return int(value)
+    require(whole and number >= minimum, name, f"an integer ≥ {minimum}", value, remedy)
+    require(int(number) < 2**64, name, "an integer that fits into 64 bits", value, remedy)
+    return int(number)
 
 
-def instance(name: str, value: Any, kind: type, *, remedy: str) -> None:
+def instance(name: str, value: object, kind: type, *, remedy: str) -> None:
     """Raise unless `value` is a `kind`."""
     require(isinstance(value, kind), name, f"a {kind.__name__}", value, remedy)
 
 
-def one_of(name: str, value: Any, options: Sequence[str]) -> str:
-    """`value` if it is one of `options`."""
+def one_of(name: str, value: object, options: Sequence[str]) -> str:
+    """`value`, which must be one of `options`."""
     require(value in options, name, f"one of {', '.join(map(repr, options))}", value, "Choose one of those.")
     return str(value)
 
