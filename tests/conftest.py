@@ -1,12 +1,20 @@
 """Shared by all tests."""
 
+import fcntl
+import os
+import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from host_device import HostDevice, built
 
 from noisysgd.simulators.cuda import device as gpu
+
+# No example has a deadline: the first may compile code, and any may meet a busy machine.
+hypothesis.settings.register_profile("no deadlines", hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("no deadlines")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,9 +23,22 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Whoever starts the tests in the background may have Ctrl-C ignored; tests that send it wait for its effect."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built(tmp_path_factory.mktemp("host"), "-ffp-contract=off")
+    """The CUDA source built for the host, once for all workers of a run."""
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "host-library"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        library = folder / "simulate.so"
+        return library if library.exists() else built(folder, "-ffp-contract=off")
 
 
 @pytest.fixture(params=["host", pytest.param("gpu", marks=pytest.mark.gpu)])

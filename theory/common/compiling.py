@@ -97,12 +97,13 @@ def _fingerprint(module: str) -> str:
 
 @functools.cache
 def _imports(module: str) -> set[str]:
-    """Modules of this package that a module's import statements name."""
+    """Modules of its own package that a module imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(_source(module) or b"")):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {name for name in names if name.startswith("noisysgd.") and _source(name) is not None}
+    package = module.partition(".")[0] + "."
+    return {name for name in names if name.startswith(package) and _source(name) is not None}
 
 
 @functools.cache

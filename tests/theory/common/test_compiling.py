@@ -1,0 +1,72 @@
+"""Compiled code on disk is never older than what it was made from, and is written by one process at a time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from noisysgd.theory.common import compiling
+
+HELPERS = """
+from noisysgd.theory.common.compiling import helper
+
+FACTOR = {factor}
+
+@helper
+def scaled(x):
+    return FACTOR * x
+"""
+KERNELS = """
+from noisysgd.theory.common.compiling import entry
+from noisysgd_kernels.helpers import scaled
+
+@entry
+def kernel(x):
+    return scaled(x) + 1.0
+"""
+MAIN = "from noisysgd_kernels.kernels import kernel; print(kernel(2.0), sum(kernel.stats.cache_hits.values()))"
+
+
+def run(folder: Path) -> list[str]:
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", MAIN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout.split()
+
+
+def test_editing_a_helper_or_a_constant_in_another_file_is_enough(tmp_path: Path) -> None:
+    """Numba looks at the date of the entry's own file alone, and would answer 7 for ever."""
+    package = tmp_path / "noisysgd_kernels"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "kernels.py").write_text(KERNELS)
+    (package / "helpers.py").write_text(HELPERS.format(factor=3.0))
+    assert run(tmp_path) == ["7.0", "0"]
+    assert run(tmp_path) == ["7.0", "1"]  # from the cache
+    (package / "helpers.py").write_text(HELPERS.format(factor=5.0))
+    assert run(tmp_path) == ["11.0", "0"]
+
+
+def test_a_fingerprint_covers_what_is_imported_and_nothing_above() -> None:
+    kernels = "noisysgd.theory.moments.pair_kernels"
+    assert "noisysgd.theory.moments.mode_kernels" in compiling._imports(kernels)
+    assert compiling._fingerprint(kernels) != compiling._fingerprint("noisysgd.theory.moments.mode_kernels")
+    assert not any(name.endswith("checks") for name in compiling._imports(kernels))  # an edit there compiles nothing
+
+
+def test_two_processes_that_compile_at_once_do_not_mix_up_their_code(tmp_path: Path) -> None:
+    """Both begin with an empty cache and different types: Numba alone may give two codes the same file."""
+    package = tmp_path / "noisysgd_kernels"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "kernels.py").write_text(KERNELS)
+    (package / "helpers.py").write_text(HELPERS.format(factor=3.0))
+    calls = ["kernel(2.0)", "kernel(2)", "kernel(2.0 + 0j)"]
+    code = "from noisysgd_kernels.kernels import kernel; print({call}, end='')"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for _ in range(2):  # then from what the first round left
+        running = [
+            subprocess.Popen([sys.executable, "-c", code.format(call=call)], env=environment, stdout=subprocess.PIPE)
+            for call in calls
+        ]
+        assert [process.communicate(timeout=120)[0] for process in running] == [b"7.0", b"7.0", b"(7+0j)"]
