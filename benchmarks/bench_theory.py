@@ -51,7 +51,7 @@ FIRST_CALLS = {
     "regimes": "theory.regimes(p, theory.StepBudget(99), batch_sizes=[1, 8])",
     "optimal_initial_final": "theory.optimal_initial_final(p, theory.StepBudget(99), batch_size=8)",
     "optimal_schedule": "theory.optimal_schedule(p, theory.StepBudget(99), batch_size=8)",
-    "fit_sharpness": "theory.fit_sharpness([1, 2, 4, 8, 16], [1, 2, 3, 4, 4])",
+    "fit_corner": "theory.fit_corner([1, 2, 4, 8, 16], [1, 2, 3, 4, 4])",
     "diffusion_loss": "theory.diffusion_loss(p, theory.constant(9), learning_rate=0.1, batch_size=8)",
     "plot_loss_curves": "from noisysgd.theory import plots; plots.plot_loss_curves([1, 2], [1.0, 0.5])",
 }

@@ -5,6 +5,7 @@ rest by formula.
 """
 
 import importlib
+import warnings
 from typing import Any
 
 from noisysgd.theory.limits import (
@@ -48,6 +49,7 @@ from noisysgd.theory.problems import (
     two_scale,
 )
 from noisysgd.theory.scaling import (
+    CornerFit,
     LinearWithCap,
     MaBassilyBelkin,
     McCandlish,
@@ -56,10 +58,9 @@ from noisysgd.theory.scaling import (
     NoisyQuadraticRule,
     ScalingRule,
     SharpCorner,
-    SharpnessFit,
     SquareRoot,
     compare_rules,
-    fit_sharpness,
+    fit_corner,
     interpolation_batch_size,
     linear_scaling_exponent,
     noise_scales,
@@ -93,6 +94,7 @@ from noisysgd.theory.sweeps import (
 
 __all__ = [
     "Budget",
+    "CornerFit",
     "EpochBudget",
     "FluctuationDissipation",
     "InitialFinal",
@@ -108,7 +110,6 @@ __all__ = [
     "ScalingRule",
     "Schedule",
     "SharpCorner",
-    "SharpnessFit",
     "SquareRoot",
     "StepBudget",
     "UnlimitedBudget",
@@ -123,7 +124,7 @@ __all__ = [
     "expected_loss",
     "expected_parameters",
     "fastest_on_grid",
-    "fit_sharpness",
+    "fit_corner",
     "fluctuation_dissipation",
     "half_then_decay",
     "initial_to_final",
@@ -164,9 +165,16 @@ __all__ = [
 ]
 
 
+_RENAMED = {"SharpnessFit": "CornerFit", "fit_sharpness": "fit_corner"}
+"""Former public names, which still work, and what they are called now."""
+
+
 def __getattr__(name: str) -> Any:
     if name in ("plots", "testing"):  # which need matplotlib and Hypothesis
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _RENAMED:
+        warnings.warn(f"theory.{name} is now called theory.{_RENAMED[name]}.", DeprecationWarning, stacklevel=2)
+        return globals()[_RENAMED[name]]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -145,7 +145,7 @@ def plot_noise_scale(
         largest = float(on_log_axis(scales.largest_learning_rate))
         if largest > 0:
             drawn.append(ax.axhline(largest, color=COLORS[0], ls="--", lw=1, alpha=0.6, label="ε$_{\\mathrm{max}}$"))
-        places = (("noise", scales.curvature, "-."), ("simple", scales.simple, ":"))
+        places = (("noise", scales.curvature_weighted, "-."), ("simple", scales.simple, ":"))
         for (name, place, style), color in zip(places, COLORS[1:], strict=False):
             where = float(on_log_axis(place))
             if sizes[0] <= where <= sizes[-1]:

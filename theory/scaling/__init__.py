@@ -1,6 +1,6 @@
 """How optima move with the batch size: regimes, scaling rules, the corner between them, noise scales."""
 
-from noisysgd.theory.scaling.corner import SharpCorner, SharpnessFit, fit_sharpness
+from noisysgd.theory.scaling.corner import CornerFit, SharpCorner, fit_corner
 from noisysgd.theory.scaling.noise_scale import (
     NoiseScaleEstimate,
     NoiseScales,
@@ -22,6 +22,7 @@ from noisysgd.theory.scaling.rules import (
 )
 
 __all__ = [
+    "CornerFit",
     "LinearWithCap",
     "MaBassilyBelkin",
     "McCandlish",
@@ -30,10 +31,9 @@ __all__ = [
     "NoisyQuadraticRule",
     "ScalingRule",
     "SharpCorner",
-    "SharpnessFit",
     "SquareRoot",
     "compare_rules",
-    "fit_sharpness",
+    "fit_corner",
     "interpolation_batch_size",
     "linear_scaling_exponent",
     "noise_scales",

@@ -86,7 +86,7 @@ class SharpCorner:
 
 
 @dataclass(frozen=True)
-class SharpnessFit:
+class CornerFit:
     """A fitted corner with profile-likelihood intervals.
 
     Attributes
@@ -108,9 +108,7 @@ class SharpnessFit:
     confidence: float
 
 
-def fit_sharpness(
-    batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None, confidence: float = 0.95
-) -> SharpnessFit:
+def fit_corner(batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None, confidence: float = 0.95) -> CornerFit:
     """:class:`SharpCorner` fitted to data, with intervals for its sharpness p and its boundary batch size B*.
 
     An interval holds the values for which the best choice of the other parameters fits the data acceptably: χ² within
@@ -127,7 +125,7 @@ def fit_sharpness(
 
     Returns
     -------
-    SharpnessFit
+    CornerFit
 
     Raises
     ------
@@ -140,7 +138,7 @@ def fit_sharpness(
 
     >>> sizes = 2.0 ** np.arange(9)
     >>> rates = np.minimum(sizes / 16, 1.0)
-    >>> fit_sharpness(sizes, rates, log_errors=0.29).sharpness_interval[1]
+    >>> fit_corner(sizes, rates, log_errors=0.29).sharpness_interval[1]
     inf
     """
     data = fit_data(batch_sizes, learning_rates, log_errors, parameters=3)
@@ -170,7 +168,7 @@ def fit_sharpness(
     sharp, blunt = _hull(height_of_bluntness, bluntness, float(_inverse(np.array(sharpness))), limit)
     places = _places(data)[::4]
     low, high = _hull(height_of_place, places, place, limit)
-    return SharpnessFit(
+    return CornerFit(
         rule=SharpCorner(power(factor), power(place), sharpness),
         sharpness_interval=(1.0 / blunt if blunt < bluntness[-1] else 0.0, float(_inverse(np.array(sharp)))),
         boundary_interval=(

@@ -5,6 +5,7 @@ gradient, H the curvature and F the covariance of one example's gradient. Minimi
 the noise scale of McCandlish et al. 2018 (arXiv 1812.06162); on a quadratic the second order is all there is.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ class NoiseScales:
     Examples
     --------
     >>> scales = NoiseScales(gradient_squared=2.0, gradient_curvature=4.0, noise_trace=30.0, noise_curvature=40.0)
-    >>> float(scales.simple), float(scales.curvature), float(scales.largest_learning_rate)
+    >>> float(scales.simple), float(scales.curvature_weighted), float(scales.largest_learning_rate)
     (15.0, 10.0, 0.5)
     >>> scales.optimal_learning_rate([10, np.inf])
     array([0.25, 0.5 ])
@@ -90,15 +91,23 @@ class NoiseScales:
         return np.asarray(self.noise_trace / self.gradient_squared)
 
     @property
-    def curvature(self) -> FloatArray:
+    def curvature_weighted(self) -> FloatArray:
         """B_noise = tr(HF)/GᵀHG, the batch size at which noise halves the best step.
 
-        Equal to :attr:`simple` where all curvatures are equal; ``inf`` for noise on a gradient without curvature.
+        :attr:`simple` with noise and gradient both weighted by the curvature H, and so equal to it where all curvatures
+        are equal; ``inf`` for noise on a gradient without curvature.
 
-        >>> float(NoiseScales(2.0, 4.0, noise_trace=30.0, noise_curvature=40.0).curvature)
+        >>> float(NoiseScales(2.0, 4.0, noise_trace=30.0, noise_curvature=40.0).curvature_weighted)
         10.0
         """
         return _ratio(self.noise_curvature, self.gradient_curvature)
+
+    @property
+    def curvature(self) -> FloatArray:
+        """Former name of :attr:`curvature_weighted`."""
+        message = "NoiseScales.curvature is now called NoiseScales.curvature_weighted: it is a batch size."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.curvature_weighted
 
     @property
     def largest_learning_rate(self) -> FloatArray:
@@ -159,7 +168,7 @@ def noise_scales(problem: NoisyQuadratic | LeastSquares, second_moment: Any = No
     --------
     >>> from noisysgd import theory
     >>> scales = noise_scales(theory.NoisyQuadratic([1.0, 0.1], noise=[1.0, 0.1]))
-    >>> round(float(scales.simple), 4), round(float(scales.curvature), 4)
+    >>> round(float(scales.simple), 4), round(float(scales.curvature_weighted), 4)
     (1.0891, 1.009)
 
     The noise scale grows as the loss falls.

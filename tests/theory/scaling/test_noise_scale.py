@@ -63,10 +63,10 @@ def test_optimal_step_minimises_the_expected_loss_of_theory(size, batch_size):
 def test_the_named_formulas_agree_with_each_other():
     scales = noise_scales(theory.power_law(20))
     size = np.array([1.0, 5.0, 300.0])
-    expected = scales.largest_learning_rate / (1 + scales.curvature / size)
+    expected = scales.largest_learning_rate / (1 + scales.curvature_weighted / size)
     np.testing.assert_allclose(scales.optimal_learning_rate(size), expected, rtol=1e-14)
     equal = noise_scales(theory.NoisyQuadratic([3.0, 3.0], [1.0, 5.0], [1.0, 2.0]))
-    np.testing.assert_allclose(equal.simple, equal.curvature, rtol=1e-14)
+    np.testing.assert_allclose(equal.simple, equal.curvature_weighted, rtol=1e-14)
 
 
 def three_points(kurtosis):
@@ -104,7 +104,7 @@ def test_weights_count_modes(kind):
     repeated = {name: np.repeat(value, [2, 3]) for name, value in arguments.items()}
     few = noise_scales(kind([1.0, 0.2], 0.7, **arguments, weights=[2, 3]))
     many = noise_scales(kind(np.repeat([1.0, 0.2], [2, 3]), 0.7, **repeated))
-    for name in ("simple", "curvature", "largest_learning_rate"):
+    for name in ("simple", "curvature_weighted", "largest_learning_rate"):
         np.testing.assert_allclose(getattr(few, name), getattr(many, name), rtol=1e-14)
 
 
@@ -114,8 +114,8 @@ def test_a_curve_of_second_moments_gives_a_curve_of_noise_scales(kind):
     moments = np.random.default_rng(0).random((4, 2, 3))
     curve = noise_scales(problem, moments)
     assert curve.simple.shape == (4, 2)
-    single = noise_scales(problem, moments[3, 1])
-    np.testing.assert_allclose(curve.curvature[3, 1], single.curvature, rtol=1e-14)
+    one_point = noise_scales(problem, moments[3, 1])
+    np.testing.assert_allclose(curve.curvature_weighted[3, 1], one_point.curvature_weighted, rtol=1e-14)
     start = noise_scales(problem, problem.initial_second_moment)
     np.testing.assert_array_equal(start.simple, noise_scales(problem).simple)
 
@@ -123,7 +123,7 @@ def test_a_curve_of_second_moments_gives_a_curve_of_noise_scales(kind):
 def test_only_the_diagonal_of_a_covariance_matters():
     full = noise_scales(theory.NoisyQuadratic([1.0, 0.5], [[2.0, 0.9], [0.9, 1.0]]))
     diagonal = noise_scales(theory.NoisyQuadratic([1.0, 0.5], [2.0, 1.0]))
-    assert (full.simple, full.curvature) == (diagonal.simple, diagonal.curvature)
+    assert (full.simple, full.curvature_weighted) == (diagonal.simple, diagonal.curvature_weighted)
 
 
 def test_full_batches_and_infinite_ones_take_the_largest_step():
@@ -134,7 +134,7 @@ def test_full_batches_and_infinite_ones_take_the_largest_step():
 
 def test_a_gradient_without_curvature_has_no_largest_step():
     scales = NoiseScales(1.0, 0.0, 2.0, 4.0)
-    assert scales.curvature == scales.largest_learning_rate == np.inf
+    assert scales.curvature_weighted == scales.largest_learning_rate == np.inf
     assert scales.optimal_learning_rate(8) == 2.0
     assert NoiseScales(1.0, 0.0, 0.0, 0.0).optimal_learning_rate(8) == np.inf
 

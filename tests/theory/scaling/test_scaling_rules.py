@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from noisysgd import theory
-from noisysgd.theory.scaling.corner import SharpCorner, fit_sharpness
+from noisysgd.theory.scaling.corner import SharpCorner, fit_corner
 from noisysgd.theory.scaling.noise_scale import interpolation_batch_size
 from noisysgd.theory.scaling.rules import (
     RULES,
@@ -308,7 +308,7 @@ def least_misfit(sizes, data, sharpness=None, boundary=None):
 @pytest.mark.parametrize("known", [True, False])
 def test_ends_of_the_sharpness_interval_are_where_the_likelihood_ratio_is_critical(known):
     data = SharpCorner(1.0, 40.0, 1.5).learning_rate(SIZES) * 2.0 ** np.random.default_rng(1).normal(0, 0.1, 13)
-    fit = fit_sharpness(SIZES, data, log_errors=0.1 if known else None, confidence=0.9)
+    fit = fit_corner(SIZES, data, log_errors=0.1 if known else None, confidence=0.9)
     best = least_misfit(SIZES, data)
     margin = 0.01 * stats.chi2(1).ppf(0.9) if known else best * stats.f(1, 10).ppf(0.9) / 10
     for p in fit.sharpness_interval:
@@ -324,22 +324,22 @@ def test_sharpness_read_off_a_grid_of_powers_of_two_keeps_the_truth():
     """The boundary is kept up to an octave: along a straight line all rounding errors are the same."""
     for sharpness in (1.0, np.inf):
         exact = SharpCorner(0.3, 90.0, sharpness).learning_rate(SIZES)
-        fit = fit_sharpness(SIZES, 2.0 ** np.round(np.log2(exact)), log_errors=0.29)
+        fit = fit_corner(SIZES, 2.0 ** np.round(np.log2(exact)), log_errors=0.29)
         assert fit.sharpness_interval[0] <= sharpness <= fit.sharpness_interval[1]
         assert fit.boundary_interval[0] / 2 <= 90 <= fit.boundary_interval[1] * 2
 
 
 def test_intervals_are_open_where_data_say_nothing():
-    sharp = fit_sharpness(SIZES, np.minimum(SIZES / 64, 1.0), log_errors=0.1)
+    sharp = fit_corner(SIZES, np.minimum(SIZES / 64, 1.0), log_errors=0.1)
     assert sharp.sharpness_interval[1] == np.inf > sharp.sharpness_interval[0] > 2
     assert 0 < sharp.boundary_interval[0] < 64 < sharp.boundary_interval[1] < np.inf
-    rising = fit_sharpness(SIZES, SIZES, log_errors=0.1)
+    rising = fit_corner(SIZES, SIZES, log_errors=0.1)
     assert rising.boundary_interval[1] == np.inf
     assert rising.boundary_interval[0] > 1000
-    flat = fit_sharpness(SIZES, np.ones(13), log_errors=0.1)
+    flat = fit_corner(SIZES, np.ones(13), log_errors=0.1)
     assert flat.boundary_interval[0] == 0
     assert flat.boundary_interval[1] < 3
-    power = fit_sharpness(SIZES, SIZES**0.5, log_errors=0.29)
+    power = fit_corner(SIZES, SIZES**0.5, log_errors=0.29)
     assert power.sharpness_interval[0] == 0
 
 
@@ -378,8 +378,8 @@ def quadratic(problem=None, budget=EPOCHS, **options):
         (lambda: compare_rules([1, 2, 4], [1.0, 2.0, 4.0], rules=["linear"]), "rules: expected rules that can be"),
         (lambda: linear_scaling_exponent([1, 2], [1.0, 2.0]), "expected three data"),
         (lambda: linear_scaling_exponent(SIZES, SIZES, below=1), "expected two different batch sizes"),
-        (lambda: fit_sharpness([1, 2, 4], [1.0, 2.0, 3.0]), "expected four data to tell their scatter"),
-        (lambda: fit_sharpness(SIZES, SIZES, confidence=1.0), "confidence: expected a level between 0 and 1"),
+        (lambda: fit_corner([1, 2, 4], [1.0, 2.0, 3.0]), "expected four data to tell their scatter"),
+        (lambda: fit_corner(SIZES, SIZES, confidence=1.0), "confidence: expected a level between 0 and 1"),
     ],
 )
 def test_bad_input_is_refused(call, message):
