@@ -1,1 +1,1 @@
-"""What all of theory rests on: checks of input, compiled code, threads, descriptions, provenance."""
+"""Foundations that the whole package shares: input checks, compilation, threads, descriptions, provenance."""

@@ -1,4 +1,7 @@
-"""Names for the types of arrays. Kernels need these alone, so that what they are compiled from stays small."""
+"""Names for array types, in a module of their own because kernels import them.
+
+Compiled code is thrown away when any module that its kernel imports has changed (``compiling``), so kernels import few.
+"""
 
 import numpy as np
 import numpy.typing as npt

@@ -32,7 +32,7 @@ def shorten(value: object, limit: int = 120) -> str:
 
 def real(name: str, value: object, *, remedy: str = "Pass real numbers.") -> FloatArray:
     """`value` as a float64 array without NaN, of any shape."""
-    # Conversion would drop the dimension names of a DataArray, which would then broadcast otherwise than its owner meant.
+    # Conversion would drop the dimension names of a DataArray, which might then broadcast in an unintended way.
     plain = "This argument broadcasts by position: pass .values, with axes added by [:, None]."
     require(not getattr(value, "dims", ()), name, "plain numbers or a NumPy array", type(value).__name__, plain)
     try:

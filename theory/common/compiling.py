@@ -1,9 +1,11 @@
 """How kernels are compiled: without the interpreter lock, and dividing by zero as NumPy does.
 
-An *entry* is called from Python, and cached on disk. A *helper* is called by other kernels alone, not from Python: its
-code is part of theirs, and to cache and wrap it as well would lengthen the first call of everything by half. Either may
-be *reordered*: its sums may be taken in any order, which lets them use vector registers, and nothing else may change.
-An *inlined* function becomes part of the loop that calls it, and may be called from Python too.
+There are three kinds of compiled function. An *entry* is called from Python and cached on disk. A *helper* is called by
+other kernels only: its code becomes part of theirs, and caching and wrapping it as well would lengthen every first call
+by half. An *inlined* function is inserted into the loop that calls it, and may be called from Python too.
+
+Entries and helpers may be *reordered*: their sums may be taken in any order, and products and sums may be fused, which
+lets them use vector registers. No other liberty is taken with floating-point arithmetic.
 """
 
 import ast
@@ -29,16 +31,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class Decorator(Protocol):
-    """What leaves a function as it is, to type checkers."""
+    """A decorator after which a function has the type that it had before."""
 
     def __call__(self, function: Function, /) -> Function:
-        """The function, compiled when it is first called."""
+        """Return the function, which is compiled when it is first called."""
 
 
 def _compiler(*, cached: bool = False, **options: Any) -> Decorator:
-    def compiled(function: Any) -> Any:
+    def compiled(function: Callable[..., object]) -> Any:
         kernel: Any = njit(**PLAIN, **options)(function)
-        if cached and hasattr(kernel, "py_func"):  # and not a plain function, where compilation is turned off
+        if cached and hasattr(kernel, "py_func"):  # absent where NUMBA_DISABLE_JIT leaves functions plain
             kernel._cache = _Cache(function)
         return kernel
 
@@ -46,31 +48,37 @@ def _compiler(*, cached: bool = False, **options: Any) -> Decorator:
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]
-    """Numba's cache on disk, emptied by any change to the code that an entry is made from.
+    """Numba's cache on disk, invalidated by any change to the code that an entry is compiled from.
 
-    Numba itself looks at the date of the entry's own file, and would go on using code made from helpers and constants
-    that have changed since. Here the contents of all files count that the entry's module imports, directly or not.
+    Numba itself looks at the date of the entry's own file only, and would go on using code compiled from helpers and
+    constants that have changed since. Here the contents of all modules count that the entry's module imports from its
+    own package, directly or not.
     """
 
-    def __init__(self, function: Any) -> None:
+    def __init__(self, function: Callable[..., object]) -> None:
         super().__init__(function)
         self._cache_file = _CacheFile(self._cache_path, self._impl.filename_base, _fingerprint(function.__module__))
 
 
 class _CacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
-    """An index and its files, read and written by one process at a time: Numba names files before it writes them."""
+    """The index of a cache and its data files, read and written by one process at a time.
 
-    def save(self, key: Any, data: Any) -> None:
+    Numba chooses a free name for a data file before it writes the file, so that two processes that fill one cache at
+    once could choose the same name for different code.
+    """
+
+    def save(self, key: object, data: object) -> None:
         with _locked(self._cache_path):
             super().save(key, data)
 
-    def load(self, key: Any) -> Any:
+    def load(self, key: object) -> object:
         with _locked(self._cache_path):
             return super().load(key)
 
 
 @contextmanager
 def _locked(folder: str) -> Iterator[None]:
+    """Hold an exclusive lock on a folder; without effect where the folder or the system's locks are missing."""
     if fcntl is None or not Path(folder).is_dir():
         yield
         return
@@ -79,11 +87,12 @@ def _locked(folder: str) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)  # which releases the lock
+        os.close(descriptor)  # also releases the lock
 
 
 def _fingerprint(module: str) -> str:
-    """SHA-256 of a module of this package and of all its modules that it imports, directly or not."""
+    """SHA-256 of a module's source and of all modules of its own package that it imports, directly or not."""
+    # Visit the graph of imports from this module on; sorting makes the digest independent of the order of visits.
     seen, waiting = {module}, [module]
     while waiting:
         new = _imports(waiting.pop()) - seen
@@ -98,6 +107,7 @@ def _fingerprint(module: str) -> str:
 @functools.cache
 def _imports(module: str) -> set[str]:
     """Modules of its own package that a module imports."""
+    # Only absolute `from ... import ...` statements occur in this package; a name in one may be a module or not.
     names: set[str] = set()
     for node in ast.walk(ast.parse(_source(module) or b"")):
         if isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -108,7 +118,7 @@ def _imports(module: str) -> set[str]:
 
 @functools.cache
 def _source(name: str) -> bytes | None:
-    """The source of a module; None for a package, or for a function, which an import statement may name as well."""
+    """The source of a module; None if the name is that of a package, or of a function or class in a module."""
     try:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:
@@ -118,8 +128,9 @@ def _source(name: str) -> bytes | None:
     return Path(found.origin).read_bytes()
 
 
-# A process that is forked while another thread compiles finds Numba's lock taken, by a thread that it does not have. It
-# would wait for ever as soon as it compiled something itself, or loaded it from the cache. So a fork takes the lock.
+# A process that is forked while another thread compiles would inherit Numba's lock, held by a thread that it does not
+# have, and would wait for ever as soon as it compiled something or loaded it from the cache. So a fork first waits for
+# the lock, and both processes release it afterwards.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=global_compiler_lock.acquire,
@@ -129,8 +140,10 @@ if hasattr(os, "register_at_fork"):
 
 PLAIN: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 INLINED: dict[str, Any] = PLAIN | {"forceinline": True}
-"""Options of the versions of an inlined function that types choose between (Numba's ``overload``)."""
+"""Options for Numba's ``overload``, which chooses between versions of an inlined function by its arguments' types."""
+# A helper needs no wrappers to be called from Python or C.
 WITHIN = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# LLVM's fast-math flags for any order of sums and for fused multiply-adds.
 REORDERED = {"reassoc", "contract"}
 
 entry = _compiler(cached=True)

@@ -1,19 +1,22 @@
-"""What a configured object is, in short for people and as plain values for the attributes of a dataset."""
+"""Descriptions of configured objects: short ones for people, and plain values for the attributes of a dataset."""
 
 import hashlib
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 SHOWN = 6
-"""Numbers of an array that are printed one by one."""
+"""Arrays of up to this many numbers are printed in full."""
 KEPT = 64
-"""Numbers of an array that are kept one by one."""
+"""Arrays of up to this many numbers are kept in full."""
 
 
-def brief(thing: Any) -> str:
-    """The ``repr`` of a dataclass that may hold long arrays: of those, what they begin and end with.
+def brief(thing: "DataclassInstance") -> str:
+    """The ``repr`` of a dataclass, with long arrays abbreviated to their first and last number and their length.
 
     >>> from noisysgd import theory
     >>> theory.constant(100)
@@ -25,7 +28,7 @@ def brief(thing: Any) -> str:
     return f"{type(thing).__name__}({values})"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if not isinstance(value, np.ndarray):
         return repr(value)
     if value.ndim != 1:
@@ -37,8 +40,10 @@ def _shown(value: Any) -> str:
     return f"[{value[0]:.4g} … {value[-1]:.4g}: {value.size}]"
 
 
-def plain(thing: Any) -> Any:
-    """Values that JSON has. Of an array of more than 64 numbers the shape and a SHA-256 of its float64 bytes.
+def plain(thing: object) -> Any:
+    """The object as values that JSON can hold: dataclasses as dictionaries, functions as ``module:name``.
+
+    Of an array of more than 64 numbers it keeps the shape and a SHA-256 of the float64 bytes.
 
     >>> from noisysgd import theory
     >>> plain({"budget": theory.StepBudget(50), "schedule": theory.half_then_decay})
@@ -63,8 +68,10 @@ def plain(thing: Any) -> Any:
     return thing
 
 
-def public_module(thing: Any) -> str:
-    """Where a function or a class is found: of this package the folder that lists it, which no move inside changes.
+def public_module(thing: object) -> str:
+    """The module to import a function or a class from.
+
+    Within this package it is the sub-package that exports it, so that moving code between files changes nothing.
 
     >>> public_module(public_module), public_module(np.sin)
     ('noisysgd.theory', 'numpy')

@@ -1,7 +1,7 @@
 """Threads for compiled code that releases the interpreter lock.
 
-Plain threads instead of a compiler's own: safe to fork, quiet when idle, and the work is cut the same way whatever
-their number.
+These are Python's threads rather than Numba's own: a process that has used them can still be forked, they use no
+processor time when idle, and every item is computed in the same way whatever their number.
 """
 
 import itertools
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 WORTH_A_THREAD = 200_000
-"""Work, in mode-segments, below which starting a thread costs more than it saves (about 10 ms)."""
+"""Work that makes one more thread worth starting (about 10 ms), in units of one mode over one segment of a schedule."""
 
 
 def usable_cores() -> int:
@@ -19,13 +19,16 @@ def usable_cores() -> int:
 
 
 def map_slices(work: Callable[[slice], None], count: int, *, cost: int) -> None:
-    """Call `work` on slices that cover range(count), in threads if count · cost makes that worth it."""
+    """Call `work` on slices that cover range(count), in threads if the whole work, count · cost, is worth them.
+
+    `cost` is the work of one item, in the unit of ``WORTH_A_THREAD``.
+    """
     threads = min(usable_cores(), count, 1 + count * cost // WORTH_A_THREAD)
     if threads <= 1:
         return work(slice(0, count))
-    # More slices than threads, since configurations differ in cost (momentum against none).
+    # More slices than threads even out the load, since items differ in cost (momentum against none).
     edges = [count * k // (4 * threads) for k in range(4 * threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
         for result in [pool.submit(work, slice(a, b)) for a, b in itertools.pairwise(edges) if b > a]:
-            result.result()
+            result.result()  # raises what `work` raised
     return None

@@ -1,4 +1,4 @@
-"""Where a number came from: versions, commit and hardware, for the attributes of a Sweep."""
+"""Where a number came from: versions, commit and hardware, for the attributes of a sweep's dataset."""
 
 import functools
 import json
@@ -30,7 +30,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str:
-    """Commit of the checkout this module lies in, '+' for uncommitted changes; 'installed' outside a checkout."""
+    """Commit of the checkout that holds this module, with '+' if it has changes; 'installed' outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "installed"
