@@ -16,6 +16,16 @@ from noisysgd.simulators.cuda import device as gpu
 hypothesis.settings.register_profile("no deadlines", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("no deadlines")
 
+TIME_LIMIT = 300
+"""Seconds that any test may take; a test that hangs is ended with a traceback. Needs pytest-timeout."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.pluginmanager.hasplugin("timeout"):
+        for item in items:
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(TIME_LIMIT))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
