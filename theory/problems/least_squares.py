@@ -1,7 +1,8 @@
 """Least squares on random inputs: gradient noise that grows with the loss."""
 
 from dataclasses import dataclass
-from typing import Any
+
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.describing import brief
@@ -32,11 +33,11 @@ class LeastSquares(Quadratic):
         Number N of examples. When known, the covariance of a minibatch is that of drawing without replacement from a
         population of N: γ = (N−B)/((N−1)B), no noise at B = N. The population's own moments stay those above.
     weights : scalar or (D,) array
-        Number of modes that each eigenvalue stands for, > 0.
+        Number of modes that each eigenvalue stands for, > 0; it need not be whole.
     kurtosis : float
         E x⁴/(E x²)² ≥ 1 of an input along a principal axis, inputs being independent along different ones: 3 for
-        Gaussian, 1 for ±1. At 2 only the trace term is left, the setting of Velikanov, Kuznedelev & Yarotsky 2023 and
-        of homogenised SGD (Paquette et al. 2021).
+        Gaussian, 1 for ±1. At 2 only the trace term of the noise is left, which is the setting of Velikanov, Kuznedelev
+        & Yarotsky 2023 and of homogenised SGD (Paquette et al. 2021).
 
     Raises
     ------
@@ -57,12 +58,12 @@ class LeastSquares(Quadratic):
 
     def __init__(
         self,
-        eigenvalues: Any,
+        eigenvalues: ArrayLike,
         label_noise: float = 0.1,
-        initial_mean: Any = 0.0,
-        initial_variance: Any = 1.0,
+        initial_mean: ArrayLike = 0.0,
+        initial_variance: ArrayLike = 1.0,
         dataset_size: int | None = None,
-        weights: Any = 1.0,
+        weights: ArrayLike = 1.0,
         kurtosis: float = 3.0,
     ) -> None:
         self._set(eigenvalues, weights, initial_mean, initial_variance, dataset_size)

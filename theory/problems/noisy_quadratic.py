@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -32,13 +33,14 @@ class NoisyQuadratic(Quadratic):
         Number N of training examples. When it is known, batches are drawn without replacement, so that the noise is
         F/B · (N−B)/(N−1): exactly none at B = N. Without it, examples never run out and the noise is F/B.
     weights : scalar or (D,) array
-        Number of modes that each eigenvalue stands for, > 0, not necessarily whole: a measured spectrum with weights.
-        Every one of them has that noise and that initial moment. Needs diagonal noise.
+        Number of modes that each eigenvalue stands for, > 0; as in a measured spectrum it need not be whole. Each of
+        these modes has the noise and the initial moments given for its eigenvalue. Needs diagonal noise.
 
     Raises
     ------
     ValueError
-        For negative curvature or variance, NaN, a covariance that is not one, or shapes that do not match.
+        For negative curvature or variance, NaN, a covariance that is not symmetric and positive semi-definite, or
+        shapes that do not match.
 
     Examples
     --------
@@ -55,12 +57,12 @@ class NoisyQuadratic(Quadratic):
 
     def __init__(
         self,
-        eigenvalues: Any,
-        noise: Any,
-        initial_mean: Any = 0.0,
-        initial_variance: Any = 1.0,
+        eigenvalues: ArrayLike,
+        noise: ArrayLike,
+        initial_mean: ArrayLike = 0.0,
+        initial_variance: ArrayLike = 1.0,
         dataset_size: int | None = None,
-        weights: Any = 1.0,
+        weights: ArrayLike = 1.0,
     ) -> None:
         self._set(eigenvalues, weights, initial_mean, initial_variance, dataset_size)
         self._freeze(noise=_covariance(noise, self.dim))
@@ -79,12 +81,14 @@ class NoisyQuadratic(Quadratic):
         return {"noise": root**2 * self.noise if self.noise.ndim == 1 else root * self.noise * root[:, None]}
 
 
-def _covariance(noise: Any, dim: int) -> FloatArray:
+def _covariance(noise: ArrayLike, dim: int) -> FloatArray:
+    """`noise`, checked, as a (D,) diagonal or a (D, D) covariance."""
     covariance = checks.real("noise", noise)
     checks.require(bool(np.isfinite(covariance).all()), "noise", "finite values", noise, "A covariance is finite.")
     if covariance.ndim == 2:
         expected = f"shape ({dim}, {dim}), as the eigenvalues"
         checks.require(covariance.shape == (dim, dim), "noise", expected, covariance.shape, "Pass F in the eigenbasis.")
+        # Rounding may leave a computed covariance slightly asymmetric or indefinite, relative to its largest entry.
         scale = float(np.abs(covariance).max()) or 1.0
         asymmetry = float(np.abs(covariance - covariance.T).max())
         remedy = "Pass (F + F.T) / 2 if the difference is rounding."

@@ -1,10 +1,11 @@
-"""What every problem here is: a quadratic loss in its eigenbasis, a start, and perhaps a data set of known size."""
+"""The base of all problems: a quadratic loss in its eigenbasis, a start, and perhaps a data set of known size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -13,7 +14,9 @@ from noisysgd.theory.common.describing import brief
 
 @dataclass(frozen=True, eq=False, init=False)
 class Quadratic:
-    """The loss ½ Σ w λ θ² and the state θ₀ it starts from; subclasses say how noisy its gradients are.
+    """The loss ½ Σ w λ θ² and the start θ₀; subclasses add the covariance of the gradient noise.
+
+    λ are the curvatures, and a weight w is the number of modes that share a curvature and all else.
 
     Use :class:`~noisysgd.theory.NoisyQuadratic` (noise that does not depend on θ) or
     :class:`~noisysgd.theory.LeastSquares` (noise that grows with the loss).
@@ -30,7 +33,12 @@ class Quadratic:
     __repr__ = brief
 
     def _set(
-        self, eigenvalues: Any, weights: Any, initial_mean: Any, initial_variance: Any, dataset_size: int | None
+        self,
+        eigenvalues: ArrayLike,
+        weights: ArrayLike,
+        initial_mean: ArrayLike,
+        initial_variance: ArrayLike,
+        dataset_size: int | None,
     ) -> None:
         curvatures = checks.at_least("eigenvalues", eigenvalues, 0.0, remedy="A convex quadratic has curvatures ≥ 0.")
         vector = curvatures.ndim == 1 and curvatures.size > 0
@@ -47,7 +55,9 @@ class Quadratic:
         checks.require(bool(np.all(counts > 0)), "weights", "values > 0", weights, "Drop eigenvalues without modes.")
         variance = checks.at_least("initial_variance", initial_variance, 0.0, remedy="Variances are not negative.")
         mean = checks.real("initial_mean", initial_mean)
-        checks.require(bool(np.isfinite(mean).all()), "initial_mean", "finite values", initial_mean, "Start somewhere.")
+        checks.require(
+            bool(np.isfinite(mean).all()), "initial_mean", "finite values", initial_mean, "Start at a finite θ."
+        )
         object.__setattr__(self, "dataset_size", dataset_size)
         self._freeze(
             eigenvalues=curvatures,
@@ -68,7 +78,7 @@ class Quadratic:
 
     @property
     def dim(self) -> int:
-        """Number D of modes, or of distinct ones where weights count them."""
+        """Number D of eigenvalues; each stands for as many modes as its weight says."""
         return int(self.eigenvalues.size)
 
     @property
@@ -86,19 +96,16 @@ class Quadratic:
         """Expected loss at step 0: ½ Σ w λ E θ₀²."""
         return np.float64(0.5 * (self.weights * self.eigenvalues * self.initial_second_moment).sum())
 
-    def noise_factor(self, batch_size: Any) -> FloatArray:
-        """Factor of one example's covariance in that of a minibatch: 1/B, or (N−B)/((N−1)B) for a known data set.
+    def noise_factor(self, batch_size: ArrayLike) -> FloatArray:
+        """Covariance of a minibatch gradient over that of one example's: 1/B, or (N−B)/((N−1)B) for a known data set.
+
+        The batch size may be an array, and ``inf`` for no noise; the result has its shape.
 
         >>> from noisysgd import theory
         >>> theory.NoisyQuadratic([1.0], 1.0, dataset_size=100).noise_factor([1, 100])
         array([1., 0.])
         """
-        batch_size = checks.batch_size(batch_size, self.dataset_size)
-        if self.dataset_size is None:
-            return np.asarray(1.0 / batch_size)
-        # B = inf asks for no noise, as B = N does. N = 1 leaves nothing else, whatever the denominator.
-        size = np.minimum(batch_size, self.dataset_size)
-        return np.asarray((self.dataset_size - size) / (max(self.dataset_size - 1, 1) * size))
+        return noise_factor(checks.batch_size(batch_size, self.dataset_size), self.dataset_size)
 
     def with_dataset_size(self, dataset_size: int | None) -> Self:
         """The same problem, with batches drawn from `dataset_size` examples."""
@@ -139,11 +146,11 @@ class Quadratic:
         )
 
     def merged(self) -> Self:
-        """The same expected losses from fewer numbers: modes of equal curvature as one, which its weight counts.
+        """A smaller problem with the same expected losses: modes of equal curvature become one of their total weight.
 
-        The loss is linear in noise and E θ₀² at a given curvature, so the merged mode has their means, and no
-        `initial_mean`. A full noise covariance is reduced to its diagonal. Without equal curvatures it is the problem
-        itself.
+        The loss is linear in noise and E θ₀² at a given curvature, so that the merged mode has the means of both; its
+        E θ₀² is all variance, with an `initial_mean` of 0. A full noise covariance is reduced to its diagonal. If no
+        two curvatures are equal, the result is the problem itself.
 
         Examples
         --------
@@ -171,16 +178,28 @@ class Quadratic:
         )
 
     def _merged_noise(self, mean: Callable[[FloatArray], FloatArray]) -> dict[str, Any]:
-        """Fields that describe the noise, as means over modes; for what the eigenvalues do not determine."""
+        """Noise fields of the merged problem, where `mean` averages over merged modes; none if Λ determines them."""
         return {}
 
     def _rescaled_noise(self, root: FloatArray) -> dict[str, Any]:
-        """Fields that describe the noise, after θ → θ/root; for what the eigenvalues do not determine."""
+        """Noise fields after the change of variables θ → θ/root; none if Λ determines them."""
         return {}
 
 
+def noise_factor(batch_size: FloatArray, dataset_size: int | None) -> FloatArray:
+    """γ = 1/B, or (N−B)/((N−1)B) for batches drawn without replacement from N examples; none at B = inf in either case.
+
+    It is the variance of a mean of B examples over that of one. Takes batch sizes that are checked already.
+    """
+    if dataset_size is None:
+        return np.asarray(1.0 / batch_size)
+    # B = inf asks for no noise, as B = N does. With N = 1 the numerator is 0 already, and 0/0 is avoided.
+    size = np.minimum(batch_size, dataset_size)
+    return np.asarray((dataset_size - size) / (max(dataset_size - 1, 1) * size))
+
+
 def per_mode(name: str, value: FloatArray, dim: int) -> FloatArray:
-    """A scalar or (D,) array as a (D,) array."""
+    """`value`, a scalar or a (D,) array, as a (D,) array."""
     fits = value.ndim == 0 or value.shape == (dim,)
     checks.require(
         fits, name, f"a scalar or shape ({dim},), as the eigenvalues", value.shape, "Give one value per mode."

@@ -1,11 +1,10 @@
 """Problems with named spectra; each has gradient noise F = Λ and E θ₀² = 1, as in Zhang et al. 2019.
 
-For loss-dependent noise, hand the eigenvalues on: ``LeastSquares(power_law(100).eigenvalues)``.
+For noise that grows with the loss, pass their eigenvalues on: ``LeastSquares(power_law(100).eigenvalues)``.
 """
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -28,7 +27,9 @@ def power_law(dim: int, exponent: float = 1.0, *, dataset_size: int | None = Non
     4.893803
     """
     dim = checks.integer("dim", dim, 1, remedy="Pass the number of modes.")
-    exponent = checks.scalar("exponent", checks.at_least("exponent", exponent, 0.0, remedy="Spectra here decay."))
+    exponent = checks.scalar(
+        "exponent", checks.at_least("exponent", exponent, 0.0, remedy="The spectrum i^−exponent does not grow.")
+    )
     eigenvalues = np.arange(1, dim + 1, dtype=np.float64) ** -exponent
     return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
 
@@ -36,16 +37,16 @@ def power_law(dim: int, exponent: float = 1.0, *, dataset_size: int | None = Non
 def two_scale(
     dim: int, condition_number: float, *, steep: float = 0.5, dataset_size: int | None = None
 ) -> NoisyQuadratic:
-    """Two curvatures, 1 and 1/condition_number: the least spectrum in which momentum has something to gain.
+    """Two curvatures, 1 and 1/condition_number: the simplest spectrum on which momentum can speed SGD up.
 
     Parameters
     ----------
     dim : int
         Number of modes, ≥ 2.
     condition_number : float
-        Ratio κ ≥ 1 of the two.
+        Ratio ≥ 1 of the larger curvature to the smaller.
     steep : float
-        Share of the modes with curvature 1; rounded so that both kinds exist.
+        Share of the modes that have curvature 1, between 0 and 1; rounded so that both curvatures occur.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def two_scale(
 
 
 def marchenko_pastur(dim: int, ratio: float, *, dataset_size: int | None = None) -> NoisyQuadratic:
-    """Quantiles of the Marchenko–Pastur law: curvatures of least squares on random inputs.
+    """Quantiles of the Marchenko–Pastur law, the distribution of curvatures of least squares on random inputs.
 
     The limiting spectrum of XᵀX/n for n × d matrices X with independent entries of variance 1 and d/n → `ratio`:
     density √((λ₊−λ)(λ−λ₋))/(2π·ratio·λ) between λ± = (1 ± √ratio)², and, beyond ratio 1, a share 1 − 1/ratio of zeros
@@ -81,7 +82,7 @@ def marchenko_pastur(dim: int, ratio: float, *, dataset_size: int | None = None)
 
     Examples
     --------
-    Edges (1 ± √½)², mean 1.
+    The largest, the mean and the smallest: the edges of the law are (1 ± √½)², and its mean is 1.
 
     >>> eigenvalues = marchenko_pastur(1000, ratio=0.5).eigenvalues
     >>> [round(float(x), 2) for x in (eigenvalues[0], eigenvalues.mean(), eigenvalues[-1])]
@@ -96,11 +97,11 @@ def marchenko_pastur(dim: int, ratio: float, *, dataset_size: int | None = None)
     return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
 
 
-def measured_spectrum(eigenvalues: Any, weights: Any, *, dataset_size: int | None = None) -> NoisyQuadratic:
-    """A spectrum from arrays: weights[k] modes, in number, at eigenvalues[k].
+def measured_spectrum(eigenvalues: ArrayLike, weights: ArrayLike, *, dataset_size: int | None = None) -> NoisyQuadratic:
+    """A spectrum given by arrays: ``weights[k]`` is the number of modes of curvature ``eigenvalues[k]``.
 
-    For spectral densities as stochastic Lanczos gives them: nodes, and weights that sum to the number of parameters.
-    Negative nodes, which a non-convex network has, are refused: decide what they mean first.
+    It suits spectral densities from stochastic Lanczos quadrature: their nodes, and weights that sum to the number of
+    parameters. Negative nodes, which a non-convex loss has, are refused: drop or change them first.
 
     Raises
     ------
@@ -116,14 +117,15 @@ def measured_spectrum(eigenvalues: Any, weights: Any, *, dataset_size: int | Non
 
 
 def _marchenko_pastur_quantiles(shares: FloatArray, ratio: float) -> FloatArray:
-    """Quantiles of the Marchenko–Pastur law by tabulating its distribution function and inverting it.
+    """Quantiles of the Marchenko–Pastur law, from a table of its distribution function that is then inverted.
 
-    λ = 1 + ratio − 2√ratio cos φ, φ in (0, π), takes the square roots out of the density: what is left to integrate,
-    (2/π) sin²φ/λ, is smooth, except that 1/λ peaks sharply at φ = 0 where ratio → 1; there tan(φ/2) spreads it out.
+    The substitution λ = 1 + ratio − 2√ratio cos φ, φ in (0, π), removes the square roots from the density: what is left
+    to integrate, (2/π) sin²φ/λ, is smooth, except that 1/λ peaks sharply at φ = 0 where ratio → 1.
     """
     root = np.sqrt(ratio)
     gap = abs(1.0 - root)
-    # With τ = tan(φ/2): λ = ((1−√ratio)² + (1+√ratio)² τ²)/(1+τ²), and τ = (gap/(1+√ratio)) sinh-like near zero.
+    # With τ = tan(φ/2), λ = ((1−√ratio)² + (1+√ratio)² τ²)/(1+τ²): the peak is as wide as τ = gap/(1+√ratio). Points
+    # τ = floor · sinh s, s equally spaced, resolve that width, and are spread geometrically beyond it.
     floor = max(gap / (1.0 + root), 1e-9)
     s = np.linspace(0.0, np.arcsinh(1e9 / floor), 200_001)
     tau = floor * np.sinh(s)
@@ -132,8 +134,9 @@ def _marchenko_pastur_quantiles(shares: FloatArray, ratio: float) -> FloatArray:
     sine = 2.0 * tau / (1.0 + tau**2)
     with np.errstate(invalid="ignore"):
         density = np.where(eigenvalue > 0, (2.0 / np.pi) * sine**2 / eigenvalue, 8.0 / np.pi / (1.0 + root) ** 2)
-    density = density * 2.0 / (1.0 + tau**2) * rate
+    density = density * 2.0 / (1.0 + tau**2) * rate  # dφ/ds
     mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2) * (s[1] - s[0])])
+    # The table is normalised to the exact share of curved modes; the flat ones, if any, come first among quantiles.
     curved = min(1.0, 1.0 / ratio)
     mass *= curved / mass[-1]
     inside = shares > 1.0 - curved

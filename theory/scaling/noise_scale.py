@@ -15,6 +15,7 @@ from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
+from noisysgd.theory.problems.quadratic import noise_factor
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -393,14 +394,6 @@ def two_batch_noise_scale(
         noise_trace_error=trace_error * unit,
         confidence=level,
     )
-
-
-def noise_factor(batch_size: FloatArray, dataset_size: int | None) -> FloatArray:
-    """1/B, or (N−B)/((N−1)B) for batches drawn without replacement; none at B = inf in either case."""
-    if dataset_size is None:
-        return np.asarray(1.0 / batch_size)
-    size = np.minimum(batch_size, dataset_size)
-    return np.asarray((dataset_size - size) / (max(dataset_size - 1, 1) * size))
 
 
 def _one_example_noise(problem: NoisyQuadratic | LeastSquares, moment: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""What a run is allowed and how its learning rate goes: schedules, budgets, effective learning rate, temperature."""
+"""Learning-rate schedules, compute budgets, and the effective learning rate and temperature of a configuration."""
 
 from noisysgd.theory.schedules.budget import Budget, EpochBudget, StepBudget, UnlimitedBudget
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate, temperature

@@ -1,28 +1,29 @@
 """Compute budgets: how many steps a run may take at each batch size (paper, section 2)."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import IntArray
 
 
 class Budget(Protocol):
-    """What every budget answers: steps allowed at a batch size, and N where the budget knows the data set."""
+    """The interface of all budgets: the steps allowed at each batch size, and N where the budget knows the data set."""
 
     @property
     def dataset_size(self) -> int | None:
         """Number of training examples, if the budget is stated in epochs of them."""
 
-    def steps(self, batch_size: Any) -> IntArray:
+    def steps(self, batch_size: ArrayLike) -> IntArray:
         """Steps allowed at each batch size."""
 
 
 @dataclass(frozen=True)
 class EpochBudget:
-    """A constant number of passes: ⌊epochs·N/B⌋ steps, inversely proportional to the batch size.
+    """A constant number of passes over the data: ⌊epochs·N/B⌋ steps, inversely proportional to the batch size.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ class EpochBudget:
         size = checks.integer("dataset_size", self.dataset_size, 1, remedy="Pass the number of training examples.")
         object.__setattr__(self, "dataset_size", size)
 
-    def steps(self, batch_size: Any) -> IntArray:
+    def steps(self, batch_size: ArrayLike) -> IntArray:
         """Steps allowed at each batch size 1 ≤ B ≤ N; an array of the shape of `batch_size`."""
         sizes = checks.batch_size(batch_size, self.dataset_size)
         with np.errstate(over="ignore"):
@@ -82,16 +83,16 @@ class StepBudget:
 
     @property
     def dataset_size(self) -> None:
-        """A step budget knows no data set."""
+        """``None``: a step budget does not refer to a data set."""
 
-    def steps(self, batch_size: Any) -> IntArray:
+    def steps(self, batch_size: ArrayLike) -> IntArray:
         """Steps allowed at each batch size B ≥ 1; an array of the shape of `batch_size`."""
         return np.full(checks.batch_size(batch_size).shape, self.total, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class UnlimitedBudget:
-    """As many steps as it takes, at a constant learning rate, to reach a target loss (paper, section 2).
+    """As many steps as it takes to reach a target loss at a constant learning rate (paper, section 2).
 
     Parameters
     ----------
@@ -117,15 +118,15 @@ class UnlimitedBudget:
 
     @property
     def dataset_size(self) -> None:
-        """An unlimited budget knows no data set; give it to the problem."""
+        """``None``: an unlimited budget does not refer to a data set; give the size of one to the problem."""
 
-    def steps(self, batch_size: Any) -> IntArray:
-        """Refused: the number of steps depends on the problem and the learning rate."""
+    def steps(self, batch_size: ArrayLike) -> IntArray:
+        """Always a ``ValueError``, since the number of steps depends on the problem and the learning rate."""
         remedy = "Ask theory.steps_to_target, or use an EpochBudget or StepBudget."
         raise ValueError(f"budget: expected one that fixes the number of steps, got {self}. {remedy}")
 
 
-def _countable(steps: Any) -> int:
+def _countable(steps: ArrayLike) -> int:
     total = checks.integer("steps", steps, 1, remedy="Allow at least one step.")
     checks.require(total < 2**53, "steps", "fewer than 2⁵³", steps, "Allow fewer.")
     return total

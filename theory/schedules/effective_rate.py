@@ -1,15 +1,17 @@
-"""The two combinations of hyper-parameters that small learning rates depend on (paper, sections 3.2 and 3.3)."""
+"""The two combinations of hyper-parameters that determine training at small learning rates.
 
-from typing import Any
+Source: sections 3.2 and 3.3 of Smith, Elsen & De 2020.
+"""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 
 
-def effective_learning_rate(learning_rate: Any, momentum: Any) -> FloatArray:
-    """ε/(1−m): the learning rate at which plain SGD moves as fast. Arguments broadcast.
+def effective_learning_rate(learning_rate: ArrayLike, momentum: ArrayLike) -> FloatArray:
+    """ε/(1−m): the learning rate at which plain SGD moves as fast as heavy ball with momentum m. Arguments broadcast.
 
     >>> round(float(effective_learning_rate(0.1, 0.9)), 12)
     1.0
@@ -21,7 +23,7 @@ def effective_learning_rate(learning_rate: Any, momentum: Any) -> FloatArray:
         return np.asarray(rate / (1.0 - inertia))
 
 
-def temperature(learning_rate: Any, batch_size: Any, momentum: Any = 0.0) -> FloatArray:
+def temperature(learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike = 0.0) -> FloatArray:
     """T = ε/(B(1−m)), the strength of gradient noise in the SDE of eq. 3. Arguments broadcast.
 
     >>> float(temperature(0.5, 64))

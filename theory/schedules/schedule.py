@@ -2,24 +2,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.common.describing import brief
 
 DROPS = 10
-"""Drops of the paper's schedule, one every twentieth of the budget after half of it."""
+"""Number of drops in the paper's schedule: after half of the budget, one every twentieth of it."""
 
 
 @dataclass(frozen=True, eq=False, init=False)
 class Schedule:
-    """``multipliers[s]`` times *the* learning rate for ``lengths[s]`` steps, segment after segment.
+    """Segment after segment, ``multipliers[s]`` times the learning rate for ``lengths[s]`` steps.
 
-    Usually made by :func:`half_then_decay`, :func:`constant`, :func:`piecewise`, … . Segments of no steps are dropped,
-    and neighbours with equal multipliers are joined.
+    Usually made by :func:`half_then_decay`, :func:`constant` or :func:`piecewise`. Segments without steps are dropped,
+    and neighbours with equal multipliers are joined. The arrays are read-only.
 
     Parameters
     ----------
@@ -27,6 +27,11 @@ class Schedule:
         Steps of each segment.
     multipliers : (S,) array
         Multiplier of the learning rate in each segment, ≥ 0 and finite.
+
+    Raises
+    ------
+    ValueError
+        For lengths that are not whole, fewer than one step in all, negative multipliers, or shapes that do not match.
 
     Examples
     --------
@@ -42,7 +47,7 @@ class Schedule:
 
     __repr__ = brief
 
-    def __init__(self, lengths: Any, multipliers: Any) -> None:
+    def __init__(self, lengths: ArrayLike, multipliers: ArrayLike) -> None:
         given = checks.at_least("lengths", lengths, 0.0, remedy="Give each segment's number of steps.")
         factors = checks.at_least("multipliers", multipliers, 0.0, remedy="Give one multiplier ≥ 0 per segment.")
         match = given.ndim == 1 and given.shape == factors.shape
@@ -52,6 +57,7 @@ class Schedule:
         checks.require(whole, "lengths", "whole numbers of steps", lengths, "Round them.")
         starts = np.flatnonzero(given > 0)
         checks.require(starts.size > 0, "lengths", "at least one step", lengths, "Give a longer schedule.")
+        # Multipliers are not negative, so that the −1 before them makes the first segment differ from what it follows.
         new = np.flatnonzero(np.diff(factors[starts], prepend=-1.0) != 0)
         merged = np.add.reduceat(given[starts], new).astype(np.int64)
         for name, value in (("lengths", merged), ("multipliers", factors[starts][new])):
@@ -65,11 +71,11 @@ class Schedule:
 
     @property
     def boundaries(self) -> IntArray:
-        """First step of every segment but the first: where the learning rate changes, shape (S−1,)."""
+        """First step of each segment but the first, shape (S−1,): the steps at which the learning rate changes."""
         return np.cumsum(self.lengths)[:-1]
 
-    def at(self, step: Any) -> FloatArray:
-        """Multiplier in force at each step in 0…steps−1."""
+    def at(self, step: ArrayLike) -> FloatArray:
+        """Multiplier in force at each `step` in 0…steps−1; an array of the shape of `step`."""
         step = checks.real("step", step)
         inside = bool(np.all((step >= 0) & (step < self.steps) & (step == np.floor(step))))
         checks.require(inside, "step", f"whole steps in 0…{self.steps - 1}", step, "Steps count from 0.")
@@ -93,7 +99,7 @@ def half_then_decay(steps: int, factor: float = 2.0, drops: int = DROPS) -> Sche
     """The paper's schedule: constant for half the steps, then divided `drops` times by `factor`.
 
     The k-th drop comes at step ⌊steps/2 + (k−1)·steps/(2·drops)⌋, k = 1…drops (section 4: every twentieth of training
-    after half of it). With fewer than 2·drops steps some drops coincide, and the schedule is the composition of them.
+    after half of it). With fewer than 2·drops steps some drops coincide, and their factors multiply.
 
     Raises
     ------
@@ -118,10 +124,10 @@ def half_then_decay(steps: int, factor: float = 2.0, drops: int = DROPS) -> Sche
 
 
 def initial_to_final(steps: int, initial: float, final: float) -> Schedule:
-    """The shape of :func:`half_then_decay` from multiplier `initial` down to `final` (section 7.1).
+    """The shape of :func:`half_then_decay` with a multiplier that falls from `initial` to `final` (paper, section 7.1).
 
-    Each of the 10 drops divides by γ = (initial/final)^(1/10). With a learning rate of 1 the multipliers are learning
-    rates.
+    Each of the 10 drops divides it by γ = (initial/final)^(1/10). At a learning rate of 1 the multipliers are the
+    learning rates themselves.
 
     >>> initial_to_final(20, initial=0.4, final=0.1).multipliers[[0, -1]]
     array([0.4, 0.1])
@@ -134,7 +140,7 @@ def initial_to_final(steps: int, initial: float, final: float) -> Schedule:
 
 
 def warmup(schedule: Schedule, steps: int, levels: int = 10) -> Schedule:
-    """`schedule` after a warm-up: `steps` extra steps in `levels` equal rises towards its first multiplier.
+    """`schedule` after a warm-up of `steps` extra steps that rise to its first multiplier in `levels` equal levels.
 
     Linear warm-up (Goyal et al. 2017) as a staircase, so that the result stays piecewise constant.
 
@@ -152,7 +158,7 @@ def warmup(schedule: Schedule, steps: int, levels: int = 10) -> Schedule:
     )
 
 
-def piecewise(lengths: Any, multipliers: Any) -> Schedule:
+def piecewise(lengths: ArrayLike, multipliers: ArrayLike) -> Schedule:
     """Any piecewise-constant schedule: ``multipliers[s]`` for ``lengths[s]`` steps.
 
     >>> piecewise([3, 0, 2, 5], [1.0, 9.0, 0.5, 0.5]).lengths
@@ -162,7 +168,7 @@ def piecewise(lengths: Any, multipliers: Any) -> Schedule:
 
 
 def of_length(family: ScheduleFamily, steps: int) -> Schedule:
-    """The member of a family of schedules with that many steps; a ``ValueError`` if there is none such."""
+    """The schedule that a family gives for `steps` steps; a ``ValueError`` if it is none, or of another length."""
     remedy = "Pass a function of the number of steps, such as theory.half_then_decay, not a schedule."
     checks.require(callable(family), "schedule", "a function of the number of steps", family, remedy)
     schedule = family(steps)
@@ -173,7 +179,7 @@ def of_length(family: ScheduleFamily, steps: int) -> Schedule:
     return schedule
 
 
-def _steps(steps: Any) -> int:
+def _steps(steps: ArrayLike) -> int:
     count = checks.integer("steps", steps, 1, remedy="A schedule has at least one step.")
     checks.require(count < 2**53, "steps", "fewer than 2⁵³", steps, "Shorten it.")
     return count
