@@ -3,6 +3,7 @@ from .data import ImageDataset as ImageDataset
 from .data import augment as augment
 from .data import load_dataset as load_dataset
 from .measurement import Measurement as Measurement
+from .measurement import MeasurementOptions as MeasurementOptions
 from .measurement import SpectralDensity as SpectralDensity
 from .measurement import SpectralMeasures as SpectralMeasures
 from .measurement import batch_sharpness as batch_sharpness

@@ -3,10 +3,12 @@
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError, check_output, integers, positive
+from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError, check_output, integers
+from noisysgd.validation.measurement.options import MeasurementOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,33 +34,13 @@ DEFAULT_OUT = Path("measurements.json")
 DIVERGED = 3
 
 
-def _whole(text: str) -> int:
-    (number,) = integers(0, "an integer ≥ 0", most=1)(text)
-    return number
+FROM_THE_RUN = {"ghost_batch_size": "the configuration's", "sharpness_batch_size": "that of training"}
+"""Options whose defaults come from the run that is measured, where `measure` would go by the network alone."""
 
 
-OPTIONS: Sequence[tuple[str, Any, str]] = (
-    ("ghost_batch_size", positive, "examples per unit (the configuration's)"),
-    ("units", positive, "ghost batches drawn for the noise (256)"),
-    ("products", positive, "how many of them meet the Hessian, for tr(HF) (8)"),
-    ("curvature_examples", positive, "examples behind the Hessian (all)"),
-    ("micro_batch", positive, "examples differentiated at a time in Hessian products (all)"),
-    ("rtol", float, "tolerance of λ_max, as a share of it (0.01)"),
-    ("max_products", positive, "most Hessian products spent on λ_max (40)"),
-    ("eigenvalues", positive, "how many of the largest eigenvalues (3)"),
-    ("probes", _whole, "random vectors for the spectrum; 0 leaves it out, with tr H and what is calibrated (4)"),
-    ("noise_draws", positive, "vectors of the noise for the spectrum (4)"),
-    ("steps", positive, "Lanczos steps for the spectrum (10)"),
-    ("sharpness_batches", _whole, "batches for the batch sharpness; 0 leaves it out (32)"),
-    ("sharpness_batch_size", positive, "their size (that of training)"),
-    ("estimate_rtol", float, "error, as a share of the value, at which an estimate counts as converged (0.1)"),
-    ("l2", float, "coefficient of ½·l2·‖ω‖² in the measured loss (0: the cross-entropy alone)"),
-    ("seed", _whole, "seed of what measuring draws (0)"),
-)
-"""Options of :func:`noisysgd.validation.measure`: name, type and help, with the default."""
-
-
-def add_measure_command(commands: Any, common: argparse.ArgumentParser) -> None:
+def add_measure_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
+) -> None:
     """Add ``measure`` to the command line."""
     measure = commands.add_parser(
         "measure",
@@ -74,11 +56,20 @@ def add_measure_command(commands: Any, common: argparse.ArgumentParser) -> None:
     measure.add_argument("--out", type=Path, help=text)
     measure.add_argument("--flat", type=float, help="curvature, as a share of λ_max, to calibrate without (0.001)")
     group = measure.add_argument_group("options of the measurement, by the names of validation.measure")
-    for name, kind, text in OPTIONS:
-        group.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, help=text, metavar="N" if kind is not float else "X"
-        )
+    for option in fields(MeasurementOptions):
+        _add_option(group, option)
     measure.set_defaults(run=_measure, interrupted="Nothing was written: the same command starts over.")
+
+
+def _add_option(group: "argparse._ArgumentGroup", option: "Field[Any]") -> None:
+    flag, least = f"--{option.name.replace('_', '-')}", option.metadata["least"]
+    default = option.metadata["otherwise"] if option.default is None else f"{option.default:g}"
+    text = f"{option.metadata['help']} ({FROM_THE_RUN.get(option.name, default)})"
+    if least is None:
+        group.add_argument(flag, type=float, metavar="X", help=text)
+    else:
+        read = integers(least, f"an integer ≥ {least}", most=1)
+        group.add_argument(flag, type=lambda word: read(word)[0], metavar="N", help=text)
 
 
 def _measure(options: argparse.Namespace) -> int:
@@ -104,7 +95,8 @@ def _measure(options: argparse.Namespace) -> int:
     at = (0, last) if options.at is None else tuple(sorted(options.at))
     if at[-1] > last:
         raise UsageError(f"--at: expected steps from 0 to {last}, got {at[-1]}. The run has no others.")
-    given = {name: getattr(options, name) for name, _, _ in OPTIONS if getattr(options, name) is not None}
+    values = {option.name: getattr(options, option.name) for option in fields(MeasurementOptions)}
+    given = {name: value for name, value in values.items() if value is not None}
     asked = {"ghost_batch_size": config.group_size, "sharpness_batch_size": config.batch_size} | given
     states: list[dict[str, Any]] = []
     record_state = recorder(data, states, **asked)
@@ -128,22 +120,24 @@ def _measure(options: argparse.Namespace) -> int:
 
 
 def critical_learning_rate(state: Mapping[str, Any], momentum: float, flat: float | None = None) -> dict[str, Any]:
-    """That of the problem which a measured state is calibrated to, as plain values.
+    """The critical learning rate of the noisy quadratic that a measured state is calibrated to, as plain values.
 
     Parameters
     ----------
     state : mapping
         Fields of :class:`noisysgd.validation.Measurement` as plain values.
     momentum : float
-        Of the training.
+        Momentum of the training.
     flat : float, optional
-        For :meth:`noisysgd.validation.Calibration.from_measurement`.
+        Curvature, as a share of λ_max, up to which directions are left out: see
+        :meth:`noisysgd.validation.Calibration.from_measurement`.
 
     Returns
     -------
     dict
-        ``value``, ``error`` (``None`` if it is not known), ``converged``, and the shares ``dropped_modes``,
-        ``dropped_gradient`` and ``dropped_noise`` that the problem lacks; or ``value`` ``None`` and a ``reason``.
+        ``value``, ``error`` (``None`` if it is not known), ``converged``, and the shares of the measurement that the
+        noisy quadratic leaves out: ``dropped_modes``, ``dropped_gradient`` and ``dropped_noise``. Where there is no
+        such quadratic, ``value`` is ``None`` and ``reason`` says why.
     """
     import math
 
@@ -180,7 +174,7 @@ ROWS = {
 
 
 def report(config: "TrainConfig", record: Mapping[str, Any], states: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lines that the command prints: a row for each number, a column for each state."""
+    """The lines that the command prints: a table with a row for each number and a column for each state, and notes."""
     rate, size = f"learning rate {config.learning_rate:g}, momentum {config.momentum:g}", f"B = {config.batch_size}"
     loss = "" if record["train_loss"] is None else f", training loss {record['train_loss']:.4g}"
     table = [["step", *(str(state["step"]) for state in states)]]
@@ -199,7 +193,7 @@ def report(config: "TrainConfig", record: Mapping[str, Any], states: Sequence[Ma
 
 
 def cell(found: Mapping[str, Any] | None) -> str:
-    """A measured number with its error, marked if it has not converged.
+    """A measured number with its error, followed by * if it has not converged.
 
     >>> cell({"value": 12.3456, "stderr": 0.12, "converged": True})
     '12.35 ± 0.12'

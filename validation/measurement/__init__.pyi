@@ -3,6 +3,7 @@ from .lanczos import leading_eigenpairs as leading_eigenpairs
 from .measurement import Measurement as Measurement
 from .measurement import measure as measure
 from .measurement import recorder as recorder
+from .options import MeasurementOptions as MeasurementOptions
 from .sharpness import batch_sharpness as batch_sharpness
 from .sharpness import stability as stability
 from .spectrum import SpectralDensity as SpectralDensity

@@ -1,10 +1,10 @@
 """A network's loss as a function of its parameters: gradients and Hessian-vector products.
 
 The loss is the training-mode loss: normalisation layers use the statistics of the examples at hand, as in training,
-and do not move their running averages. Evaluation mode has another Hessian.
+and do not move their running averages. The loss in evaluation mode has another Hessian.
 
-Torch's own batch norms take the statistics of everything that is differentiated together. Their loss depends on
-`micro_batch`: that of N examples at once is another function than the mean loss of batches.
+Torch's own batch norms take the statistics of all examples that are differentiated together. With them the loss itself
+depends on `micro_batch`: the loss of N examples at once is not the mean of the losses of batches.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,12 +70,15 @@ def loss_hessian_vector_product(
     shards = _shards(images, labels, micro_batch)
 
     def gradient(shard: tuple[torch.Tensor, torch.Tensor]) -> Sequence[torch.Tensor]:
+        # Shards may differ in size: each counts by its share of the examples, so that the sum is the mean loss.
         weighted = loss(*shard) * (len(shard[1]) / len(labels))
         return torch.autograd.grad(weighted, parameters, create_graph=True, materialize_grads=True)
 
+    # The graph of the gradient is the same for all products. Several of them would take the memory that shards save.
     kept = gradient(shards[0]) if len(shards) == 1 else None
 
     def product(vector: torch.Tensor) -> torch.Tensor:
+        # Hv is the gradient of the scalar gᵀv with v held fixed, so that H itself is never formed.
         directions = _unflatten(vector, parameters)
         total = torch.zeros_like(vector)
         for shard in shards:
@@ -97,7 +100,9 @@ def loss_gradient(
     micro_batch: int | None = None,
     criterion: LossFunction = F.cross_entropy,
 ) -> torch.Tensor:
-    """Gradient of the loss whose Hessian :func:`loss_hessian_vector_product` is, as one vector of shape (P,).
+    """Gradient of the loss whose Hessian :func:`loss_hessian_vector_product` multiplies by, as a vector of shape (P,).
+
+    Parameters are as there.
 
     Examples
     --------
@@ -117,12 +122,12 @@ def loss_gradient(
 def loss_function(
     model: nn.Module, *, l2: float = 0.0, criterion: LossFunction = F.cross_entropy
 ) -> tuple[LossFunction, list[torch.Tensor]]:
-    """Detach the training-mode mean loss (plus ½·l2·‖ω‖²) from the model: (loss, parameters).
+    """The training-mode mean loss (plus ½·l2·‖ω‖²) as a function detached from the model: (loss, parameters).
 
-    The parameters are copies of the trainable ones and ``loss(images, labels)`` is a function of them: differentiating
-    it leaves the model's own parameters, buffers and ``.grad`` alone. Every call starts from the same buffers, so that
-    layers that change theirs (spectral normalisation) do not make it another function, and gets its own copy of the
-    images, which a network may change in place.
+    The parameters are copies of the trainable ones, and ``loss(images, labels)`` is a function of these copies:
+    differentiating it leaves the model's own parameters, buffers and ``.grad`` alone. Every call starts from the same
+    buffers, so that layers that change theirs (spectral normalisation) do not turn it into another function. Every call
+    also makes its own copy of the images, which a network may change in place.
     """
     trainable = {name: p.detach().clone().requires_grad_() for name, p in trainable_parameters(model).items()}
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if name not in trainable}
@@ -131,7 +136,7 @@ def loss_function(
 
     def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         state = trainable | frozen | {name: buffer.clone() for name, buffer in buffers.items()}
-        # Of torch's ways to compute attention only this one can be differentiated twice.
+        # Of torch's implementations of attention, only this one can be differentiated twice.
         with training_mode(model), sdpa_kernel(SDPBackend.MATH):
             value = criterion(torch.func.functional_call(model, state, (own_copy(images, model),)), labels)
         return value + 0.5 * l2 * torch.stack([p.square().sum() for p in parameters]).sum() if l2 else value
@@ -140,7 +145,7 @@ def loss_function(
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that require gradients, by name; there must be some."""
+    """The parameters that require gradients, by name; a ``ValueError`` if there are none."""
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     remedy = "Measure a model with at least one parameter that requires gradients."
     checks.require(bool(named), "model", "trainable parameters", "none", remedy)
@@ -148,19 +153,20 @@ def trainable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def own_copy(images: torch.Tensor, model: nn.Module) -> torch.Tensor:
-    """A copy of the images for one pass through `model`, real numbers in the type of its first such parameter."""
+    """A copy of the images for one pass through `model`; real numbers take the type of its real parameters."""
     of_model = next((p.dtype for p in model.parameters() if p.is_floating_point()), images.dtype)
     return images.to(dtype=of_model if images.is_floating_point() else images.dtype, copy=True)
 
 
 def flatten(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """One vector of all entries, tensor by tensor."""
+    """The entries of all tensors, one tensor after the other, as one vector without a graph."""
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 def _shards(
     images: torch.Tensor, labels: torch.Tensor, micro_batch: int | None
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Images and labels cut into consecutive pieces of `micro_batch` examples, or as one piece."""
     size = len(images) if micro_batch is None else micro_batch
     checks.integer("micro_batch", size, 1, remedy="Use a multiple of the ghost batch size.")
     return list(zip(torch.split(images, size), torch.split(labels, size), strict=True))

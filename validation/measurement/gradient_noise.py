@@ -1,14 +1,14 @@
 """Gradient noise and its scales, measured with the ghost batch as the unit.
 
-Examples that share a ghost batch also share normalisation statistics: their gradients are neither independent nor
-even defined one by one. Gradients of whole ghost batches are. The definitions are those of McCandlish et al. (2018),
-arXiv 1812.06162, with the estimators rewritten for units of g examples.
+Examples that share a ghost batch also share normalisation statistics: their gradients are not independent, and not
+even defined one by one. The gradients of whole ghost batches are both. The definitions are those of McCandlish et al.
+(2018), arXiv 1812.06162, with the estimators rewritten for units of g examples.
 
-The target is the training set of N examples itself. Units are drawn independently of each other, each without
-replacement inside, so the U-statistics below are unbiased for the mean unit gradient G over that set, and nothing has
-to be taken off |G|² for finite N (that bias, −tr F/N, is of units which may not overlap, such as the pieces of one
-shuffled epoch). The finite set does enter F, the covariance of one example's gradient: a mean over g distinct examples
-has covariance F/g · (N − g)/(N − 1), which the estimate inverts.
+What is estimated are properties of the training set of N examples itself. Units are drawn independently of each other,
+and each of them without replacement, so the U-statistics below are unbiased for the mean unit gradient G over that set.
+|G|² needs no correction for finite N: a bias of −tr F/N would arise only for units that cannot overlap, such as the
+pieces of one shuffled epoch. The finite set does enter F, the covariance of one example's gradient: a mean over g
+distinct examples has covariance F/g · (N − g)/(N − 1), which the estimate inverts.
 """
 
 import math
@@ -23,12 +23,12 @@ from torch import nn
 from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.curvature import LossFunction, flatten, loss_function
 from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
-from noisysgd.validation.measurement.uncertainty import Estimate, estimate
+from noisysgd.validation.measurement.uncertainty import Estimate
 
 Vector = npt.NDArray[np.float64]
 
 DEFINED_FROM = 2.0
-"""A ratio is reported if its denominator is positive by more than so many of its standard errors."""
+"""A ratio is reported if its denominator exceeds zero by more than this many of its standard errors."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ class GradientNoise:
     Parameters
     ----------
     trace_noise : Estimate
-        tr F, F the gradient noise covariance of one example: a batch of B has covariance F/B · (N−B)/(N−1).
+        tr F, with F the covariance of one example's gradient. A batch of B has covariance F/B · (N−B)/(N−1).
     gradient_norm_squared : Estimate
-        |G|², corrected for its noise; an estimate at or below zero is reported as it came out.
+        |G|², corrected for its noise. The correction can leave an estimate at or below zero, which is reported as such.
     noise_curvature_trace : Estimate
         tr(HF).
     gradient_curvature : Estimate
-        GᵀHG, corrected for its noise; may have either sign.
+        GᵀHG, corrected for its noise, of either sign.
     simple_noise_scale : Estimate
         B_simple = tr F / |G|², in examples; NaN unless |G|² exceeds two of its standard errors.
     noise_scale : Estimate
         B_noise = tr(HF) / GᵀHG, in examples; NaN unless GᵀHG exceeds two of its standard errors.
     units : int
-        Ghost batches used, K.
+        K, the number of ghost batches used.
     products : int
-        Hessian products used, P + 1 with P ≤ K.
+        Hessian products used: P + 1, with P ≤ K the units that were multiplied by H.
     """
 
     trace_noise: Estimate
@@ -102,13 +102,15 @@ def ghost_batch_gradients(
     l2: float = 0.0,
     criterion: LossFunction = F.cross_entropy,
 ) -> torch.Tensor:
-    """Training-mode loss gradients of each ghost batch, shape (units, trainable parameters).
+    """Gradients of the training-mode loss of each ghost batch, shape (units, trainable parameters).
 
-    Leaves the model as it was. The gradient of ½·l2·‖ω‖² is included; it moves G and not F.
+    The model is left as it was. The gradient of ½·l2·‖ω‖² is included; being the same for all units, it changes G but
+    not F.
     """
     loss, parameters = loss_function(model, l2=l2, criterion=criterion)
     dimension = sum(parameter.numel() for parameter in parameters)
     gradients = parameters[0].new_empty(len(batches), dimension, requires_grad=False)
+    # One pass per unit, since statistics are shared inside a unit only; filling rows in place avoids a second copy.
     for row, batch in zip(gradients, batches, strict=True):
         chosen = torch.from_numpy(batch).to(images.device)
         row.copy_(
@@ -128,16 +130,17 @@ def gradient_noise(
 ) -> GradientNoise:
     """Noise covariance traces and noise scales from the gradients of independent ghost batches.
 
-    With unit gradients G₁ … G_K, averages over pairs i ≠ j give what the noise cannot bias, |G|² = ⟨GᵢᵀGⱼ⟩ and
-    GᵀHG = ⟨GᵢᵀHGⱼ⟩, and tr F = g·c·(⟨|Gᵢ|²⟩ − ⟨GᵢᵀGⱼ⟩), tr(HF) = g·c·(⟨GᵢᵀHGᵢ⟩ − ⟨GᵢᵀHGⱼ⟩) with
-    c = (N − 1)/(N − g). These equal the sample covariance about the mean and the bias-corrected square of the mean.
-    H meets the first P units and the sum of all K: the average over pairs is (SᵀHS − K⟨GᵢᵀHGᵢ⟩)/(K(K − 1)) with S
-    the sum, which stays unbiased for P < K.
+    With unit gradients G₁ … G_K, averages over pairs i ≠ j are free of bias from the noise: |G|² = ⟨GᵢᵀGⱼ⟩ and
+    GᵀHG = ⟨GᵢᵀHGⱼ⟩. What the noise adds on the diagonal gives tr F = g·c·(⟨|Gᵢ|²⟩ − ⟨GᵢᵀGⱼ⟩) and
+    tr(HF) = g·c·(⟨GᵢᵀHGᵢ⟩ − ⟨GᵢᵀHGⱼ⟩), with c = (N − 1)/(N − g). These equal the sample covariance about the mean and
+    the bias-corrected square of the mean. Only the first P units and the sum S of all K are multiplied by H: the
+    average over pairs is (SᵀHS − K⟨GᵢᵀHGᵢ⟩)/(K(K − 1)), which stays unbiased for P < K.
 
-    Standard errors are delete-one jackknife over units (Efron & Stein 1981). Where P < K, in two strata, and the GᵢᵀHGᵢ
-    of a unit that did not meet H is taken to be the mean, which errs on the large side for GᵀHG. The error of tr(HF)
-    has P − 1 degrees of freedom, and is too small for heavy-tailed units: ``benchmarks/bench_measurement.py`` finds 59,
-    65 and 69 % of the values within one standard error, 88, 88 and 93 % within two, with P = 8, 16 and 32.
+    Standard errors are those of the delete-one jackknife over units (Efron & Stein 1981). Where P < K, the units that
+    were multiplied by H and those that were not are two strata, and the unknown GᵢᵀHGᵢ of the latter are taken to be
+    the mean, which makes the error of GᵀHG too large rather than too small. The error of tr(HF) has P − 1 degrees of
+    freedom, and is too small for heavy-tailed units: ``benchmarks/bench_measurement.py`` finds 59, 65 and 69 % of the
+    values within one standard error, and 88, 88 and 93 % within two, with P = 8, 16 and 32.
 
     Parameters
     ----------
@@ -148,7 +151,7 @@ def gradient_noise(
     ghost_batch_size, dataset_size : int
         g and N, g < N.
     products : int, optional
-        P, from 2 to K; by default K. One more product is spent on the sum.
+        P, from 2 to K; by default K. One more product is spent on the sum of all units.
     rtol : float
         Standard error, as a share of the value, at which an estimate counts as converged.
 
@@ -177,16 +180,17 @@ def gradient_noise(
     remedy = "The noise of the full batch is zero; use smaller ghost batches."
     checks.require(ghost_batch_size < dataset_size, "ghost_batch_size", f"< {dataset_size}", ghost_batch_size, remedy)
     scale = example_scale(ghost_batch_size, dataset_size)
+    # Sums over pairs follow from products with the sum of all units: K inner products instead of K².
     total = gradients.sum(dim=0)
     curved = torch.stack([unit @ matvec(unit) for unit in gradients[:products]])
     own, other = _pair_averages(_to_numpy(gradients.square().sum(dim=1)), _to_numpy(gradients @ total))
     curved_own, curved_other = _pair_averages(_to_numpy(curved), _to_numpy(gradients @ matvec(total)))
     trace, curved_trace = scale * (own - other), scale * (curved_own - curved_other)
     return GradientNoise(
-        trace_noise=_estimate(trace, units, rtol),
-        gradient_norm_squared=_estimate(other, units, rtol),
-        noise_curvature_trace=_estimate(curved_trace, products, rtol),
-        gradient_curvature=_estimate(curved_other, products, rtol),
+        trace_noise=_jackknife(trace, units, rtol),
+        gradient_norm_squared=_jackknife(other, units, rtol),
+        noise_curvature_trace=_jackknife(curved_trace, products, rtol),
+        gradient_curvature=_jackknife(curved_other, products, rtol),
         simple_noise_scale=_ratio(trace, other, units, rtol),
         noise_scale=_ratio(curved_trace, curved_other, products, rtol),
         units=units,
@@ -195,7 +199,7 @@ def gradient_noise(
 
 
 def example_scale(ghost_batch_size: int, dataset_size: int) -> float:
-    """F over the covariance of one unit's gradient: g·(N − 1)/(N − g).
+    """Factor from the covariance of one unit's gradient to F, that of one example's: g·(N − 1)/(N − g).
 
     >>> example_scale(1, 100), round(example_scale(50, 100), 6)
     (1.0, 99.0)
@@ -204,36 +208,47 @@ def example_scale(ghost_batch_size: int, dataset_size: int) -> float:
 
 
 def _pair_averages(own: Vector, rows: Vector) -> tuple[Vector, Vector]:
-    """Average xᵢᵀHxᵢ and xᵢᵀHxⱼ (i ≠ j): entry 0 with all units, entry 1 + k without unit k.
+    """Averages of xᵢᵀHxᵢ and of xᵢᵀHxⱼ over i ≠ j: entry 0 from all units, entry 1 + k without unit k.
 
-    Takes own (P,), the xᵢᵀHxᵢ of the first P units, and rows (K,), all xᵢᵀHS with S the sum of the units.
+    Parameters
+    ----------
+    own : (P,) array
+        xᵢᵀHxᵢ of the first P units.
+    rows : (K,) array
+        xᵢᵀHS of all K units, with S their sum.
     """
     met, units = len(own), len(rows)
+    # Leaving out the unit of value x changes a mean m of P values by (m − x)/(P − 1).
     mean = np.full(units + 1, own.mean())
     mean[1 : met + 1] += (own.mean() - own) / (met - 1)
+    # (S − x)ᵀH(S − x) = SᵀHS − 2 xᵀHS + xᵀHx, where the mean stands in for an xᵀHx that was not computed.
     left_out = np.full(units, own.mean())
     left_out[:met] = own
     squares = np.concatenate([[rows.sum()], rows.sum() - 2 * rows + left_out])
     count = np.full(units + 1, units - 1.0)
     count[0] = units
+    # SᵀHS is the sum over all pairs; without the diagonal, n times the mean, it is that over the n(n − 1) with i ≠ j.
     return mean, (squares - count * mean) / (count * (count - 1))
 
 
-def _estimate(values: Vector, met: int, rtol: float) -> Estimate:
+def _jackknife(values: Vector, met: int, rtol: float) -> Estimate:
+    """The estimate values[0], with its standard error from values[1 + k], the estimates without unit k."""
+    # Leaving out a unit that was multiplied by H changes more than leaving out another: each kind has its own mean.
     strata = [stratum for stratum in (values[1 : met + 1], values[met + 1 :]) if len(stratum)]
     variance = sum((len(s) - 1) / len(s) * float(np.square(s - s.mean()).sum()) for s in strata)
-    return estimate(float(values[0]), math.sqrt(variance), rtol)
+    return Estimate.with_tolerance(float(values[0]), math.sqrt(variance), rtol)
 
 
 def _above_noise(denominator: Estimate) -> bool:
-    """Whether dividing by it makes sense: a ratio's standard error means nothing where its denominator may be zero."""
+    """Whether a ratio with this denominator has a meaningful error: none has where the denominator may be zero."""
     return denominator.value > DEFINED_FROM * denominator.stderr
 
 
 def _ratio(numerator: Vector, denominator: Vector, met: int, rtol: float) -> Estimate:
-    if not _above_noise(_estimate(denominator, met, rtol)):
-        return estimate(math.nan, math.nan, rtol)
-    return _estimate(numerator / denominator, met, rtol)
+    # The jackknife of the ratio itself, in which errors that numerator and denominator share cancel.
+    if not _above_noise(_jackknife(denominator, met, rtol)):
+        return Estimate.with_tolerance(math.nan, math.nan, rtol)
+    return _jackknife(numerator / denominator, met, rtol)
 
 
 def _to_numpy(vector: torch.Tensor) -> Vector:

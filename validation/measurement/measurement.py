@@ -1,10 +1,11 @@
 """One measurement of what the theory needs from a network: curvature, gradient noise and noise scales."""
 
 import dataclasses
+import inspect
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,55 +22,64 @@ from noisysgd.validation.measurement.curvature import (
 )
 from noisysgd.validation.measurement.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
 from noisysgd.validation.measurement.lanczos import Eigenvalue, leading_eigenpairs
-from noisysgd.validation.measurement.options import MeasurementOptions, checked_options
+from noisysgd.validation.measurement.option_checks import CheckedOptions, checked_options
+from noisysgd.validation.measurement.options import MeasurementOptions
 from noisysgd.validation.measurement.repeatability import check_loss
 from noisysgd.validation.measurement.sharpness import batch_sharpness
 from noisysgd.validation.measurement.spectrum import SpectralMeasures, spectral_measures
 from noisysgd.validation.measurement.uncertainty import Estimate
-from noisysgd.validation.networks.arithmetic_precision import arithmetic
+from noisysgd.validation.networks.arithmetic_precision import autocast_precision
+from noisysgd.validation.networks.factory import batch_norms
 from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
 
+Function = TypeVar("Function", bound=Callable[..., object])
+
 TRIAL_EXAMPLES = 32
-"""Examples, in whole units, on which a network is tried before it is measured."""
+"""Number of examples, rounded down to whole units but at least one, that a network is tried on before the work."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Measurement:
     """Curvature and gradient noise of a network at its present parameters.
 
-    Every number comes with its uncertainty and a flag ``converged``: `Eigenvalue` with a residual, `Estimate` with a
-    standard error, `SpectralDensity` with a spread between probes and a truncation error.
+    Every number comes with its uncertainty and a flag ``converged``: an `Eigenvalue` has a residual, an `Estimate` a
+    standard error, a `SpectralDensity` a spread between probes and a truncation error.
 
     Parameters
     ----------
     lambda_max : Eigenvalue
-        Largest Hessian eigenvalue of the training-mode loss.
+        Largest eigenvalue of the Hessian H of the training-mode loss.
     eigenvalues : tuple of Eigenvalue
         The largest ones, in order; the first is `lambda_max`. A multiple eigenvalue is listed once.
     trace_noise, gradient_norm_squared, noise_curvature_trace, gradient_curvature : Estimate
-        tr F, |G|², tr(HF), GᵀHG: see `GradientNoise`.
+        tr F, |G|², tr(HF) and GᵀHG, with G the mean gradient and F the noise covariance of one example: see
+        `GradientNoise`.
     B_simple, B_noise : Estimate
-        Noise scales tr F/|G|² and tr(HF)/GᵀHG in examples; NaN where the estimated denominator is lost in noise.
+        Noise scales tr F/|G|² and tr(HF)/GᵀHG, in examples; NaN where the denominator is not known to be positive.
     B_simple_defined, B_noise_defined : bool
-        Whether it is not: it exceeds two of its standard errors.
+        Whether that denominator exceeds two of its standard errors, so that the noise scale is given.
     trace_curvature : Estimate or None
-        tr H, from the probes of `spectrum`.
+        tr H, from the random probes that `spectrum` is measured with; None without a spectrum.
     batch_sharpness : Estimate or None
-        Curvature of batches' losses along their own gradients; see :func:`~noisysgd.validation.batch_sharpness`.
+        Curvature of each batch's loss along that batch's gradient; see :func:`~noisysgd.validation.batch_sharpness`.
     spectrum : SpectralMeasures or None
         Density of states, gradient and noise over the spectrum of H.
     eigenvectors : torch.Tensor or None
-        Shape (len(eigenvalues), parameters), if asked for. Not part of a record.
-    ghost_batch_size, units, curvature_examples, dataset_size, parameters : int
-        Examples per unit, number of units, number of examples behind H, in the training set, trainable parameters.
+        Shape (len(eigenvalues), parameters), if asked for. They are not part of a record.
+    ghost_batch_size, units : int
+        Examples per unit, and units drawn for the noise.
+    curvature_examples, dataset_size : int
+        Examples behind H, and in the training set.
+    parameters : int
+        Trainable parameters.
     sharpness_batch_size, sharpness_batches : int
         Size and number of the batches behind `batch_sharpness`.
     hessian_products : int
-        Hessian-vector products of all examples behind H spent in all.
+        Hessian-vector products spent in all, each over all examples behind H.
     seconds : float
         Wall-clock time.
     seed : int
-        Seed of the grouping, the draw of the units and all start vectors.
+        Seed of the grouping of examples into units, of the units drawn and of all start vectors.
     l2 : float
         Coefficient of the ½·l2·‖ω‖² included in the loss.
     """
@@ -112,84 +122,55 @@ class Measurement:
         return {name: _plain(value) for name, value in named.items() if name != "eigenvectors"}
 
 
+def _listing_options(function: Function) -> Function:
+    """Put the options one by one into the signature of `function`, where help() and editors look for them."""
+    shown = inspect.signature(function)
+    named = [parameter for parameter in shown.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    options = inspect.signature(MeasurementOptions).parameters.values()
+    vars(function)["__signature__"] = shown.replace(parameters=[*named, *options])
+    return function
+
+
+@_listing_options
 def measure(
     model: nn.Module,
     data: ImageDataset,
     *,
-    ghost_batch_size: int | None = None,
-    units: int = 256,
-    products: int | None = None,
-    curvature_examples: int | None = None,
-    micro_batch: int | None = None,
-    rtol: float = 1e-2,
-    max_products: int = 40,
-    eigenvalues: int = 3,
-    eigenvectors: bool = False,
-    probes: int = 4,
-    noise_draws: int = 4,
-    steps: int = 10,
-    sharpness_batches: int = 32,
-    sharpness_batch_size: int | None = None,
-    estimate_rtol: float = 0.1,
-    l2: float = 0.0,
     criterion: LossFunction = F.cross_entropy,
-    seed: int = 0,
+    eigenvectors: bool = False,
+    **options: float | None,
 ) -> Measurement:
     """Measure curvature and gradient noise of `model` on the training set of `data`.
 
-    The Hessian H is that of the mean loss over the training set, cut into ghost batches after one seeded shuffle
-    (data sets often come sorted); a last incomplete ghost batch is left out. H depends on that cut, the more so the
-    nearer the network is to fitting its data: compare several seeds before leaning on λ_max there. The noise is that of
+    The Hessian H is that of the mean loss over the training set, cut into ghost batches after one seeded shuffle (data
+    sets often come sorted); a last incomplete ghost batch is left out. H depends on that cut, and the more so the
+    nearer the network is to fitting its data: compare several seeds there before relying on λ_max. The noise is that of
     ghost batches drawn at random from the whole training set. Everything is evaluated in training mode, with running
     averages frozen and dropout off, in the precision of the model's parameters (float32 without TensorFloat-32). The
     model is left exactly as found, and global random generators are not moved.
 
-    Any module that maps images to logits will do. Without batch norm layers the unit is simply `ghost_batch_size`
+    Any module that maps images to logits can be measured. Without batch norm layers a unit is `ghost_batch_size`
     independent examples, one by default. With torch's own batch norms it is the batch that shares statistics: H is then
-    the mean of the units' Hessians, differentiated unit by unit. Layers of your own that let examples of a batch depend
-    on each other are not recognised: give both `ghost_batch_size` and an equal `micro_batch`.
+    the mean of the units' Hessians, differentiated unit by unit. Layers of your own that let the examples of a batch
+    depend on each other are not recognised: give both `ghost_batch_size` and an equal `micro_batch`.
 
-    Products with H are nearly all of the cost, two to four gradients of the training set each: up to `max_products` for
-    the eigenvalues, (1 + probes + noise_draws)·steps for the spectrum, products + 1 for the noise.
+    Products with H are nearly all of the cost; each costs as much as two to four gradients of the training set. Up to
+    `max_products` are spent on the eigenvalues, (1 + probes + noise_draws)·steps on the spectrum and products + 1 on
+    the noise.
 
     Parameters
     ----------
     model : torch.nn.Module
-        The network, on any device; not compiled. Nothing in it may be random but dropout modules, which are off.
+        The network, on any device; not compiled. Nothing in it may be random except dropout modules, which are switched
+        off.
     data : ImageDataset
         Its training images and labels are used, moved to the model's device.
-    ghost_batch_size : int, optional
-        Examples per unit; by default that of the model's `GhostBatchNorm2d` layers, and 1 for models without batch norm
-        layers. To be given for models with torch's own batch norms: the batch size of training.
-    units : int
-        Ghost batches drawn for the noise; memory is units × parameters numbers.
-    products : int, optional
-        How many of them meet the Hessian, 2 … units; they decide the error of tr(HF). By default 16, or all if fewer.
-    curvature_examples : int, optional
-        Examples behind H, after the shuffle; by default all. Rounded down to whole ghost batches.
-    micro_batch : int, optional
-        Examples differentiated at a time in Hessian products, a multiple of `ghost_batch_size`; by default all at once.
-        Always one unit at a time with torch's own batch norms.
-    rtol, max_products
-        Tolerance and limit of the Lanczos iteration, see :func:`~noisysgd.validation.leading_eigenpairs`.
-    eigenvalues : int
-        How many of the largest eigenvalues. A multiple one is found once, since one start vector sees one direction of
-        its eigenspace: the next in the list is then the next *different* eigenvalue.
-    eigenvectors : bool
-        Whether to keep their eigenvectors.
-    probes, noise_draws, steps : int
-        Of :func:`~noisysgd.validation.measurement.spectrum.spectral_measures`; ``probes=0`` leaves the spectrum out.
-    sharpness_batches, sharpness_batch_size : int
-        Batches for the batch sharpness and their size, a multiple of `ghost_batch_size`, which is the default;
-        ``sharpness_batches=0`` leaves it out.
-    estimate_rtol : float
-        Standard error, or truncation of the spectrum, as a share of the value, at which something counts as converged.
-    l2 : float
-        Includes ½·l2·‖ω‖² in the loss.
     criterion : callable
         ``criterion(logits, labels)``, a mean over examples; by default the cross-entropy.
-    seed : int
-        Everything random is a function of it.
+    eigenvectors : bool
+        Whether to keep the eigenvectors of the eigenvalues that are listed.
+    **options : int, float or None
+        By the names that :class:`~noisysgd.validation.MeasurementOptions` lists and explains, such as ``units=64``.
 
     Returns
     -------
@@ -200,6 +181,8 @@ def measure(
     ValueError
         For sizes out of range; for a model without trainable parameters, or one whose logits differ from pass to pass;
         for a criterion that is not one number.
+    TypeError
+        For an unknown option.
 
     Examples
     --------
@@ -210,37 +193,20 @@ def measure(
     >>> found.lambda_max.converged, found.trace_noise.value > 0, found.spectrum.density.nodes.size
     (True, True, 90)
     """
+    chosen = MeasurementOptions.from_keywords(options)
     checks.instance("model", model, nn.Module, remedy="Pass a torch.nn.Module that maps images to logits.")
     checks.instance("data", data, ImageDataset, remedy="Use load_dataset, or make an ImageDataset of your tensors.")
-    size = _ghost_batch_size(model) if ghost_batch_size is None else ghost_batch_size
-    options = checked_options(
-        train_size=data.train_size,
-        parameters=sum(parameter.numel() for parameter in trainable_parameters(model).values()),
-        ghost_batch_size=size,
-        units=units,
-        products=products,
-        curvature_examples=curvature_examples,
-        micro_batch=micro_batch,
-        rtol=rtol,
-        max_products=max_products,
-        eigenvalues=eigenvalues,
-        probes=probes,
-        noise_draws=noise_draws,
-        steps=steps,
-        sharpness_batches=sharpness_batches,
-        sharpness_batch_size=sharpness_batch_size,
-        estimate_rtol=estimate_rtol,
-        l2=l2,
-        seed=seed,
+    if chosen.ghost_batch_size is None:
+        chosen = dataclasses.replace(chosen, ghost_batch_size=_ghost_batch_size(model))
+    parameters = trainable_parameters(model).values()
+    checked = checked_options(
+        chosen, train_size=data.train_size, parameters=sum(parameter.numel() for parameter in parameters)
     )
-    device = next(iter(trainable_parameters(model).values())).device
-    with arithmetic("float32", str(device)):
-        return _measured(model, data, options, criterion=criterion, eigenvectors=eigenvectors)
+    with autocast_precision("float32", str(next(iter(parameters)).device)):
+        return _measured(model, data, checked, criterion=criterion, eigenvectors=eigenvectors)
 
 
-def recorder(
-    data: ImageDataset, into: list[dict[str, Any]], *, seed: int = 0, **options: Any
-) -> Callable[[int, nn.Module], None]:
+def recorder(data: ImageDataset, into: list[dict[str, Any]], **options: Any) -> Callable[[int, nn.Module], None]:
     """An observer for :func:`noisysgd.validation.train` that appends a measurement of every state it is shown.
 
     Parameters
@@ -248,8 +214,9 @@ def recorder(
     data : ImageDataset
     into : list
         Receives ``{"step": step, …}`` with the fields of :class:`Measurement` as plain values.
-    seed, options
-        For :func:`measure`, the same at every step: then differences between steps are not those between groupings.
+    **options
+        Keywords of :func:`measure`. All steps are measured with the same seed, so that the differences between steps
+        are not those between one grouping of the examples and another.
 
     Examples
     --------
@@ -263,29 +230,33 @@ def recorder(
     """
 
     def observe(step: int, model: nn.Module) -> None:
-        into.append({"step": step} | measure(model, data, seed=seed, **options).as_dict())
+        into.append({"step": step} | measure(model, data, **options).as_dict())
 
     return observe
 
 
 def _measured(
-    model: nn.Module, data: ImageDataset, options: MeasurementOptions, *, criterion: LossFunction, eigenvectors: bool
+    model: nn.Module, data: ImageDataset, options: CheckedOptions, *, criterion: LossFunction, eigenvectors: bool
 ) -> Measurement:
     began = time.perf_counter()
     size, tolerance = options.ghost_batch_size, options.estimate_rtol
+    # Separate streams, so that asking for more of one thing changes nothing about the others.
     grouping_seed, units_seed, batches_seed = np.random.SeedSequence(options.seed).spawn(3)
     reference = next(iter(trainable_parameters(model).values()))
     images, labels = data.train_images.to(reference.device), data.train_labels.to(reference.device)
     of_loss: dict[str, Any] = {"l2": options.l2, "criterion": criterion}
     drawn = draw_ghost_batches(data.train_size, ghost_batch_size=size, units=options.units, seed=units_seed)
+    # A network whose loss is random or not one number has no Hessian: a few passes show it before the long work.
     few = torch.from_numpy(drawn[: max(1, TRIAL_EXAMPLES // size)].ravel()).to(reference.device)
     check_loss(model, images[few], labels[few], criterion)
+    # One shuffle fixes which examples share a ghost batch, and with it the function that H is the Hessian of.
     order = np.random.Generator(np.random.Philox(grouping_seed)).permutation(data.train_size)
     chosen = torch.from_numpy(order[: options.curvature_examples // size * size]).to(reference.device)
-    # Torch's own batch norms take the statistics of all that is differentiated together: one unit at a time, then.
-    micro_batch = size if _batch_norms(model) else options.micro_batch
+    # Torch's own batch norms take the statistics of all examples that pass together, which must be one unit then.
+    micro_batch = size if batch_norms(model) else options.micro_batch
     behind = of_loss | {"micro_batch": micro_batch}
     matvec = loss_hessian_vector_product(model, images[chosen], labels[chosen], **behind)
+    # The same unit gradients serve the noise traces here and the noise over the spectrum below.
     gradients = ghost_batch_gradients(model, images, labels, drawn, **of_loss)
     sizes = {"ghost_batch_size": size, "dataset_size": data.train_size}
     noise = gradient_noise(gradients, matvec, **sizes, products=options.products, rtol=tolerance)
@@ -301,6 +272,7 @@ def _measured(
     )
     spectrum = None
     if options.probes:
+        # The gradient over the spectrum has to belong to the loss behind H, so the units' mean would not do.
         slope = loss_gradient(model, images[chosen], labels[chosen], **behind)
         starts = {"probes": options.probes, "noise_draws": options.noise_draws, "steps": options.steps}
         spectrum = spectral_measures(matvec, slope, gradients, **sizes, **starts, seed=options.seed, rtol=tolerance)
@@ -341,7 +313,7 @@ def _measured(
 def _ghost_batch_size(model: nn.Module) -> int:
     """Examples per unit where the user gives none: 1 for networks without batch norm layers."""
     sizes = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm2d)}
-    others = _batch_norms(model)
+    others = batch_norms(model)
     if not sizes and not others:
         return 1
     expected = "GhostBatchNorm2d layers of one ghost batch size"
@@ -352,14 +324,8 @@ def _ghost_batch_size(model: nn.Module) -> int:
     return sizes.pop()
 
 
-def _batch_norms(model: nn.Module) -> list[str]:
-    """Torch's own batch norm layers."""
-    layers = model.named_modules()
-    return [name or "model" for name, layer in layers if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-
-
 def _short(value: Eigenvalue | Estimate) -> str:
-    """A number with its uncertainty."""
+    """A number with its uncertainty, and a remark if it has not converged."""
     error = value.residual if isinstance(value, Eigenvalue) else value.stderr
     return f"{value.value:.4g} ± {error:.1g}" + ("" if value.converged else " (not converged)")
 

@@ -1,125 +1,101 @@
-"""The sizes and tolerances of a measurement, checked against network and data before anything is computed."""
+"""The options of a measurement, each listed once: its name, its default and what it means.
 
-from dataclasses import dataclass
+:func:`~noisysgd.validation.measure` and ``noisysgd measure`` both take theirs from here. The command line reads this
+module to build its help, so nothing heavy is imported; :mod:`~noisysgd.validation.measurement.option_checks` says
+which values are possible.
+"""
 
-from noisysgd.theory.common import checks
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self, TypeVar, cast
+
+T = TypeVar("T")
 
 PRODUCTS = 16
 """Units that meet the Hessian by default. tr(HF) comes from them alone, and gradient noise is heavy-tailed."""
 
 
-@dataclass(frozen=True)
+def _count(default: T, help: str, *, least: int = 1, otherwise: str = "") -> T:
+    """A field for a whole number ≥ `least`; `otherwise` says in words what takes its place where it is None."""
+    return field(default=default, metadata={"help": help, "least": least, "otherwise": otherwise})
+
+
+def _real(default: float, help: str) -> float:
+    """A field for a real number."""
+    return field(default=default, metadata={"help": help, "least": None})
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasurementOptions:
-    """Those arguments of :func:`~noisysgd.validation.measure` that are numbers, with nothing left to default."""
+    """The numbers that can be chosen for a measurement, as keywords of :func:`~noisysgd.validation.measure`.
 
-    ghost_batch_size: int
-    units: int
-    products: int
-    curvature_examples: int
-    micro_batch: int | None
-    rtol: float
-    max_products: int
-    eigenvalues: int
-    probes: int
-    noise_draws: int
-    steps: int
-    sharpness_batches: int
-    sharpness_batch_size: int
-    estimate_rtol: float
-    l2: float
-    seed: int
+    What each of them means is the ``help`` in the metadata of its field. A unit is one ghost batch: the examples whose
+    normalisation statistics are shared, and hence the smallest set of examples that has a gradient of its own. H is the
+    Hessian of the training-mode loss, F the gradient noise covariance of one example.
 
+    Some need more than a line:
 
-def checked_options(
-    *,
-    train_size: int,
-    parameters: int,
-    ghost_batch_size: int,
-    units: int,
-    products: int | None,
-    curvature_examples: int | None,
-    micro_batch: int | None,
-    rtol: float,
-    max_products: int,
-    eigenvalues: int,
-    probes: int,
-    noise_draws: int,
-    steps: int,
-    sharpness_batches: int,
-    sharpness_batch_size: int | None,
-    estimate_rtol: float,
-    l2: float,
-    seed: int,
-) -> MeasurementOptions:
-    """The options, if a network of so many parameters and a training set of so many examples can be measured so.
+    - `ghost_batch_size` is found by itself in models with :class:`~noisysgd.validation.GhostBatchNorm2d` layers of one
+      size, and is 1 for models without batch norm layers. For models with torch's own batch norms it has to be given:
+      the batch size of training.
+    - `micro_batch` saves memory and changes results by rounding only. With torch's own batch norms it is one unit.
+    - `eigenvalues` lists a multiple eigenvalue once, since a single start vector sees a single direction of its
+      eigenspace: the next in the list is then the next *different* eigenvalue.
+    - `units` gradients are held in memory at once: units × parameters numbers.
 
-    Raises
-    ------
-    ValueError
-        For the first that is out of range.
+    Examples
+    --------
+    >>> MeasurementOptions(units=64).units, MeasurementOptions().units
+    (64, 256)
+    >>> {option.name: option for option in fields(MeasurementOptions)}["units"].metadata["help"]
+    'ghost batches drawn for the gradient noise'
     """
-    size = checks.integer("ghost_batch_size", ghost_batch_size, 1, remedy="Use the model's ghost batch size.")
-    remedy = "The noise of the full batch is zero; use smaller ghost batches."
-    checks.require(size < train_size, "ghost_batch_size", f"< {train_size}", size, remedy)
-    seed = checks.integer("seed", seed, 0, remedy="Pass a non-negative integer.")
-    units = checks.integer("units", units, 3, remedy="The jackknife needs at least three ghost batches.")
-    products = min(PRODUCTS, units) if products is None else products
-    products = checks.integer("products", products, 2, remedy="Use at least two.")
-    checks.require(products <= units, "products", f"at most the {units} units", products, "Draw more units.")
 
-    wanted = train_size if curvature_examples is None else curvature_examples
-    remedy = "Use at least one ghost batch and at most the training set."
-    wanted = checks.integer("curvature_examples", wanted, size, remedy=remedy)
-    expected = f"at most {train_size} examples"
-    checks.require(wanted <= train_size, "curvature_examples", expected, wanted, remedy)
-    if micro_batch is not None:
-        micro_batch = checks.integer("micro_batch", micro_batch, 1, remedy="Use a multiple of the ghost batch size.")
-        expected = f"a multiple of ghost_batch_size={size}"
-        checks.require(micro_batch % size == 0, "micro_batch", expected, micro_batch, "Round it.")
-
-    eigenvalues = checks.integer("eigenvalues", eigenvalues, 1, remedy="The first is λ_max.")
-    expected = f"at most the {parameters} trainable parameters"
-    checks.require(eigenvalues <= parameters, "eigenvalues", expected, eigenvalues, "Ask for fewer.")
-    remedy = "One product builds the basis, and one verifies each eigenvalue."
-    max_products = checks.integer("max_products", max_products, eigenvalues + 1, remedy=remedy)
-
-    probes = checks.integer("probes", probes, 0, remedy="Use 0 to leave the spectrum out.")
-    checks.require(probes != 1, "probes", "at least two, or 0", probes, "The spread between probes is the error.")
-    if probes:
-        steps = checks.integer("steps", steps, 1, remedy="Every start vector needs at least one product.")
-        noise_draws = checks.integer("noise_draws", noise_draws, 2, remedy="The spread between draws is the error.")
-        expected = f"at least two for each of noise_draws={noise_draws}"
-        checks.require(units >= 2 * noise_draws, "units", expected, units, "Draw more units.")
-
-    batches = checks.integer("sharpness_batches", sharpness_batches, 0, remedy="Use 0 to leave it out.")
-    remedy = "The spread between batches is the error."
-    checks.require(batches != 1, "sharpness_batches", "at least two, or 0", batches, remedy)
-    batch = size if sharpness_batch_size is None else sharpness_batch_size
-    batch = checks.integer("sharpness_batch_size", batch, size, remedy="Use a multiple of the ghost batch size.")
-    expected = f"a multiple of ghost_batch_size={size}, at most {train_size}"
-    fits = batch % size == 0 and batch <= train_size
-    checks.require(fits, "sharpness_batch_size", expected, batch, "Use the batch size of training.")
-    return MeasurementOptions(
-        ghost_batch_size=size,
-        units=units,
-        products=products,
-        curvature_examples=wanted,
-        micro_batch=micro_batch,
-        rtol=_tolerance("rtol", rtol),
-        max_products=max_products,
-        eigenvalues=eigenvalues,
-        probes=probes,
-        noise_draws=noise_draws,
-        steps=steps,
-        sharpness_batches=batches,
-        sharpness_batch_size=batch,
-        estimate_rtol=_tolerance("estimate_rtol", estimate_rtol),
-        l2=checks.scalar("l2", checks.at_least("l2", l2, 0.0, remedy="Use 0 for no penalty.")),
-        seed=seed,
+    ghost_batch_size: int | None = _count(None, "examples per unit", otherwise="the model's own")
+    units: int = _count(256, "ghost batches drawn for the gradient noise")
+    products: int | None = _count(
+        None, "how many of the units meet the Hessian, for tr(HF)", otherwise=f"{PRODUCTS}, or all units if fewer"
     )
+    curvature_examples: int | None = _count(
+        None, "examples behind the Hessian, rounded down to whole ghost batches", otherwise="all"
+    )
+    micro_batch: int | None = _count(
+        None, "examples differentiated at a time in Hessian products, whole ghost batches", otherwise="all"
+    )
+    rtol: float = _real(1e-2, "residual of an eigenvalue, as a share of it, at which it counts as converged")
+    max_products: int = _count(40, "most Hessian products spent on the eigenvalues")
+    eigenvalues: int = _count(3, "how many of the largest eigenvalues")
+    probes: int = _count(
+        4, "random vectors for the spectrum; 0 leaves it out, with tr H and what is calibrated from it", least=0
+    )
+    noise_draws: int = _count(4, "groups of units, each giving the spectrum one sample of the noise")
+    steps: int = _count(10, "Lanczos steps for the spectrum, per start vector")
+    sharpness_batches: int = _count(32, "batches for the batch sharpness; 0 leaves it out", least=0)
+    sharpness_batch_size: int | None = _count(
+        None, "examples in each of these batches, whole ghost batches", otherwise="one ghost batch"
+    )
+    estimate_rtol: float = _real(
+        0.1, "standard error, or truncation of the spectrum, as a share of the value, at which it counts as converged"
+    )
+    l2: float = _real(0.0, "coefficient of the penalty ½·l2·‖ω‖² that the measured loss includes")
+    seed: int = _count(0, "seed of all that the measurement draws at random", least=0)
 
+    @classmethod
+    def from_keywords(cls, chosen: Mapping[str, float | None]) -> Self:
+        """The options with the given values, and with defaults for the others.
 
-def _tolerance(name: str, value: float) -> float:
-    tolerance = checks.scalar(name, value)
-    checks.require(tolerance > 0, name, "a positive number", value, "1e-2 is enough for most purposes.")
-    return tolerance
+        Raises
+        ------
+        TypeError
+            For names that are not options, as for any unknown keyword.
+
+        Examples
+        --------
+        >>> MeasurementOptions.from_keywords({"probes": 0}).probes
+        0
+        """
+        known = [option.name for option in fields(cls)]
+        unknown = sorted(set(chosen) - set(known))
+        if unknown:
+            raise TypeError(f"measure: expected options among {known}, got {unknown}. Check the spelling.")
+        return cls(**cast(dict[str, Any], dict(chosen)))

@@ -13,7 +13,7 @@ from torch import nn
 from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.curvature import LossFunction, loss_function
 from noisysgd.validation.measurement.uncertainty import Estimate, mean_estimate
-from noisysgd.validation.networks.arithmetic_precision import arithmetic
+from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 
 
 def batch_sharpness(
@@ -66,7 +66,7 @@ def batch_sharpness(
     checks.require(len(batches) > 1, "batches", "at least two", len(batches), "The spread between them is the error.")
     loss, parameters = loss_function(model, l2=l2, criterion=criterion)
     values = []
-    with arithmetic("float32", str(parameters[0].device)):
+    with autocast_precision("float32", str(parameters[0].device)):
         for batch in batches:
             chosen = torch.from_numpy(batch).to(images.device)
             value = loss(images[chosen], labels[chosen])

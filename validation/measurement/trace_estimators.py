@@ -5,7 +5,7 @@ import torch
 
 from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
-from noisysgd.validation.measurement.uncertainty import Estimate, estimate, mean_estimate
+from noisysgd.validation.measurement.uncertainty import Estimate, mean_estimate
 
 
 def hutchinson_trace(
@@ -98,11 +98,11 @@ def hutch_plus_plus_trace(
     basis = torch.linalg.qr(sketch.T)[0].T
     inside = sum(float(row @ matvec(row)) for row in basis)
     if width == dimension:
-        return estimate(inside, 0.0, rtol)
+        return Estimate.with_tolerance(inside, 0.0, rtol)
     outside = signs - (signs @ basis.T) @ basis
     rest = np.array([float(probe @ matvec(probe)) for probe in outside])
     spread = mean_estimate(rest, rtol)
-    return estimate(inside + spread.value, spread.stderr, rtol)
+    return Estimate.with_tolerance(inside + spread.value, spread.stderr, rtol)
 
 
 def _signs(count: int, dimension: int, seed: int, stream: int = 0) -> torch.Tensor:

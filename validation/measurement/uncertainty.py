@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -16,28 +17,28 @@ class Estimate:
     value, stderr : float
         The estimate and its standard error, in the same unit.
     converged : bool
-        Whether the standard error is at most the asked share of |value|. False where the quantity is undefined.
+        Whether the standard error is at most the asked share of |value|; False where the quantity is undefined.
     """
 
     value: float
     stderr: float
     converged: bool
 
+    @classmethod
+    def with_tolerance(cls, value: float, stderr: float, rtol: float) -> Self:
+        """An estimate that counts as converged if stderr ≤ rtol·|value|.
 
-def estimate(value: float, stderr: float, rtol: float) -> Estimate:
-    """An estimate, converged if stderr ≤ rtol·|value|.
-
-    Examples
-    --------
-    >>> estimate(2.0, 0.1, rtol=0.1)
-    Estimate(value=2.0, stderr=0.1, converged=True)
-    >>> estimate(math.nan, math.nan, rtol=0.1).converged
-    False
-    """
-    return Estimate(float(value), float(stderr), bool(stderr <= rtol * abs(value)))
+        Examples
+        --------
+        >>> Estimate.with_tolerance(2.0, 0.1, rtol=0.1)
+        Estimate(value=2.0, stderr=0.1, converged=True)
+        >>> Estimate.with_tolerance(math.nan, math.nan, rtol=0.1).converged
+        False
+        """
+        return cls(float(value), float(stderr), bool(stderr <= rtol * abs(value)))
 
 
-def mean_estimate(samples: Any, rtol: float) -> Estimate:
+def mean_estimate(samples: npt.ArrayLike, rtol: float) -> Estimate:
     """Mean of independent samples, shape (n,), n ≥ 2, with the standard error that their spread implies.
 
     Examples
@@ -47,4 +48,4 @@ def mean_estimate(samples: Any, rtol: float) -> Estimate:
     (2.0, 0.57735, False)
     """
     values = np.asarray(samples, dtype=np.float64)
-    return estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)), rtol)
+    return Estimate.with_tolerance(float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)), rtol)

@@ -10,13 +10,21 @@ FLAGS: tuple[tuple[Any, str], ...] = ((torch.backends.cuda.matmul, "allow_tf32")
 
 
 @contextmanager
-def arithmetic(precision: str, device: str) -> Iterator[None]:
-    """Within the ``with`` block, whatever is computed is computed in that precision: :func:`products`, and autocast.
+def autocast_precision(precision: str, device: str) -> Iterator[None]:
+    """Within the ``with`` block, a forward pass is computed in `precision`: :func:`fp32_precision`, and autocast.
 
-    Derivatives are to be taken under :func:`products` alone: they repeat the types of the forward pass by themselves.
+    Autocast is on for "bfloat16" and off otherwise, even inside a block of the caller's that turns it on. Take
+    derivatives under :func:`fp32_precision` alone: the backward pass of an operation has the type that autocast chose
+    for the forward pass, and torch advises against autocast around it.
+
+    Parameters
+    ----------
+    precision : {"float32", "tf32", "bfloat16"}
+    device : str
+        Where the tensors are, such as "cuda:0": autocast is set for each kind of device by itself.
     """
     kind, wanted = torch.device(device).type, precision == "bfloat16"
-    with products(precision):
+    with fp32_precision(precision):
         if not wanted and not torch.is_autocast_enabled(kind):
             yield
         else:
@@ -25,11 +33,12 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
 
 
 @contextmanager
-def products(precision: str) -> Iterator[None]:
+def fp32_precision(precision: str) -> Iterator[None]:
     """Within the ``with`` block, TensorFloat-32 is on for "tf32" and off otherwise; torch's settings are put back.
 
-    They are read when a product is computed, in a backward pass as well as in a forward pass. "float32" also turns off
-    what torch turns on by itself: TensorFloat-32 in cuDNN's convolutions. There is no effect on a CPU.
+    Torch reads the settings whenever it computes a matrix product or a convolution, in a backward pass as well as in a
+    forward pass. "float32" also turns off TensorFloat-32 in cuDNN's convolutions, which torch has on by default. There
+    is no effect on a CPU.
     """
     before = _settings(precision == "tf32")
     try:
@@ -42,12 +51,12 @@ def products(precision: str) -> Iterator[None]:
 
 
 def _settings(tensor_float: bool) -> list[tuple[Any, str, Any, Any]]:
-    """What to change: where, by which name, from what, to what."""
+    """The settings that have to change: each as (object, attribute, present value, wanted value)."""
     found: list[tuple[Any, str, Any, Any]]
     cudnn: Any = torch.backends.cudnn
     try:
         found = [(place, name, getattr(place, name), tensor_float) for place, name in FLAGS]
-    except RuntimeError:  # whoever used the newer names has made the older ones unreadable
+    except RuntimeError:  # after a program has used torch's newer names, reading the older ones is an error
         places = torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
         wanted, name = "tf32" if tensor_float else "ieee", "fp32_precision"
         found = [(place, name, getattr(place, name), wanted) for place in places]

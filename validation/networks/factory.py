@@ -56,8 +56,9 @@ def network(config: TrainConfig, data: ImageDataset, given: nn.Module | Factory 
 
 
 def batch_norms(model: nn.Module) -> list[str]:
-    """Names of torch's own batch norms, whose statistics are those of whatever batch they are given."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    """Names of torch's own batch norm layers, whose statistics are those of whatever batch they are given."""
+    layers = model.named_modules()
+    return [name or "model" for name, layer in layers if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
 
 def check_groups(model: nn.Module, config: TrainConfig) -> None:

@@ -6,7 +6,7 @@ from torch import nn
 
 from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.data.datasets import ImageDataset
-from noisysgd.validation.networks.arithmetic_precision import arithmetic
+from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.factory import batch_norms
 from noisysgd.validation.networks.ghost_batch_norm import training_mode
 from noisysgd.validation.training.inputs import minibatch, take
@@ -26,7 +26,7 @@ def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[
     # Shuffled once and for all, so that ghost batches mix classes as they do in training.
     order = torch.from_numpy(minibatch(0, 0, data.train_size, data.train_size)[:whole])
     everything = torch.arange(len(data.test_images))
-    with arithmetic(config.precision, config.device):
+    with autocast_precision(config.precision, config.device):
         with training_mode(model):
             train = _scores(model, data.train_images, data.train_labels, order, size)
         model.eval()

@@ -23,7 +23,7 @@ from noisysgd.theory.common.describing import public_module
 from noisysgd.validation.configuration import METRICS, WIDE_RESNET, TrainConfig
 from noisysgd.validation.data.augmentation import augment
 from noisysgd.validation.data.datasets import ImageDataset, load_dataset
-from noisysgd.validation.networks.arithmetic_precision import arithmetic, products
+from noisysgd.validation.networks.arithmetic_precision import autocast_precision, fp32_precision
 from noisysgd.validation.networks.dropout import draw_masks, forget_masks, has_dropout, take_rows
 from noisysgd.validation.networks.factory import Factory, check_groups, network
 from noisysgd.validation.networks.ghost_batch_norm import one_update
@@ -302,8 +302,8 @@ class TrainingRun:
                 forget_masks(self.model)
 
     def _differentiate_piece(self, images: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
-        with products(self.config.precision):  # which backward passes read as well
-            with arithmetic(self.config.precision, self.config.device):
+        with fp32_precision(self.config.precision):  # which backward passes read as well
+            with autocast_precision(self.config.precision, self.config.device):
                 logits = self._logits(images)
             loss = F.cross_entropy(logits.float(), labels)
             (loss if weight == 1.0 else weight * loss).backward()  # type: ignore[no-untyped-call]

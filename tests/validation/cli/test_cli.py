@@ -26,6 +26,7 @@ from noisysgd.validation import (
 )
 from noisysgd.validation.cli import main as cli
 from noisysgd.validation.cli import measure as measure_cli
+from noisysgd.validation.measurement.options import PRODUCTS
 from noisysgd.validation.sweeps.paper import NAMES, experiment_file
 from noisysgd.validation.sweeps.plan import EXAMPLE, read_plan
 from noisysgd.validation.training import loop as training
@@ -261,9 +262,20 @@ def test_measure_trains_measures_and_writes_what_the_other_functions_take(call, 
     assert "* not converged: " in text
 
 
-def test_measure_takes_what_the_function_takes():
-    parameters = set(inspect.signature(measure).parameters) - {"model", "data", "criterion", "eigenvectors"}
-    assert {name for name, _, _ in measure_cli.OPTIONS} == parameters
+def test_the_function_and_the_help_of_the_command_have_the_same_options_and_defaults(call):
+    parameters = inspect.signature(measure).parameters
+    options = [name for name in parameters if name not in ("model", "data", "criterion", "eigenvectors")]
+    status, text, _ = call("measure", "--help")
+    assert status == 0
+    before, after = " ".join(text.split()).split(" options of the measurement")
+    shown = dict(entry.split(maxsplit=1) for entry in after.split(" --")[1:])
+    assert list(shown) == [name.replace("_", "-") for name in options]
+    for name, entry in zip(options, shown.values(), strict=True):
+        default = parameters[name].default
+        assert default is None or entry.endswith(f" ({default:g})")
+    assert shown["products"].endswith(f"({PRODUCTS}, or all units if fewer)")
+    flat = inspect.signature(Calibration.from_measurement).parameters["flat"].default
+    assert f"to calibrate without ({flat:g})" in before
 
 
 def test_measure_without_a_spectrum_has_no_critical_learning_rate(call, run_file):

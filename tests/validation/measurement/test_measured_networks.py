@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from noisysgd.validation.measurement.curvature import loss_gradient, loss_hessian_vector_product
 from noisysgd.validation.measurement.measurement import measure
+from noisysgd.validation.measurement.options import MeasurementOptions
 from noisysgd.validation.measurement.sharpness import batch_sharpness
 
 QUICK = {"units": 8, "products": 2, "probes": 2, "noise_draws": 2, "steps": 2, "sharpness_batches": 2}
@@ -359,6 +360,12 @@ def test_arguments_are_refused_before_anything_is_computed(arguments: dict[str, 
     with pytest.raises(ValueError, match=rf"^{name}: expected .*, got .*\. \w.*\."):
         measure(model, dataset(), criterion=counted, **{**QUICK, **arguments})  # type: ignore[arg-type]
     assert calls == []
+
+
+def test_an_unknown_option_is_refused_with_the_names_of_those_there_are() -> None:
+    with pytest.raises(TypeError, match=r"measure: expected options among \['ghost_batch_size', .*, got \['unit'\]"):
+        measure(mlp(), dataset(), unit=8)
+    assert MeasurementOptions() == MeasurementOptions.from_keywords({})
 
 
 def test_a_measurement_is_shown_in_a_line() -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from noisysgd.validation import GhostBatchNorm2d, TrainConfig, load_dataset, train
-from noisysgd.validation.networks.arithmetic_precision import products
+from noisysgd.validation.networks.arithmetic_precision import fp32_precision
 from noisysgd.validation.networks.dropout import SeededDropout
 from noisysgd.validation.training.loop import TrainingRun, minibatch
 from noisysgd.validation.training.optimizer import HeavyBall, dense
@@ -64,7 +64,7 @@ def test_torchs_newer_names_for_precision_are_respected_too():
     before = convolutions.fp32_precision
     try:
         convolutions.fp32_precision = "ieee"  # from here on torch refuses to say what cudnn.allow_tf32 is
-        with products("tf32"):
+        with fp32_precision("tf32"):
             assert convolutions.fp32_precision == "tf32"
         assert convolutions.fp32_precision == "ieee"
         assert train(CONFIG, model=lambda config, data: seeded(nn.Linear(64, 10)))["status"] == "complete"
