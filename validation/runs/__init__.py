@@ -1,4 +1,4 @@
-"""Many runs: the store that keeps them, the executors that train them, the files that describe them."""
+"""Training runs: the store of their records, the executors that train them, the TOML files that describe them."""
 
 import lazy_loader
 

@@ -1,7 +1,8 @@
-"""Runs on a Dask cluster: any scheduler that workers with the same file system have joined, or one on this machine.
+"""Training runs on a Dask cluster: one that is running already, or one that is started on this machine.
 
-The cluster is disposable. A run whose worker dies is started again by another, from its checkpoint if it left one; a
-scheduler that dies ends the driver with an error, and the same command goes on from the store on another cluster.
+All workers must see the file system of the run store. The cluster is disposable: if a worker dies, another starts its
+run again, from the checkpoint if there is one. If the scheduler dies, the driver (the process that called
+:meth:`Sweep.run`) ends with an error, and the same command on another cluster goes on from the store.
 """
 
 import asyncio
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS, ATTEMPT_SECONDS = 30.0, 5
-"""How long to look for a scheduler, and how long in each attempt."""
+"""How long a scheduler is looked for in all, and how long each attempt to connect may take."""
 
 
 @contextmanager
 def dask_executor(scheduler: str, *, workers: int | None = None, devices: Sequence[int] = ()) -> Iterator[Executor]:
     """An executor for sweeps on a Dask cluster.
 
-    Ctrl-C and SIGTERM cancel the runs that wait; those under way finish and are stored. A local cluster stays for as
-    long as that takes, or until a second Ctrl-C.
+    Ctrl-C and SIGTERM cancel the runs that have not begun; those under way finish and are stored. A local cluster stays
+    up until they have, or until a second Ctrl-C.
 
     Parameters
     ----------
@@ -40,14 +41,14 @@ def dask_executor(scheduler: str, *, workers: int | None = None, devices: Sequen
         Address of a running scheduler (``tcp://host:8786``), the path of its scheduler file, or ``"local"`` for a
         cluster of worker processes on this machine, which ends with the executor.
     workers, devices
-        Of the local cluster: see :func:`local_cluster`.
+        Arguments of :func:`local_cluster`; only with ``"local"``.
 
     Raises
     ------
     ModuleNotFoundError
         Without ``distributed``; it comes with ``pip install 'noisysgd[cluster]'``.
     BrokenExecutor
-        A ``RuntimeError``, from inside, if the cluster is lost, or a run has killed several workers.
+        A ``RuntimeError``, raised inside the ``with`` block if the cluster is lost or a run has killed several workers.
 
     Examples
     --------
@@ -61,24 +62,29 @@ def dask_executor(scheduler: str, *, workers: int | None = None, devices: Sequen
         remedy = "Install it with: pip install 'noisysgd[cluster]'"
         raise ModuleNotFoundError(f"the Dask engine needs {error.name}. {remedy}", name=error.name) from error
 
-    one = scheduler == "local"
-    checks.require(one or (workers is None and not devices), "workers", "none", workers or devices, "They are there.")
+    local = scheduler == "local"
+    remedy = "A running scheduler has workers of its own."
+    checks.require(local or (workers is None and not devices), "workers", "none", workers or devices, remedy)
     cluster: SpecCluster | None = None
     try:
-        if one:
-            # Worker processes, and those that take their places, are started by a thread that starts here.
+        if local:
+            # All worker processes, replacements included, are started by a thread that is created here and whose
+            # signal mask they inherit: Ctrl-C in the terminal must not reach them.
             with interrupts.sheltered():
                 cluster = local_cluster(workers, devices=devices)
-        client = _connect(Client, cluster if one else scheduler)
+        client = _connect(Client, cluster if local else scheduler)
         try:
+            # Not pure: Dask would answer a repeated call with its earlier result, and "another process has this run
+            # under way" is a result that changes.
             yield client.get_executor(pure=False)
         except KeyboardInterrupt:
             if cluster is not None:
                 logger.warning(INTERRUPTED)
-                # What is abandoned ends with the cluster, which gives it a few seconds.
+                # Nothing to do for abandoning: closing the cluster, below, ends whatever still runs in a few seconds.
                 interrupts.finish(lambda: client.run(_until_idle), lambda: None)
             raise
         except KilledWorker as error:
+            # A broken process pool raises BrokenExecutor too: the sweep then makes another executor.
             raise BrokenExecutor(f"{error} The same command goes on from the store.") from error
         except (CancelledError, CommClosedError) as error:
             raise BrokenExecutor("the Dask scheduler was lost. The same command goes on from the store.") from error
@@ -90,14 +96,18 @@ def dask_executor(scheduler: str, *, workers: int | None = None, devices: Sequen
 
 
 def local_cluster(workers: int | None = None, *, devices: Sequence[int] = ()) -> "SpecCluster":
-    """A scheduler and worker processes on this machine, reachable from nowhere else, without a dashboard.
+    """A scheduler and worker processes on this machine, without a dashboard and not reachable from other machines.
 
     Parameters
     ----------
     workers : int, optional
-        Processes, each with one thread; one per usable core by default.
+        Number of processes, each with one thread; by default one per usable core, or one per device.
     devices : sequence of int
-        GPUs; there is then one worker for each, which sees no other.
+        Numbers of GPUs. There is then one worker for each, which sees no other GPU.
+
+    Returns
+    -------
+    distributed.SpecCluster
     """
     from distributed import Nanny, Scheduler, SpecCluster
 
@@ -106,7 +116,7 @@ def local_cluster(workers: int | None = None, *, devices: Sequence[int] = ()) ->
     count = default if workers is None else checks.integer("workers", workers, 1, remedy="Use at least one.")
     expected = f"one for each of the {len(numbers)} devices"
     checks.require(not numbers or count == len(numbers), "workers", expected, workers, "Leave it out.")
-    # Workers are as quiet as the driver was told to be: at the end some may miss the scheduler, which is no news.
+    # Workers log no more than the driver: when the cluster closes, some warn that they have lost the scheduler.
     level = max(logging.WARNING, logging.getLogger("distributed").getEffectiveLevel())
     options = {"host": "127.0.0.1", "dashboard": False, "silence_logs": level}
     return SpecCluster(  # type: ignore[no-untyped-call]  # distributed leaves it untyped
@@ -117,24 +127,28 @@ def local_cluster(workers: int | None = None, *, devices: Sequence[int] = ()) ->
 
 
 def worker_options(device: Sequence[int] = ()) -> dict[str, Any]:
-    """Of a worker: one run at a time, no limit of memory but the machine's, and one GPU if given.
+    """Options of a worker process: one run at a time, no memory limit of Dask's, and only the given GPU, if any.
 
     >>> worker_options([3])["env"]["CUDA_VISIBLE_DEVICES"]
     '3'
     """
     pinned = {"CUDA_VISIBLE_DEVICES": str(device[0])} if device else {}
-    # Runs take place in a thread: without an arena of its own it keeps its memory as the main thread does.
+    # Dask trains in a thread other than the main one, to which glibc would give a memory arena of its own. With one
+    # arena for the whole process that thread keeps its buffers (KEEP_MEMORY) as the main thread does.
     return {"nthreads": 1, "memory_limit": 0, "env": KEEP_MEMORY | {"MALLOC_ARENA_MAX": "1"} | pinned}
 
 
 async def _until_idle(dask_worker: Any) -> None:
-    """Wait for the run that a worker has under way; to cancel its future does not stop the thread that it runs in."""
+    """Wait, in a worker, for the run that it has under way: cancelling a future does not stop the thread of its run."""
     while dask_worker.active_threads:
         await asyncio.sleep(0.1)
 
 
 def _connect(client: Any, where: Any) -> Any:
-    """A client of a cluster, or of a scheduler that may take a while to come, or to come back."""
+    """Connect to a local cluster, or to a scheduler by its address or file, for which we wait up to half a minute.
+
+    In a batch job the scheduler may start after the driver, or be started again after a failure.
+    """
     if not isinstance(where, str):
         return client(where)
     from_file = ":" not in where or Path(where).suffix == ".json"
@@ -144,11 +158,12 @@ def _connect(client: Any, where: Any) -> Any:
         try:
             if not from_file:
                 return client(where, timeout=ATTEMPT_SECONDS)
-            if Path(where).is_file():  # read anew each time: another scheduler may have written it
+            if Path(where).is_file():  # read anew in each attempt: a restarted scheduler writes a new address
                 return client(scheduler_file=where, timeout=ATTEMPT_SECONDS)
             error = FileNotFoundError("no such file")
         except (OSError, ValueError) as failure:
             error = failure
+        # A ValueError means that the address is malformed: waiting does not help.
         if isinstance(error, ValueError) or time.monotonic() > end:
             raise RuntimeError(f"no Dask scheduler at {where}: {error}. Check the address, or start one.") from error
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Where runs are executed: a disposable pool of local processes. The store keeps the results, not the pool."""
+"""A pool of worker processes on this machine. It may be lost at any time: results are in the store, not in the pool."""
 
 import logging
 import multiprocessing
@@ -17,21 +17,36 @@ from noisysgd.validation.runs import interrupts
 logger = logging.getLogger(__name__)
 
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "2000000000"}
-"""For workers: the C library (glibc) would return large buffers after every training step, and fetch them anew."""
+"""Environment of workers: without it glibc returns large buffers to the system after every training step and requests
+them again in the next."""
 
 INTERRUPTED = "interrupted; runs under way are finishing (Ctrl-C again abandons them)"
 
 
 @contextmanager
 def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -> Iterator[Executor]:
-    """A pool of `workers` processes (one per usable core), each training with one thread.
+    """A pool of worker processes on this machine, each of which trains with one thread.
 
-    With `devices` there is one worker per GPU of that list, which sees no other (``CUDA_VISIBLE_DEVICES``).
+    With one thread per run results do not depend on the number of cores, and two runs side by side use two cores better
+    than one run with two threads. Only the parent reacts to Ctrl-C and SIGTERM, even if they are sent to the whole
+    process group: runs that have not begun are cancelled, those under way finish and are stored; a second Ctrl-C
+    abandons them. If the parent dies, even by ``kill -9``, so do the workers.
 
-    One thread per run makes results independent of the number of cores, and two runs side by side use two cores better
-    than one run with two threads. Ctrl-C and SIGTERM go to the parent only, even if the whole process group gets them:
-    waiting runs are cancelled, those under way finish and are stored; a second Ctrl-C abandons them. If the parent
-    dies, even by ``kill -9``, so do the workers.
+    Parameters
+    ----------
+    workers : int, optional
+        Number of processes; by default one per usable core, or one per device.
+    devices : sequence of int
+        Numbers of GPUs. Every worker is given one of them and sees no other (``CUDA_VISIBLE_DEVICES``).
+
+    Yields
+    ------
+    concurrent.futures.Executor
+
+    Raises
+    ------
+    ValueError
+        For less than one worker, more workers than devices, or a device named twice.
 
     Examples
     --------
@@ -40,6 +55,7 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
     1024
     """
     context = _Spawn()
+    # Each worker takes one device from this queue when it starts, in whichever order they start.
     free = context.Queue() if devices else None
     for device in distinct(devices):
         assert free is not None
@@ -49,18 +65,20 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
     one_each = not devices or count <= len(devices)
     expected = f"at most one for each of the {len(devices)} devices"
     checks.require(one_each, "workers", expected, workers, "Name more devices or use fewer workers.")
-    # Spawned, not forked: the parent may hold threads and locks, which do not survive a fork.
+    # Spawned, not forked: a fork copies locks that threads of the parent hold, and nobody would release the copies.
     all_started, stopping = context.Event(), context.RawValue("b", 0)
     given = (all_started, stopping, free)
     pool = _Pool(count, mp_context=context, initializer=_prepare_worker, initargs=given)
     try:
         with _environment(KEEP_MEMORY), interrupts.sheltered():
+            # All processes must start in here, to inherit environment and signal mask. The pool starts one for a
+            # submitted call only if none is idle, so every worker waits at its start until all have been started.
             for _ in range(count):
-                pool.submit(os.getpid)  # which starts a process, since none is idle yet
+                pool.submit(os.getpid)
             all_started.set()
         yield pool
     except KeyboardInterrupt:
-        stopping.value = 1
+        stopping.value = 1  # also stops the calls that the pool has already handed to its workers' queue
         logger.warning(INTERRUPTED)
         closing = interrupts.Background(lambda: pool.shutdown(wait=True, cancel_futures=True))
 
@@ -76,7 +94,7 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
 
 @contextmanager
 def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Set environment variables, where they are not set already, for the processes started meanwhile."""
+    """Set environment variables that are not set already, for the processes that are started inside."""
     added = {name: value for name, value in variables.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -87,44 +105,68 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def distinct(devices: Sequence[int]) -> list[int]:
-    """GPU numbers, each named once."""
+    """`devices` as a list of integers ≥ 0.
+
+    Raises
+    ------
+    ValueError
+        If one is no such integer, or is named twice.
+    """
     numbers = [checks.integer("devices", device, 0, remedy="Number GPUs as nvidia-smi does.") for device in devices]
     checks.require(len(set(numbers)) == len(numbers), "devices", "distinct numbers", numbers, "Name each GPU once.")
     return numbers
 
 
 class _Worker(SpawnProcess):
-    """A worker that ignores SIGTERM and must end all the same when its pool is broken and terminates the others."""
+    """A worker process that is ended by SIGKILL: it ignores SIGTERM, with which a broken pool ends its workers."""
 
     def terminate(self) -> None:
         self.kill()
 
 
 class _Spawn(SpawnContext):
+    """Makes :class:`_Worker` processes."""
+
     Process = _Worker
 
 
 class _Pool(ProcessPoolExecutor):
-    """A pool that can be stopped: some calls wait beside the workers, where they can no longer be cancelled."""
+    """A process pool whose calls look at a shared flag before they begin.
+
+    ``shutdown(cancel_futures=True)`` does not reach the calls that already are in the queue to the workers.
+    """
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         return super().submit(_unless_stopping, fn, *args, **kwargs)
 
 
 _stopping: Any = None
+"""In a worker: the shared flag, not zero once the pool was interrupted."""
 
 
 def _unless_stopping(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call `fn` in a worker, unless the pool was interrupted in the meantime."""
     if _stopping.value:
         raise CancelledError("the pool was interrupted.")
     return fn(*args, **kwargs)
 
 
 def _prepare_worker(all_started: Any, stopping: Any, free: Any = None) -> None:
+    """Initialise a worker process: signals, its GPU, its end with the parent, one thread; then wait for the others.
+
+    Parameters
+    ----------
+    all_started : multiprocessing.Event
+        Set when all workers have been started.
+    stopping : shared integer
+        Not zero once the pool was interrupted.
+    free : multiprocessing.Queue, optional
+        Numbers of the GPUs that no worker has taken yet.
+    """
     global _stopping
     _stopping = stopping
     interrupts.ignore()
-    if free is not None:  # before CUDA starts, which reads it once
+    if free is not None:  # before torch is imported: CUDA reads the variable only once
         os.environ["CUDA_VISIBLE_DEVICES"] = str(free.get())
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -136,5 +178,6 @@ def _prepare_worker(all_started: Any, stopping: Any, free: Any = None) -> None:
 
 
 def _die_with(parent: Any) -> None:
+    """Wait for the end of the parent process, in a thread, and end this one at once, whatever it is doing."""
     parent.join()
     os._exit(1)

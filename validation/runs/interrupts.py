@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM are for the process that drives a sweep, even where they are sent to its whole process group.
+"""Ctrl-C and SIGTERM must reach the process that drives a sweep (the driver), and none of its workers.
 
-A terminal sends Ctrl-C to all processes of the command, and batch systems and ``timeout`` send SIGTERM so. Workers that
-heard it would drop their runs; the driver tells them when to stop.
+A terminal sends Ctrl-C to all processes of a command, and batch systems and ``timeout`` send SIGTERM to all of them.
+Workers that reacted would drop their runs. It is the driver that tells them when to stop.
 """
 
 import multiprocessing
@@ -14,15 +14,17 @@ from multiprocessing import resource_tracker
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TOGETHER = 1.0
-"""Signals within so many seconds are one: ``timeout`` sends SIGTERM to the command, and again to its group."""
+"""Signals within so many seconds of the first count as one: ``timeout`` sends SIGTERM to the command, and then to its
+process group, which contains the command again."""
 
 
 @contextmanager
 def sheltered() -> Iterator[None]:
-    """Processes and threads started inside never hear the two signals; what arrives meanwhile is delivered at the end.
+    """Start processes and threads inside: they never receive Ctrl-C or SIGTERM.
 
-    They inherit a signal mask, which holds from their first instruction, before their own code could ignore anything.
-    On systems without such masks nothing happens.
+    They inherit a signal mask, which holds from their first instruction, before code of their own could ignore a
+    signal. Signals that reach this process in the meantime are delivered at the end. On systems without signal masks
+    this does nothing.
 
     Examples
     --------
@@ -38,11 +40,13 @@ def sheltered() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # multiprocessing's helper: to start it later would lift the mask
+    # multiprocessing starts this helper process on demand, and lifts the mask afterwards: start it before we set ours.
+    resource_tracker.ensure_running()
     arrived: list[int] = []
     main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
-    # Another thread may be given the signal, mask or no mask, and Python's handler then runs in this one.
+    # The mask covers this thread only. The system may deliver a signal to another thread, and Python would then run its
+    # handler here, in the main thread: so the handlers are replaced too, by ones that only remember the signal.
     for number in handlers:
         signal.signal(number, lambda received, _: arrived.append(received))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -51,25 +55,26 @@ def sheltered() -> Iterator[None]:
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in handlers.items():
+            # None stands for a handler that was not installed from Python and cannot be put back.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         for late in dict.fromkeys(arrived):
             signal.raise_signal(late)
 
 
 def ignore() -> None:
-    """For a worker process, in its main thread: ignore both signals, as do processes that it starts."""
+    """Ignore Ctrl-C and SIGTERM in this process and in those that it starts; call it from the main thread."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def finish(wait: Callable[[], object], abandon: Callable[[], object]) -> None:
-    """After an interrupt: `wait` for what is under way; `abandon` it at the next interrupt, and raise that one."""
+    """After a first interrupt, `wait` for what is under way; at a second one `abandon` it and raise that interrupt."""
     first = time.monotonic()
     while True:
         try:
             wait()
         except KeyboardInterrupt:
-            if time.monotonic() - first > TOGETHER:
+            if time.monotonic() - first > TOGETHER:  # else it is an echo of the first signal: wait on
                 abandon()
                 raise
         else:
@@ -77,10 +82,10 @@ def finish(wait: Callable[[], object], abandon: Callable[[], object]) -> None:
 
 
 class Background:
-    """A call in a thread of its own, for which :meth:`wait` waits; an interrupt ends the waiting, not the call.
+    """A call that runs in a thread of its own; an interrupt of :meth:`wait` ends the waiting and not the call.
 
-    ``Thread.join``, interrupted, takes its thread for ended, and whoever joins it again goes on too early (CPython
-    3.11): a pool's shutdown does just that.
+    It is for closing a process pool, which joins a thread. In CPython 3.11 an interrupted ``Thread.join`` marks the
+    thread as ended although it runs on, so that joining it a second time returns too early.
 
     Examples
     --------
@@ -99,11 +104,11 @@ class Background:
             self._done.set()
 
     def wait(self) -> None:
-        """Until the call has ended."""
+        """Return when the call has ended."""
         self._done.wait()
 
 
 def kill_children() -> None:
-    """Kill the processes that :mod:`multiprocessing` has started here; they cannot ignore that."""
+    """Kill, by SIGKILL, the processes that :mod:`multiprocessing` has started from this one."""
     for child in multiprocessing.active_children():
         child.kill()

@@ -1,4 +1,4 @@
-"""One run of a store: trained unless its record is there, from its checkpoint if it has one."""
+"""Train one configuration into a run store: skipped if its record is there, resumed from a checkpoint if it has one."""
 
 import logging
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ CHECKPOINT = "checkpoint.pt"
 def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | None = None) -> bool:
     """Train one configuration and store its record, unless it is there already.
 
-    A run that was killed goes on from its checkpoint, to the record it would have had; if the checkpoint is damaged, it
-    starts over.
+    A run that was killed goes on from its checkpoint and ends with the record that it would have had without the
+    interruption. If the checkpoint is damaged, the run starts over.
 
     Parameters
     ----------
@@ -30,20 +30,21 @@ def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | Non
     Returns
     -------
     bool
-        False if another process has the run under way; True if the store has its record now.
+        True if the store now has the run's record; False if another process is training it.
 
     Raises
     ------
     KeyboardInterrupt
-        With a message that says which step the run would go on from.
+        On Ctrl-C, with a message that says from which step the run would go on.
     """
     if store.read(config) is not None:
         return True
     with store.claim(config) as working:
         if working is None:
             return False
-        if store.read(config) is None:  # another process may have finished it meanwhile
-            from noisysgd.validation.training.loop import train  # torch is imported where training happens
+        # Look again: another process may have finished the run between the first look and the claim.
+        if store.read(config) is None:
+            from noisysgd.validation.training.loop import train  # imports torch, which the driver does without
 
             checkpoint = _usable(working / CHECKPOINT)
             try:
@@ -56,7 +57,7 @@ def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | Non
 
 
 def _usable(checkpoint: Path) -> Path:
-    """The path, after a damaged checkpoint has been moved out of the way: its run then starts over."""
+    """The path of a checkpoint, after it was renamed if it is damaged, so that its run starts over."""
     from noisysgd.validation.training import checkpoint as checkpoints
 
     try:
@@ -70,7 +71,7 @@ def _usable(checkpoint: Path) -> Path:
 
 
 def _what_is_left(checkpoint: Path) -> str:
-    """What an interrupted run leaves, in words."""
+    """A sentence on the checkpoint that an interrupted run leaves, or does not, for whoever interrupted it."""
     from noisysgd.validation.training import checkpoint as checkpoints
 
     try:
@@ -82,7 +83,7 @@ def _what_is_left(checkpoint: Path) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch with one thread, wherever a run finds itself: its last bits depend on the number."""
+    """Let PyTorch use one thread inside: the last bits of a result depend on the number of threads."""
     import torch
 
     before = torch.get_num_threads()

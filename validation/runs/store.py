@@ -1,10 +1,10 @@
-"""The run store: one directory per finished run, named by its configuration. The store is the state of a sweep.
+"""The run store: one directory per finished run, named by a hash of its configuration. It is all the state of a sweep.
 
-A record is written under a temporary name, flushed to disk and renamed, so that a directory under its final name is
-whole. It carries a checksum all the same: disks are not perfect, and neither are people. Beside it lies the same
-configuration as a TOML file, with which the run can be repeated.
+Such a directory holds ``record.json``, the result of the run, and ``config.toml``, the configuration with which the run
+can be repeated. It is written under a temporary name, flushed to disk and renamed, so that a directory under its final
+name is complete. The record carries a checksum all the same, against faulty disks and files edited by hand.
 
-A run under way has a directory of its own, ``.running-<name>``, for its checkpoint and for a lock that the system
+A run under way has a directory ``.running-<name>``, for its checkpoint and for a lock file, whose lock the system
 releases when the process dies, however it dies.
 """
 
@@ -27,30 +27,37 @@ from noisysgd.validation.runs.toml_files import to_toml
 
 try:
     import fcntl
-except ImportError:  # not on Windows: two drivers may then train the same run, of which the first record counts
+except ImportError:  # Windows has no such locks: two drivers may then train the same run, and the first record counts
     fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
 RECORD, CONFIGURATION, LOCK = "record.json", "config.toml", "lock"
 FORMAT = 1
+"""Version of the layout of ``record.json``."""
 OUTCOMES = ("complete", "diverged")
 NUMBERS = (*METRICS, "steps", "seconds")
-"""What a record gives as numbers, or as nothing."""
+"""Entries of a record that are numbers, ``None`` or missing."""
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
+"""Error numbers of a full disk and of an exhausted quota."""
 
 
 class DiskFullError(OSError):
-    """No room for what a store has to write; the message names the place."""
+    """The disk is full, or a quota exhausted; the message names the path that was to be written."""
 
 
 class RunStore:
-    """Records of runs below one directory, safe for any number of readers and writers.
+    """Records of training runs below one directory; any number of processes may read and write it at once.
 
     Parameters
     ----------
     root : path
-        Created when the first record is written.
+        The directory; created when the first record is written.
+
+    Raises
+    ------
+    ValueError
+        If `root` is something other than a directory.
 
     Examples
     --------
@@ -66,28 +73,37 @@ class RunStore:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
-        self._warned: set[Path] = set()  # goes to worker processes with the store
+        # Records already warned of. Pickled with the store, so that worker processes do not repeat the warnings.
+        self._warned: set[Path] = set()
         usable = not self.root.exists() or self.root.is_dir()
         checks.require(usable, "root", "a directory", str(root), "Choose another place for the store.")
 
     def path(self, config: TrainConfig) -> Path:
-        """Directory of a run, whether it exists or not."""
+        """Directory of a run's record, whether it exists or not."""
         return self.root / config.key
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add a record. If another writer was first, its record stays: a run has only one result.
+        """Add a record, unless the store has one of the same configuration, which then stays.
+
+        Parameters
+        ----------
+        record : mapping
+            ``config`` (:meth:`TrainConfig.as_dict`), ``status`` ("complete" or "diverged"), and any other plain values,
+            among them the metrics.
 
         Raises
         ------
         DiskFullError
-            An ``OSError``: nothing is left of the record.
+            An ``OSError``, if there is no room; nothing is left of the record then.
         """
         with _room(self.root):
             self._write(record)
 
     def _write(self, record: Mapping[str, Any]) -> None:
         config = TrainConfig.from_dict(record["config"])
-        body = json.dumps(dict(record), sort_keys=True)  # floats survive: repr is exact
+        # The record is a string inside the file, so that its checksum covers the very characters that are read back.
+        # Floats survive exactly: JSON writes them as repr does.
+        body = json.dumps(dict(record), sort_keys=True)
         payload = json.dumps({"format": FORMAT, "sha256": _digest(body), "record": body}, indent=1)
         partial = self.root / f".partial-{config.key}-{uuid.uuid4().hex}"
         partial.mkdir(parents=True)
@@ -95,10 +111,12 @@ class RunStore:
             (partial / CONFIGURATION).write_text(to_toml(config.as_dict()), encoding="utf-8")
             with (partial / RECORD).open("w") as file:
                 file.write(payload)
+                # The contents must be on disk before the name is, or a power cut could leave a named, empty record.
                 file.flush()
                 os.fsync(file.fileno())
-            # A directory that holds a record cannot be renamed over: another writer was first, or a damaged record
-            # stands in the way and is moved aside. Two tries, since others may be doing the same.
+            # Renaming onto a directory that is not empty fails. Then another writer was first, and its record stays;
+            # or a damaged record is in the way and is moved aside. Three attempts, since other writers may be moving
+            # the same directory at the same time.
             for attempt in (1, 2, 3):
                 try:
                     partial.rename(self.path(config))
@@ -116,13 +134,12 @@ class RunStore:
     def read(self, config: TrainConfig) -> dict[str, Any] | None:
         """The record of a run, or ``None`` if there is none.
 
-        A damaged record counts as none, with a warning in the log, once; it is moved aside when the run is written
-        again.
+        A damaged record counts as none. The log warns of it once, and it is moved aside when the run is written again.
 
         Raises
         ------
         ValueError
-            For a record in a format of another version.
+            If the record was written in the format of another version.
         """
         path = self.path(config) / RECORD
         try:
@@ -144,22 +161,30 @@ class RunStore:
         if fault is not None:
             self._warn(path, f"damaged record ({fault})")
             return None
-        self._warned.discard(path)
+        self._warned.discard(path)  # it has been repeated: a new damage is a new warning
         return record
 
     def _warn(self, path: Path, words: str) -> None:
-        """Say once what is wrong with a record, however often it is looked at."""
+        """Log what is wrong with a record, once for every damage: growing sweeps read a record many times."""
         if path not in self._warned:
             self._warned.add(path)
             logger.warning("%s: %s; the run will be repeated", path, words)
 
     @contextmanager
     def claim(self, config: TrainConfig) -> Iterator[Path | None]:
-        """A directory for a run under way, or ``None`` if another process has it.
+        """Lock a run for this process, as a context manager.
 
-        What a killed process left there, such as a checkpoint, is found again by the next. It is removed once the
-        store has the run's record. Where the file system knows no locks, every process gets the directory: a run may
-        then be trained twice, and its first record counts.
+        Yields
+        ------
+        Path or None
+            A working directory for the run; ``None`` if another process has the run. What a killed process has left
+            there, such as a checkpoint, is still there. The directory is removed at the end if the store then has the
+            run's record.
+
+        Notes
+        -----
+        Where the file system has no locks, every process is given the directory: a run may then be trained twice, and
+        the first record counts.
 
         Examples
         --------
@@ -178,7 +203,7 @@ class RunStore:
         working.mkdir(parents=True, exist_ok=True)
         try:
             descriptor = os.open(working / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # removed meanwhile by the process that finished the run
+        except FileNotFoundError:  # the process that finished the run has just removed the directory
             yield None
             return
         try:
@@ -186,36 +211,43 @@ class RunStore:
                 yield None
                 return
             yield working
+            # While the lock is still held: another process could otherwise begin to use what is being removed.
             if self.read(config) is not None:
                 shutil.rmtree(working, ignore_errors=True)
         finally:
             os.close(descriptor)  # releases the lock
 
     def tidy(self, configs: Sequence[TrainConfig]) -> None:
-        """Remove the working directories of finished runs whose process was killed before it could."""
+        """Remove working directories of finished runs, left by processes that were killed before they did it."""
         left = {path.name for path in self.leftovers()}
         for config in configs:
             if f".running-{config.key}" in left and self.read(config) is not None:
                 with self.claim(config):
-                    pass  # which removes it, unless another process has it
+                    pass  # leaving the claim removes the directory, unless another process has it
 
     def leftovers(self) -> list[Path]:
-        """What interrupted processes left: unfinished runs, half-written and damaged records; none of it is counted."""
+        """Directories of unfinished runs, of half-written and of damaged records; none of them counts as a record."""
         if not self.root.is_dir():
             return []
         return sorted(p for p in self.root.iterdir() if p.name.startswith((".running-", ".partial-", ".damaged-")))
 
     def _set_aside(self, config: TrainConfig) -> None:
-        """Move what stands in a record's place, and is none, out of the way."""
+        """Rename the directory of a damaged record, so that a new one can take its place."""
         path = self.path(config)
         aside = path.with_name(f".damaged-{path.name}-{uuid.uuid4().hex}")
-        with contextlib.suppress(FileNotFoundError):  # another writer did it
+        with contextlib.suppress(FileNotFoundError):  # another writer has renamed it already
             path.rename(aside)
             logger.info("%s: moved to %s", path, aside.name)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, under a temporary name until it is whole."""
+    """Write a text file in UTF-8 under a temporary name, then rename it; missing folders are created.
+
+    Raises
+    ------
+    DiskFullError
+        An ``OSError``, if there is no room.
+    """
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     with _room(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +260,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def _room(path: Path) -> Iterator[None]:
-    """Says of a full disk which one it is, and what to do."""
+    """Turn the error of a full disk into a :class:`DiskFullError` that names `path` and a remedy."""
     try:
         yield
     except OSError as error:
@@ -239,23 +271,23 @@ def _room(path: Path) -> Iterator[None]:
 
 
 def _fault(record: Any, config: TrainConfig) -> str | None:
-    """What a record lacks, in words; ``None`` if it is one of the configuration's run."""
+    """What is wrong with a record, in words; ``None`` if it is a record of the given configuration."""
     if not isinstance(record, dict):
         return "its checksum is wrong"
-    if not _of(record.get("config"), config):
+    if not _describes(record.get("config"), config):
         return "it is of another configuration"
     if record.get("status") not in OUTCOMES:
         return f"status {record.get('status')!r}"
-    odd = [name for name in NUMBERS if not _number(record.get(name))]
+    odd = [name for name in NUMBERS if not _number_or_none(record.get(name))]
     return f"{odd[0]} {record[odd[0]]!r}" if odd else None
 
 
-def _number(value: Any) -> bool:
+def _number_or_none(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _of(values: Any, config: TrainConfig) -> bool:
-    """Whether the values of a record are those of a configuration, with what older versions left out."""
+def _describes(values: object, config: TrainConfig) -> bool:
+    """Whether the values kept with a record are those of `config`; names that older versions lacked may be missing."""
     try:
         return isinstance(values, dict) and TrainConfig.from_dict(values) == config
     except ValueError:
@@ -263,6 +295,7 @@ def _of(values: Any, config: TrainConfig) -> bool:
 
 
 def _lock(descriptor: int, path: Path) -> bool:
+    """Whether this process has the lock now: false if another has it, true where there are no locks at all."""
     if fcntl is None:
         return True
     try:
@@ -279,7 +312,7 @@ def _digest(text: str) -> str:
 
 
 def _flush_directory(path: Path) -> None:
-    """Make a rename survive a power cut, where the system lets directories be opened."""
+    """Write a directory to disk, so that a rename in it survives a power cut; not every system can open directories."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

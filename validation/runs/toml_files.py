@@ -1,4 +1,4 @@
-"""Files in TOML: the standard library reads them; what configurations need of it is written here."""
+"""Read and write TOML files. The standard library reads TOML but cannot write it: here is what configurations need."""
 
 import json
 import math
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 def from_toml(text: str) -> dict[str, Any]:
-    """What TOML text says.
+    """The values in TOML text, as a dict.
 
     Raises
     ------
     ValueError
-        With line and column, if it is not TOML.
+        If it is not TOML; the message names line and column.
 
     Examples
     --------
@@ -32,7 +32,21 @@ def from_toml(text: str) -> dict[str, Any]:
 
 
 def read_toml(path: str | Path, meaning: Callable[[dict[str, Any]], T]) -> T:
-    """What a TOML file means, by a function of its values; a ``ValueError`` that names the file if it means nothing."""
+    """The result of `meaning`, a function of the values in a TOML file.
+
+    Parameters
+    ----------
+    path : path
+    meaning : callable
+        Takes the values as a dict; may raise ``ValueError`` or ``TypeError`` for values that it cannot use.
+
+    Raises
+    ------
+    ValueError
+        If the file is not TOML in UTF-8, or `meaning` refuses its values; the message begins with the path.
+    OSError
+        If the file is not there or cannot be read.
+    """
     try:
         return meaning(from_toml(_text(Path(path))))
     except (ValueError, TypeError) as error:
@@ -40,7 +54,7 @@ def read_toml(path: str | Path, meaning: Callable[[dict[str, Any]], T]) -> T:
 
 
 def _text(path: Path) -> str:
-    """Of a file in UTF-8, with or without a byte-order mark."""
+    """The text of a file in UTF-8, with or without a byte-order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -52,18 +66,18 @@ def _text(path: Path) -> str:
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Plain values as TOML; numbers come back exactly, and ``None`` is left out, which TOML cannot say.
+    """Plain values as TOML text. Numbers are read back exactly; ``None``, which TOML lacks, is left out.
 
     Parameters
     ----------
     values : mapping
-        Strings, booleans, integers, floats, sequences of those; mappings become tables, sequences of mappings arrays of
-        tables.
+        Strings, booleans, integers, floats, and sequences of these. Mappings become tables, and sequences of mappings
+        become arrays of tables.
 
     Raises
     ------
     ValueError
-        For any other value.
+        For a value of any other kind.
 
     Examples
     --------
@@ -81,6 +95,7 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
 
 def _table(values: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
+    """Lines of a table whose name has the parts `path`; its plain values come first, or they would join a subtable."""
     present = {key: value for key, value in values.items() if value is not None}
     lines = [f"{_key(key)} = {_value(key, value)}" for key, value in present.items() if not _is_table(value)]
     for key, value in present.items():
@@ -111,7 +126,7 @@ def _value(key: str, value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else str(value)  # inf and nan are TOML's words too
+        return repr(value) if math.isfinite(value) else str(value)  # TOML spells inf and nan as Python does
     if isinstance(value, Sequence):
         return "[" + ", ".join(_value(key, each) for each in value) + "]"
     checks.require(False, key, "a string, boolean, number or list", value, "Use plain values.")
@@ -119,5 +134,5 @@ def _value(key: str, value: Any) -> str:
 
 
 def _string(text: str) -> str:
-    # JSON's escapes are TOML's, but for the one control character that JSON leaves as it is.
+    # TOML has the escapes of JSON strings. Only DEL may stand in JSON as it is and not in TOML.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
