@@ -1,8 +1,8 @@
-"""Eigenvalues of a symmetric matrix that is known by its products with vectors: Lanczos, from one start or several.
+"""Eigenvalues of a symmetric matrix known only by its products with vectors: Lanczos from one start vector or several.
 
-Both forms orthogonalise every new vector against the whole basis, twice: what single precision leaves of a three-term
-recurrence soon has copies of the largest eigenvalues in it. Source: Parlett 1998, *The Symmetric Eigenvalue Problem*,
-chapter 13; for several starts Ruhe 1979, *Mathematics of Computation* 33, 680.
+Both forms orthogonalise every new vector against the whole basis, twice. Without that, the three-term recurrence loses
+orthogonality in single precision and soon finds copies of the largest eigenvalues. Source: Parlett 1998, *The Symmetric
+Eigenvalue Problem*, chapter 13; for several starts Ruhe 1979, *Mathematics of Computation* 33, 680.
 """
 
 import math
@@ -19,7 +19,7 @@ MatrixVectorProduct = Callable[[torch.Tensor], torch.Tensor]
 Vector = npt.NDArray[np.float64]
 
 LEAST_STEPS = 8
-"""Earlier a small residual means little: where most eigenvalues agree, a random start is nearly an eigenvector."""
+"""Steps before which a small residual is not trusted: if most eigenvalues agree, any start is nearly an eigenvector."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Eigenvalue:
     converged : bool
         Whether residual ≤ rtol·|θ|.
     products : int
-        Number of matrix-vector products spent, on it and those found with it.
+        Number of matrix-vector products spent on this eigenvalue and those found with it.
     """
 
     value: float
@@ -74,10 +74,10 @@ def largest_eigenvalue(
 ) -> Eigenvalue:
     """Algebraically largest eigenvalue of a symmetric matrix given by its products with vectors.
 
-    Lanczos from a seeded normal vector. It stops when, after at least 8 steps, the Lanczos estimate of the residual is
-    small enough, or when `max_products` is spent; one last product then measures the residual itself. The residual
-    bounds the distance to *an* eigenvalue; that it is the largest one rests on the random start, as for every Krylov
-    method. The basis takes ``(max_products − 1) × dimension`` numbers.
+    The Lanczos iteration starts from a random normal vector. It stops when, after at least 8 steps, its estimate of the
+    residual is small enough, or when `max_products` are spent; one last product then measures the residual itself. The
+    residual bounds the distance to *an* eigenvalue; that this is the largest one rests on the random start, as for any
+    Krylov method. The basis takes ``(max_products − 1) × dimension`` numbers.
 
     Parameters
     ----------
@@ -112,8 +112,10 @@ def largest_eigenvalue(
     >>> found.converged, round(found.value, 6)
     (True, 4.0)
     """
-    options = {"seed": seed, "rtol": rtol, "max_products": max_products}
-    return leading_eigenpairs(matvec, dimension, 1, **options, dtype=dtype, device=device).values[0]  # type: ignore[arg-type]
+    found = leading_eigenpairs(
+        matvec, dimension, 1, seed=seed, rtol=rtol, max_products=max_products, dtype=dtype, device=device
+    )
+    return found.values[0]
 
 
 def leading_eigenpairs(
@@ -129,17 +131,23 @@ def leading_eigenpairs(
 ) -> Eigenpairs:
     """The algebraically largest eigenvalues with eigenvectors, all from one Krylov space.
 
-    As :func:`largest_eigenvalue`, stopping when all `count` of them have small residuals; `count` last products measure
-    those. A multiple eigenvalue can show as a single one, since one start vector sees one direction of its eigenspace.
+    This works as :func:`largest_eigenvalue` does, but stops when all `count` eigenvalues have small residuals, which
+    `count` last products measure. A multiple eigenvalue can show as a single one, since one start vector sees a single
+    direction of its eigenspace.
 
     Parameters
     ----------
     count : int
-        How many, at most `dimension`.
+        How many eigenvalues to find, at most `dimension`.
     max_products : int
-        At least count + 1.
+        Most products to spend, at least count + 1.
     matvec, dimension, seed, rtol, dtype, device
         See :func:`largest_eigenvalue`.
+
+    Returns
+    -------
+    Eigenpairs
+        NaN in place of eigenvalues for which the products did not suffice, or if `matvec` returned NaN.
 
     Examples
     --------
@@ -154,8 +162,10 @@ def leading_eigenpairs(
     remedy = "One product builds the basis, and one verifies each eigenvalue."
     checks.integer("max_products", max_products, count + 1, remedy=remedy)
     checks.require(rtol > 0, "rtol", "a positive number", rtol, "1e-2 is enough for most purposes.")
+    # Drawn on the CPU in double precision, so that the start is the same on every device and in every precision.
     generator = torch.Generator().manual_seed(seed)
     vector = _random_unit(dimension, generator).to(device=device, dtype=dtype)
+    # The basis leaves `count` products over, to measure the residuals with.
     basis = torch.empty(min(max_products - count, dimension), dimension, dtype=dtype, device=device)
     diagonal: list[float] = []
     off_diagonal: list[float] = []
@@ -163,7 +173,8 @@ def leading_eigenpairs(
         basis[k] = vector
         image = matvec(vector)
         diagonal.append(float(vector @ image))
-        for _ in range(2):  # twice is enough (Parlett, section 6.9); once loses orthogonality in single precision
+        # Twice is enough (Parlett, section 6.9); once loses orthogonality in single precision.
+        for _ in range(2):
             image = image - basis[: k + 1].T @ (basis[: k + 1] @ image)
         norm = float(image.norm())
         if not math.isfinite(diagonal[-1] + norm):
@@ -171,14 +182,18 @@ def leading_eigenpairs(
             return Eigenpairs((lost,) * count, torch.full_like(basis[:1], math.nan).expand(count, -1), k + 1)
         ritz_values, ritz_vectors = _tridiagonal_eigen(diagonal, off_diagonal)
         scale = float(ritz_values.abs().max())
+        # If only rounding is left of the image, H maps the space into itself and the Ritz values are eigenvalues.
         exhausted = norm <= math.sqrt(dimension) * torch.finfo(dtype).eps * scale
         enough = k + 1 >= count
-        # The measured residual may exceed the estimate by rounding: ask for a little more than rtol.
+        # ‖Hy − θy‖ is the norm of what is left times the last component of θ's eigenvector: no product is needed. The
+        # residual measured in the end may exceed it by rounding, so a little more than rtol is asked for.
         residuals = norm * ritz_vectors[-1, -count:].abs()
         small = enough and bool((residuals <= 0.9 * rtol * ritz_values[-count:].abs()).all())
         if (enough and (exhausted or (small and k + 1 >= LEAST_STEPS))) or k + 1 == len(basis):
             break
-        if exhausted:  # an invariant subspace with fewer eigenvalues than were asked for: go on outside of it
+        # The space is invariant but has fewer eigenvalues than were asked for: go on from a random vector outside of
+        # it, which the zero off the diagonal separates from what was found.
+        if exhausted:
             norm = 0.0
             image = _random_unit(dimension, generator).to(basis)
             for _ in range(2):
@@ -187,6 +202,7 @@ def leading_eigenpairs(
         vector = image / image.norm()
     steps = len(diagonal)
     found = min(count, steps)
+    # Rounding has entered the basis, so values and residuals are measured anew from the vectors that are returned.
     top = ritz_vectors[:, -found:].flip(1).T.to(basis) @ basis[:steps]
     verified = [_verified(matvec, row, rtol, steps + found) for row in top]
     missing = [Eigenvalue(math.nan, math.nan, False, steps + found)] * (count - found)
@@ -209,7 +225,7 @@ class Krylov:
     rotation : torch.Tensor
         Shape (n, n), float64: Ritz vectors are ``rotation.T @ basis``.
     projected : (n, n) array
-        Basis times H times basis, of which θ are the eigenvalues.
+        B H Bᵀ with B the basis; its eigenvalues are θ.
     products : int
         Matrix-vector products spent: n.
     exhausted : bool
@@ -225,13 +241,15 @@ class Krylov:
     exhausted: bool
 
     def components(self, vectors: torch.Tensor) -> Vector:
-        """Components along the Ritz vectors of vectors of shape (…, dimension): (…, n)."""
+        """Components of vectors of shape (…, dimension) along the Ritz vectors, of shape (…, n)."""
         return np.asarray(
             ((vectors.to(self.basis) @ self.basis.T).double() @ self.rotation.to(self.basis.device)).cpu()
         )
 
     def first(self, products: int) -> "Krylov":
-        """The space as it was after the first `products` of its products."""
+        """The space as it was after the first `products` of its products, leaving at least one for every start vector."""
+        # Basis vectors join in the order of the products, so that the smaller space is a corner of this one. What its
+        # images have outside of it, on later basis vectors, makes the residuals.
         inside, beyond = self.projected[:products, :products], self.projected[products:, :products]
         values, rotation = np.linalg.eigh(inside)
         return Krylov(
@@ -245,23 +263,23 @@ class Krylov:
         )
 
     def vectors(self, chosen: npt.NDArray[np.int64]) -> torch.Tensor:
-        """The Ritz vectors of the given numbers, shape (len(chosen), dimension)."""
+        """The Ritz vectors number `chosen`, shape (len(chosen), dimension)."""
         return self.rotation[:, torch.from_numpy(chosen)].T.to(self.basis) @ self.basis
 
 
 def krylov(matvec: MatrixVectorProduct, starts: torch.Tensor, products: int) -> Krylov:
     """The Krylov space of several start vectors together, by band Lanczos.
 
-    Every basis vector is multiplied by H and what is new in the image joins the basis, until `products` are spent or
-    nothing is new. With p starts and m·p products, xᵀf(H)y is exact for starts x and y and polynomials f of degree up
-    to 2m − 1, as by Gauss quadrature.
+    One basis vector after the other is multiplied by H, and what is new in its image joins the basis, until `products`
+    are spent or nothing is new. With p starts and m·p products, xᵀf(H)y is exact for starts x and y and polynomials f
+    of degree up to 2m − 1, as by Gauss quadrature.
 
     Parameters
     ----------
     matvec : callable
         v ↦ Hv.
     starts : torch.Tensor
-        Shape (p, dimension), p ≥ 1; vectors that depend on those before them are passed over.
+        Shape (p, dimension), p ≥ 1; vectors that depend linearly on those before them are passed over.
     products : int
         Most products to spend, at least p. The basis takes (products + p) × dimension numbers.
 
@@ -286,18 +304,22 @@ def krylov(matvec: MatrixVectorProduct, starts: torch.Tensor, products: int) -> 
     projected = torch.zeros(len(basis), min(products, dimension), dtype=torch.float64)
     spent = 0
     while spent < min(size, projected.shape[1]):
+        # `size` runs ahead of `spent` by the block that is still to be multiplied: at most as many as there are starts.
         image = matvec(basis[spent])
         length = float(image.norm())
         if not math.isfinite(length):
             nothing = np.full(spent + 1, math.nan)
             rotation = torch.full((spent + 1, spent + 1), math.nan, dtype=torch.float64)
             return Krylov(nothing, nothing, basis[: spent + 1], rotation, np.diag(nothing), spent + 1, False)
+        # A remainder is new only if it is not rounding, judged by the largest number that H has produced so far.
         scale = max(length, float(projected.abs().max()))
         (coefficients, rest), new = _append(basis, size, image, scale)
         projected[:size, spent] = coefficients
         if new:
             projected[size, spent] = rest
         size, spent = size + new, spent + 1
+    # Rows of basis vectors that were not multiplied themselves hold what H takes out of the space: the residuals. The
+    # square part is symmetric but for rounding.
     inside = projected[:spent, :spent]
     values, rotation = torch.linalg.eigh((inside + inside.T) / 2)
     residuals = (projected[spent:size, :spent] @ rotation).norm(dim=0)
@@ -316,9 +338,13 @@ def krylov(matvec: MatrixVectorProduct, starts: torch.Tensor, products: int) -> 
 def _append(
     basis: torch.Tensor, size: int, vector: torch.Tensor, scale: float
 ) -> tuple[tuple[torch.Tensor, float], bool]:
-    """Add what `vector` has outside the basis, unless that is rounding of `scale`: ((coefficients, norm), added)."""
+    """Add to the basis what `vector` has outside of it, unless that is no more than the rounding of numbers of `scale`.
+
+    Returns ((coefficients inside the basis, norm outside of it), whether a vector was added).
+    """
     coefficients = torch.zeros(size, dtype=torch.float64)
     rest = vector
+    # The second pass removes what the rounding of the first left inside; its coefficients belong to the vector as well.
     for _ in range(2):
         inside = basis[:size] @ rest
         coefficients += inside.double().cpu()
@@ -327,18 +353,21 @@ def _append(
     new = size < len(basis) and norm > 10 * math.sqrt(basis.shape[1]) * torch.finfo(basis.dtype).eps * scale
     if new:
         unit = rest / norm
-        basis[size] = unit - basis[:size].T @ (basis[:size] @ unit)  # little may have been left: make it exact again
+        # If little was left, scaling it up has scaled its rounding up too: orthogonalise once more.
+        basis[size] = unit - basis[:size].T @ (basis[:size] @ unit)
         basis[size] /= basis[size].norm()
     return (coefficients, norm), new
 
 
 def _random_unit(dimension: int, generator: torch.Generator) -> torch.Tensor:
+    """A vector uniform on the unit sphere."""
     vector = torch.randn(dimension, generator=generator, dtype=torch.float64)
     unit: torch.Tensor = vector / vector.norm()
     return unit
 
 
 def _tridiagonal_eigen(diagonal: list[float], off_diagonal: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Eigenvalues of a symmetric tridiagonal matrix, smallest first, and its eigenvectors as columns."""
     matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     if off_diagonal:
         side = torch.tensor(off_diagonal, dtype=torch.float64)
@@ -347,6 +376,7 @@ def _tridiagonal_eigen(diagonal: list[float], off_diagonal: list[float]) -> tupl
 
 
 def _verified(matvec: MatrixVectorProduct, vector: torch.Tensor, rtol: float, products: int) -> Eigenvalue:
+    """The Rayleigh quotient of `vector` and its residual, measured with one more product."""
     vector = vector / vector.norm()
     image = matvec(vector)
     value = float(vector @ image)

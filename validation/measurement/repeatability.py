@@ -1,4 +1,4 @@
-"""Whether a network's training-mode loss is one number, and the same one every time: what has a Hessian at all."""
+"""Whether a network's training-mode loss is one number, the same in every pass: otherwise it has no Hessian."""
 
 import pickle
 import random
@@ -12,14 +12,15 @@ from noisysgd.validation.measurement.curvature import LossFunction, own_copy
 from noisysgd.validation.networks.ghost_batch_norm import training_mode
 
 PASSES = 32
-"""Most forward passes tried of a network that draws random numbers: a layer skipped once in ten escapes with 4 %."""
+"""Most forward passes that are compared. A layer that is skipped once in ten passes goes unnoticed with 4 % chance."""
 
 
 def check_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, criterion: LossFunction) -> None:
-    """Raise unless the training-mode loss of these few examples is one number, and no random one.
+    """Raise unless the training-mode loss of these few examples is a single number that does not change at random.
 
-    Two passes must agree to rounding. If a global generator of torch, NumPy or Python was moved meanwhile, up to 32
-    must, each from where the last one left the generators; these are put back in the end.
+    Two passes must agree to rounding. If one of the global generators of torch, NumPy or Python was moved by the first,
+    the network draws random numbers, and 32 passes must agree, each starting from where the one before left the
+    generators. The generators are put back in the end.
 
     Raises
     ------
@@ -70,13 +71,14 @@ def _check_value(value: object) -> None:
 
 
 def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
+    # Passes may sum in another order, on several threads or a GPU: half of the digits have to agree.
     size = float(other.abs().nan_to_num().max()) if other.numel() else 0.0
     rounding = torch.finfo(other.dtype).eps ** 0.5 * size if other.is_floating_point() else 0.0
     return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=rounding, equal_nan=True)
 
 
 def _positions(model: nn.Module) -> list[object]:
-    """Where the global generators are that a pass through `model` may use."""
+    """The states of all global generators that a pass through `model` may use."""
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
     numpy_state = pickle.dumps(np.random.get_state())  # noqa: NPY002

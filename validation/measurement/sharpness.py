@@ -28,8 +28,8 @@ def batch_sharpness(
 ) -> Estimate:
     """E over batches of g_BᵀH_B g_B/|g_B|², with g_B and H_B gradient and Hessian of the loss of batch B alone.
 
-    Training mode, running averages frozen, dropout off; the model is left as it was. One gradient and one Hessian
-    product per batch. Compare with 2/ε by :func:`stability`.
+    The loss is that of training mode, with running averages frozen and dropout off; the model is left as it was. Every
+    batch costs one gradient and one Hessian product. :func:`stability` compares the result with 2/ε.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def batch_sharpness(
     batches : (n, B) array
         Indices of independently drawn batches, n ≥ 2; with ghost batch norm B is a multiple of the ghost batch size.
     l2 : float
-        Includes ½·l2·‖ω‖² in the loss.
+        Coefficient of the penalty ½·l2·‖ω‖² that the loss includes.
     rtol : float
         Standard error, as a share of the value, at which the estimate counts as converged.
     criterion : callable
@@ -49,6 +49,11 @@ def batch_sharpness(
     -------
     Estimate
         With the standard error from the spread between batches; NaN if a batch has a gradient of exactly zero.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two batches.
 
     Examples
     --------
@@ -71,6 +76,7 @@ def batch_sharpness(
             chosen = torch.from_numpy(batch).to(images.device)
             value = loss(images[chosen], labels[chosen])
             slopes = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+            # The gradient is differentiated along a copy of itself that is held fixed, which gives H_B g_B.
             fixed = [slope.detach() for slope in slopes]
             along = torch.stack([(slope * f).sum() for slope, f in zip(slopes, fixed, strict=True)]).sum()
             columns = torch.autograd.grad(along, parameters, materialize_grads=True)
@@ -83,7 +89,7 @@ def batch_sharpness(
 def stability(sharpness: Estimate, *, learning_rate: float) -> Estimate:
     """Batch sharpness in units of 2/ε: 1 where SGD without momentum hovers at the edge of stability, less below.
 
-    The standard error scales along; the flag stays.
+    The standard error is scaled likewise, and the flag `converged` stays as it is.
 
     Examples
     --------

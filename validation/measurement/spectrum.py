@@ -1,10 +1,10 @@
 """The spectral density of a Hessian, and how gradient and gradient noise are spread over it.
 
-Stochastic Lanczos quadrature (Golub & Meurant 1994; Ubaru, Chen & Saad 2017; for networks Ghorbani, Krishnan & Xiao
-2019, arXiv 1901.10159): a Krylov space of n Ritz pairs (θ, y) turns tr f(H) into Σ weight·f(θ), with weights from
-random probes. Here one space is made from all probes together, and from the gradient and draws of the noise if these
-are wanted: the same nodes then carry the density of states Σ δ(λᵢ), the gradient's Σ gᵢ² δ(λᵢ) and the noise's
-Σ Fᵢᵢ δ(λᵢ), which are what the expected loss of SGD on a quadratic depends on.
+The method is stochastic Lanczos quadrature (Golub & Meurant 1994; Ubaru, Chen & Saad 2017; for networks Ghorbani,
+Krishnan & Xiao 2019, arXiv 1901.10159): a Krylov space of n Ritz pairs (θ, y) turns tr f(H) into Σ weight·f(θ), with
+weights from random probes. Here one space is made from all probes together, and from the gradient and samples of the
+noise if these are wanted. The same nodes then carry the density of states Σ δ(λᵢ), the gradient's Σ gᵢ² δ(λᵢ) and the
+noise's Σ Fᵢᵢ δ(λᵢ). The expected loss of SGD on a quadratic depends on these three alone.
 """
 
 import math
@@ -25,7 +25,7 @@ Vector = npt.NDArray[np.float64]
 ISOLATED = 0.1
 """A Ritz pair may stand for a single eigenvalue if its residual is below this share of the distance to the next."""
 SINGLE = 1e-4
-"""… and unless its weight is larger than a single eigenvalue's would be with this probability."""
+"""It may not if its weight is so large that a single eigenvalue would reach it with less than this probability."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +37,10 @@ class SpectralDensity:
     nodes : (n,) array
         θ, largest first.
     draws : (probes, n) array
-        Number of eigenvalues that each node stands for, as each probe has it; every row sums to the dimension. Rows are
-        independent given the nodes.
+        Number of eigenvalues that each node stands for, as each probe estimates it; every row sums to the dimension.
+        Rows are independent given the nodes.
     single : (n,) boolean array
-        Nodes that are eigenvalues themselves, found to within their residual: each counts 1, in all rows.
+        Which nodes are eigenvalues themselves, found to within their residual: each of them counts 1 in all rows.
     residuals : (n,) array
         ‖Hy − θy‖ of each node.
     truncation : float
@@ -51,7 +51,7 @@ class SpectralDensity:
     products : int
         Matrix-vector products spent.
     rtol : float
-        That tolerance; estimates made from the density use it too.
+        The tolerance of `converged`, also used by the estimates that are made from the density.
     """
 
     nodes: Vector
@@ -65,7 +65,7 @@ class SpectralDensity:
 
     @property
     def weights(self) -> Vector:
-        """Eigenvalues per node, the mean over probes: ``theory.measured_spectrum(nodes, weights)`` where nodes ≥ 0."""
+        """Eigenvalues per node, the mean over probes. Where nodes ≥ 0, ``theory.measured_spectrum`` takes both."""
         return np.asarray(self.draws.mean(axis=0))
 
     @property
@@ -74,7 +74,7 @@ class SpectralDensity:
         return np.asarray(self.draws.std(axis=0, ddof=1) / math.sqrt(len(self.draws)))
 
     def moment(self, power: int) -> Estimate:
-        """tr H^power: ``moment(1)`` is the trace."""
+        """The trace of H to the given power: ``moment(1)`` is tr H."""
         power = checks.integer("power", power, 0, remedy="Moments are of whole, non-negative powers.")
         return mean_estimate(self.draws @ self.nodes**power, self.rtol)
 
@@ -106,12 +106,12 @@ class SpectralMeasures:
     ----------
     density : SpectralDensity
     gradient : (n,) array
-        Squared gradient at each node; sums to |g|².
+        Squared gradient along the eigenvectors at each node; sums to |g|².
     noise : (draws, n) array
-        Noise variance Σ Fᵢᵢ of the eigenvalues at each node, as independent groups of units have it, F being the
-        covariance of one example; every row sums to that group's estimate of tr F.
+        Noise variance Σ Fᵢᵢ along the eigenvectors at each node, with F the covariance of one example's gradient. Each
+        row is the estimate of an independent group of units, and sums to that group's estimate of tr F.
     coarse : SpectralMeasures or None
-        The same from the first half of the products, to compare with; None if there are too few.
+        The same from the first half of the products, to compare with; None if there are too few products.
     """
 
     density: SpectralDensity
@@ -133,9 +133,10 @@ def spectral_density(
 ) -> SpectralDensity:
     """Spectral density of a symmetric matrix by stochastic Lanczos quadrature.
 
-    Probes are uniform on the sphere. Ritz pairs that are single eigenvalues (residual small against the distance to the
-    next node, weight not above what chance gives a single one) count exactly 1, and the probes decide only about the
-    rest: a few large eigenvalues, which carry most of a network's trace, have no sampling error.
+    Probes are uniform on the sphere. A Ritz pair counts as a single eigenvalue, of weight exactly 1, if its residual is
+    small against the distance to the next node and its weight is not above what chance gives a single one. The probes
+    then decide only about the rest: a few large eigenvalues, which carry most of a network's trace, have no sampling
+    error.
 
     Parameters
     ----------
@@ -144,15 +145,15 @@ def spectral_density(
     dimension : int
         Number of rows of H.
     probes : int
-        At least 2; error bars are from the spread between them.
+        Number of probes, at least 2; error bars come from the spread between them.
     steps : int
         Products per probe: moments up to 2·steps − 1 of each probe's measure are exact.
     seed : int
-        Of the probes.
+        Seed of the probes.
     rtol : float
-        Tolerance of the flags.
+        Truncation and standard error, as a share of the value, up to which an estimate counts as converged.
     dtype, device
-        Of the vectors handed to `matvec`.
+        Type and place of the vectors handed to `matvec`.
 
     Returns
     -------
@@ -189,11 +190,12 @@ def spectral_measures(
 ) -> SpectralMeasures:
     """Density of states, gradient and noise over the spectrum, from one Krylov space.
 
-    The units are dealt out to `noise_draws` groups. Each group sums its centred unit gradients with random signs: a
-    vector whose covariance is, on average, the noise covariance, and whose squared components along the Ritz vectors
-    say how noise is spread. Along single eigenvectors the variance of the group's units is taken instead, and what is
-    left of the group's trace is spread over the other nodes by the vector. Everything is linear in the sample
-    covariance, so that rows of the result are unbiased up to the truncation of the Krylov space.
+    The units are dealt out to `noise_draws` groups. Each group sums its centred unit gradients with random signs. The
+    covariance of such a vector is, on average, the noise covariance, and its squared components along the Ritz vectors
+    say how the noise is spread over the nodes. Along single eigenvectors the variance of the group's units is computed
+    directly instead, and what is left of the group's trace is spread over the other nodes as the vector has it.
+    Everything is linear in the sample covariance, so that the rows of the result are unbiased up to the truncation of
+    the Krylov space.
 
     Parameters
     ----------
@@ -206,13 +208,13 @@ def spectral_measures(
     ghost_batch_size, dataset_size : int
         g and N, g < N.
     probes, noise_draws : int
-        Random probes for the density, groups for the noise; each at least 2.
+        Random probes for the density and groups of units for the noise; at least 2 of each.
     steps : int
-        Products for each of the 1 + probes + noise_draws start vectors. Memory: one vector each.
+        Products for each of the 1 + probes + noise_draws start vectors. Every product keeps one vector in memory.
     seed : int
-        Of probes and signs.
+        Seed of the probes and the signs.
     rtol : float
-        Tolerance of the flags.
+        Truncation and standard error, as a share of the value, up to which an estimate counts as converged.
 
     Returns
     -------
@@ -243,10 +245,13 @@ def spectral_measures(
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(1,))))
     noises = []
     for group in groups:
+        # With n centred gradients d, the mean of vvᵀ over the signs is scale/(n − 1) Σ ddᵀ, the group's estimate of F.
         signs = torch.from_numpy(generator.integers(0, 2, len(group)) * 2 - 1).to(units)
         noises.append(signs @ (group - group.mean(dim=0)) * math.sqrt(scale / (len(group) - 1)))
+    # One space from all start vectors, so that density, gradient and noise come to lie on the same nodes.
     starts = torch.cat([gradient[None].to(units), random, torch.stack(noises)])
     space = krylov(matvec, starts, _budget(len(starts), steps))
+    # The first half of the products is a coarser space at no cost: how much changes with the other half is the error.
     half = space.products // 2
 
     def measures(space: Krylov, coarse: SpectralMeasures | None) -> SpectralMeasures:
@@ -260,7 +265,11 @@ def spectral_measures(
 def _noise_row(
     space: Krylov, single: npt.NDArray[np.bool_], group: torch.Tensor, noise: torch.Tensor, scale: float
 ) -> Vector:
-    """Noise at each node by one group of units: exactly along single eigenvectors, as `noise` has it elsewhere."""
+    """Noise variance at each node from one group of units.
+
+    Along single eigenvectors it is the variance of the units' components; what is left of the trace is spread over the
+    other nodes like the squared components of `noise`, the group's sum with random signs.
+    """
     if np.isnan(space.values).any():
         return np.full(space.values.shape, math.nan)
     centred = group - group.mean(dim=0)
@@ -268,7 +277,7 @@ def _noise_row(
     directions = space.vectors(np.flatnonzero(single))
     known = scale * (centred @ directions.T).double().square().sum(dim=0).cpu().numpy()
     row = np.where(single, 0.0, space.components(noise) ** 2)
-    # Where single eigenvectors span all of it, what is left is rounding of either sign.
+    # Where single eigenvectors span the whole space, what is left of the trace is rounding of either sign.
     left = max(scale * float(centred.square().sum(dim=1).double().sum()) - known.sum(), 0.0)
     row *= left / (row.sum() or 1.0)
     row[single] = known
@@ -276,10 +285,12 @@ def _noise_row(
 
 
 def _budget(starts: int, steps: int) -> int:
+    """Products to spend on so many start vectors."""
     return starts * checks.integer("steps", steps, 1, remedy="Every start vector needs at least one product.")
 
 
 def _probes(dimension: int, probes: int, seed: int) -> torch.Tensor:
+    """Vectors uniform on the unit sphere, shape (probes, dimension)."""
     count = checks.integer("probes", probes, 2, remedy="The spread between probes is the error.")
     checks.integer("dimension", dimension, 1, remedy="Pass the number of rows of the matrix.")
     generator = torch.Generator().manual_seed(checks.integer("seed", seed, 0, remedy="Pass a non-negative integer."))
@@ -289,17 +300,21 @@ def _probes(dimension: int, probes: int, seed: int) -> torch.Tensor:
 
 
 def _density(space: Krylov, probes: torch.Tensor, starts: int, rtol: float) -> SpectralDensity:
-    """Density from a Krylov space of so many starts, `probes` among them."""
+    """Spectral density from a Krylov space with `starts` start vectors, the probes among them."""
     dimension = probes.shape[1]
+    # Without a finite node the eigenvalues are spread evenly, so that the weights still sum to the dimension.
     if np.isnan(space.values).any():
         lost = np.full((len(probes), space.products), dimension / space.products)
         none = np.zeros(space.products, dtype=bool)
         return SpectralDensity(space.values, lost, none, space.residuals, math.nan, False, space.products, rtol)
     raw = space.components(probes) ** 2
+    # A probe is a unit vector inside the space: its squared components are shares, and dimension times as many are
+    # eigenvalues. The quotient takes out rounding.
     raw *= dimension / raw.sum(axis=1, keepdims=True)
     single = _single(space, raw.mean(axis=0), len(probes), dimension)
     draws = np.where(single, 0.0, raw)
     left = draws.sum(axis=1, keepdims=True)
+    # What single eigenvalues leave of the dimension is divided among the other nodes as each probe has it.
     draws *= (dimension - single.sum()) / np.where(left > 0, left, 1.0)
     draws[:, single] = 1.0
     truncation = _truncation(space, probes, raw.mean(axis=0), starts)
@@ -308,26 +323,29 @@ def _density(space: Krylov, probes: torch.Tensor, starts: int, rtol: float) -> S
 
 
 def _single(space: Krylov, weight: Vector, probes: int, dimension: int) -> npt.NDArray[np.bool_]:
-    """Which Ritz pairs are eigenvalues that occur once."""
+    """Which Ritz pairs are eigenvalues that occur once, as a boolean array."""
     if space.products == dimension:
         return np.ones(dimension, dtype=bool)
     gaps = np.abs(np.diff(space.values))
     nearest = np.minimum(np.append(np.inf, gaps), np.append(gaps, np.inf))
-    most = chdtri(probes, SINGLE) / probes  # the mean of squares of as many normals is larger with this probability
-    # Copies of one multiple eigenvalue differ by rounding: no residual is smaller than that.
+    # A single eigenvalue's weight, in the mean over probes, is a mean of squares of about normal numbers.
+    most = chdtri(probes, SINGLE) / probes
+    # Copies of one multiple eigenvalue differ by rounding, so that no residual is taken to be smaller than that.
     rounding = 10 * torch.finfo(space.basis.dtype).eps * np.abs(space.values).max()
     single = (np.maximum(space.residuals, rounding) <= ISOLATED * nearest) & (weight <= most)
+    # In a space smaller than the dimension some node has to stand for the directions outside of it.
     return single if not single.all() else np.zeros_like(single)
 
 
 def _truncation(space: Krylov, probes: torch.Tensor, weight: Vector, starts: int) -> float:
-    """Wasserstein-1 distance to the density of half the products, over the mean |λ|."""
+    """Wasserstein-1 distance between this density and that of half the products, as a share of the mean |λ|."""
     if space.exhausted:
         return 0.0
     if space.products // 2 < starts:
         return math.nan
     half = space.first(space.products // 2)
     coarse = (half.components(probes) ** 2).mean(axis=0)
+    # On the line, this distance is the area between the two cumulative distributions, constant between nodes.
     edges = np.unique(np.concatenate([space.values, half.values]))
     below = [_cumulative(n, w, edges) for n, w in ((space.values, weight), (half.values, coarse))]
     distance = float((np.abs(below[0] - below[1])[:-1] * np.diff(edges)).sum())

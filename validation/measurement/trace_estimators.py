@@ -1,4 +1,4 @@
-"""The trace of a matrix that is known by its products with vectors."""
+"""Estimates of the trace of a matrix that is known only by its products with vectors."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def hutchinson_trace(
 ) -> Estimate:
     """tr H as the mean of zᵀHz over vectors z of random signs (Hutchinson 1989).
 
-    Unbiased; one probe has variance 2(‖H‖_F² − Σ H_ii²) for symmetric H.
+    The estimate is unbiased; for symmetric H one probe has variance 2(‖H‖_F² − Σ H_ii²).
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ def hutchinson_trace(
     dimension : int
         Number of rows of H.
     probes : int
-        Vectors z, hence products, at least 2.
+        Number of vectors z, and hence of products; at least 2.
     seed : int
-        Of the signs.
+        Seed of the signs.
     rtol : float
         Standard error, as a share of the value, at which the estimate counts as converged.
     dtype, device
-        Of the vectors handed to `matvec`.
+        Type and place of the vectors handed to `matvec`.
 
     Returns
     -------
@@ -67,9 +67,9 @@ def hutch_plus_plus_trace(
 ) -> Estimate:
     """tr H as the exact trace over the range of a sketch, plus Hutchinson's estimate outside of it.
 
-    Hutch++ of Meyer, Musco, Musco & Woodruff 2021 (arXiv 2010.09649), algorithm 1: with Q an orthonormal basis of HS, S
-    a third of the products of random signs, tr H = tr QᵀHQ + tr (1−QQᵀ)H(1−QQᵀ). Where few eigenvalues stand out, they
-    are in Q, and the rest varies little.
+    This is Hutch++ (Meyer, Musco, Musco & Woodruff 2021, arXiv 2010.09649, algorithm 1): with S a matrix of random
+    signs and Q an orthonormal basis of the range of HS, tr H = tr QᵀHQ + tr (1−QQᵀ)H(1−QQᵀ). Where a few eigenvalues
+    stand out, Q contains them, and the estimate of the rest varies little.
 
     Parameters
     ----------
@@ -94,11 +94,14 @@ def hutch_plus_plus_trace(
     products = checks.integer("products", products, 6, remedy="Two each for the sketch, its range and the probes.")
     width = min(products // 3, dimension)
     signs = _signs(products - 2 * width, dimension, seed).to(device=device, dtype=dtype)
+    # A stream of its own: the range of the sketch must be independent of the probes outside of it.
     sketch = torch.stack([matvec(sign) for sign in _signs(width, dimension, seed, stream=1).to(signs)])
     basis = torch.linalg.qr(sketch.T)[0].T
     inside = sum(float(row @ matvec(row)) for row in basis)
+    # A sketch of the full dimension spans everything: nothing is left to be estimated.
     if width == dimension:
         return Estimate.with_tolerance(inside, 0.0, rtol)
+    # Projecting the probes makes zᵀHz an estimate of the trace over the complement of the range alone.
     outside = signs - (signs @ basis.T) @ basis
     rest = np.array([float(probe @ matvec(probe)) for probe in outside])
     spread = mean_estimate(rest, rtol)
@@ -106,5 +109,6 @@ def hutch_plus_plus_trace(
 
 
 def _signs(count: int, dimension: int, seed: int, stream: int = 0) -> torch.Tensor:
+    """Random signs of shape (count, dimension); streams of one seed are independent of each other."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(stream,))))
     return torch.from_numpy(generator.integers(0, 2, (count, dimension), dtype=np.int8) * 2 - 1)

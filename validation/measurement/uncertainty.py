@@ -17,7 +17,7 @@ class Estimate:
     value, stderr : float
         The estimate and its standard error, in the same unit.
     converged : bool
-        Whether the standard error is at most the asked share of |value|; False where the quantity is undefined.
+        Whether the standard error is at most a given share of |value|; False where the quantity is undefined.
     """
 
     value: float
