@@ -247,7 +247,7 @@ class Krylov:
         )
 
     def first(self, products: int) -> "Krylov":
-        """The space as it was after the first `products` of its products, leaving at least one for every start vector."""
+        """The space after the first `products` of its products, leaving at least one more for every start vector."""
         # Basis vectors join in the order of the products, so that the smaller space is a corner of this one. What its
         # images have outside of it, on later basis vectors, makes the residuals.
         inside, beyond = self.projected[:products, :products], self.projected[products:, :products]
