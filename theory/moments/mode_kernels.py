@@ -1,4 +1,4 @@
-"""Exact second moments of one mode over many steps, compiled.
+"""Exact second moments of one mode after many steps, compiled.
 
 A mode is the scalar recursion u ← m u + λθ + ξ, θ ← θ − ε u with E ξ² = s (s = F_ii/B). Write x = ελ. Then θ obeys
 θ_{n+1} = (1+m−x) θ_n − m θ_{n−1} − ε ξ_n, whose characteristic roots r₁, r₂ have product m, and the impulse response of
@@ -18,7 +18,7 @@ from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.common.compiling import entry, helper
 
 FEW = 40
-"""Steps that are as quickly taken one by one as by doubling."""
+"""Up to this number of steps, taking them one by one is as fast as doubling."""
 
 
 @helper
@@ -86,7 +86,7 @@ def decay(m: float, n: int) -> float:
 def coefficients(
     x: float, m: float, n: int, discriminant: float, edge: float, log_m: float, decayed: float
 ) -> tuple[float, float]:
-    """(p_n, p_{n−1}) with all at hand that modes share; `decayed` is :func:`decay`."""
+    """(p_n, p_{n−1}), n ≥ 1, from quantities that callers have at hand; `decayed` is :func:`decay` at n."""
     if n == 1:
         return 1.0, 0.0
     trace = 1.0 + m - x
@@ -121,7 +121,7 @@ def advance(
 
 @helper
 def noise_by_steps(x: float, m: float, count: int) -> tuple[float, float, float]:
-    """Σ_{n<count} Aⁿ b bᵀ Aⁿᵀ, b = (−1, 1), term by term: the fastest way to a few."""
+    """Σ_{n<count} Aⁿ b bᵀ Aⁿᵀ, b = (−1, 1), term by term: the fastest way for few terms."""
     theta, u = -1.0, 1.0
     tt, tu, uu = 1.0, -1.0, 1.0
     for _ in range(count - 1):
@@ -140,6 +140,7 @@ def noise_by_doubling(
     highest = 0
     while count >> (highest + 1):
         highest += 1
+    # From the highest binary digit of `count` down: double the number of terms, and add one where the digit is 1.
     for bit in range(highest - 1, -1, -1):
         n = count >> (bit + 1)
         p, q = coefficients(x, m, n, discriminant, edge, log_m, decay(m, n))
@@ -155,7 +156,10 @@ def noise_by_doubling(
 def noise_by_geometric_sums(
     x: float, m: float, count: int, discriminant: float, log_m: float
 ) -> tuple[float, float, float, bool]:
-    """The same for real positive roots, squares of p_n as three geometric sums; False if they nearly cancel."""
+    """Σ_{n<count} Aⁿ b bᵀ Aⁿᵀ, b = (−1, 1), for real positive roots, and whether the result is accurate.
+
+    (r₁ⁿ − r₂ⁿ)² makes three geometric sums, which are no use where they nearly cancel.
+    """
     root = math.sqrt(discriminant)
     slow, _, large, gap = real_roots(x, m, root, 1.0 + m - x, 0.0, log_m)
     fast = 0.5 * (1.0 - m + x + root)  # 1 − r₂
@@ -178,7 +182,7 @@ def noise_of_positive_roots(
 ) -> tuple[float, float, float]:
     """Second moments of (θ/ε, u) that `count` steps of unit noise build up from rest, for 1 + m − x ≥ 0."""
     if x > 0.0:
-        # Stationary minus what is left of it: right unless most of it is left.
+        # The stationary state minus what `count` steps leave of it: accurate unless most of it is left.
         scale = 1.0 / ((1.0 - m) * edge)
         tt, tu, uu = scale * (1.0 + m) / x, -scale, 2.0 * scale
         left_tt, left_tu, left_uu = advance(tt, tu, uu, x, 1.0, m, p, q)
@@ -204,6 +208,7 @@ def noise_segment(
     """
     reflected = 1.0 + m - x < 0.0
     if reflected:
+        # The distance to the edge, 2(1+m) − x, is the reflected x.
         odd = 1.0 if count % 2 == 1 else -1.0
         x, edge, p, q = edge, x, odd * p, -odd * q
     tt, tu, uu = noise_of_positive_roots(x, m, count, p, q, discriminant, edge, log_m)
@@ -246,7 +251,7 @@ def momentum_segment(
 
 @helper
 def lose(losses: FloatArray, recorded: IntArray, piece: int) -> bool:
-    """Make the records from `piece` on infinite, and say whether that is all of them."""
+    """Set the records of `piece` and all later ones to infinity; whether these are all records there are."""
     every = True
     for j in range(recorded.size):
         if recorded[j] >= 0 and j >= piece:
@@ -305,10 +310,13 @@ def momentum_table(
     recorded: IntArray,
     losses: FloatArray,
 ) -> None:
-    """The same for heavy ball, 0 < m < 1; its own function so that neither waits for the other to compile."""
+    """Expected losses as in :func:`sgd_table`, of heavy ball with 0 < m < 1.
+
+    A function of its own, so that neither has to wait for the other to compile.
+    """
     decayed = np.empty(lengths.size)
-    # Records do not interrupt a segment: each is reached from its start, since at the edge of stability moments carried
-    # from record to record lose digits.
+    # Records within a segment do not interrupt it: each is computed from the start of the segment, since at the edge of
+    # stability moments that are carried from record to record lose digits.
     counts = lengths.copy()
     for j in range(1, lengths.size):
         if multipliers[j] == multipliers[j - 1]:
@@ -336,4 +344,4 @@ def momentum_table(
                     lost = lose(losses[c], recorded, j)
                     break
                 if recorded[j] >= 0:
-                    losses[c, recorded[j]] += half_weights[i] * max(tt, 0.0)  # a square may cancel to −10⁻³²⁰
+                    losses[c, recorded[j]] += half_weights[i] * max(tt, 0.0)  # rounding may leave −10⁻³²⁰

@@ -1,12 +1,13 @@
-"""Exact second moments of a pair of modes (θ, u, θ̄) over many steps, compiled.
+"""Exact second moments of a pair of modes (θ, u, θ̄) after many steps, compiled.
 
 A mode obeys u ← m u + λθ + ξ, θ ← θ − ε u, θ̄ ← β θ̄ + (1−β) θ: z ← A z + b ξ with b = (−ε, 1, −ε(1−β)). Of two modes
-with E ξᵢξⱼ = s the moments S = E zᵢ zⱼᵀ obey S ← Aᵢ S Aⱼᵀ + s b bᵀ. A segment of n steps climbs the binary digits of n:
-noise of unit strength from rest adds up as S_{2n} = S_n + Aᵢⁿ S_n Aⱼⁿᵀ, powers of the 2×2 block of (θ, u) are those of
-``mode_kernels``, and the row r of θ̄ in Aⁿ follows r_{2n} = βⁿ r_n + r_n Aⁿ. So the number of roundings is
-logarithmic in n, and no power of the block is the square of a rounded one.
+with E ξᵢξⱼ = s the moments S = E zᵢ zⱼᵀ obey S ← Aᵢ S Aⱼᵀ + s b bᵀ. A segment of n steps is built up along the binary
+digits of n, through a *ladder* of counts 1, …, n//4, n//2, n: what unit noise builds up from rest follows from
+S_{2n} = S_n + Aᵢⁿ S_n Aⱼⁿᵀ, powers of the 2×2 block of (θ, u) are those of ``mode_kernels``, and the row r of θ̄ in Aⁿ
+obeys r_{2n} = βⁿ r_n + r_n Aⁿ. So the number of roundings is logarithmic in n, and no power of the block is the square
+of a rounded one.
 
-Least squares adds noise of strength γλᵢλⱼ E θᵢθⱼ to a pair. Its map is M = T + N on (θᵢθⱼ, θᵢuⱼ, uᵢθⱼ, uᵢuⱼ) with
+Least squares adds noise of covariance γλᵢλⱼ E θᵢθⱼ to a pair. Its map is M = T + N on (θᵢθⱼ, θᵢuⱼ, uᵢθⱼ, uᵢuⱼ) with
 T = Aᵢ ⊗ Aⱼ and N of rank one. What the noise adds to a power, G_n = Mⁿ − Tⁿ, is built up without differences:
 G_{2n} = Tⁿ G_n + G_n Tⁿ + G_n².
 """
@@ -20,10 +21,10 @@ from noisysgd.theory.common.compiling import entry, helper
 from noisysgd.theory.moments.mode_kernels import power_coefficients
 
 RUNGS = 64
-"""More than the binary digits of any number of steps."""
+"""Room for a ladder: no number of steps has more binary digits."""
 
 NO_MOMENTUM = 1e-30
-"""Beside 1, nothing: u is not followed below, since nothing depends on it."""
+"""A momentum below this rounds to none beside 1. Then u is not followed, since nothing depends on it."""
 
 
 @helper
@@ -31,11 +32,14 @@ def block_power(lam: float, eps: float, m: float, n: int, shift: float) -> tuple
     """Aⁿ on (θ, u + shift·θ), row by row, n ≥ 1."""
     x = eps * lam
     if m < NO_MOMENTUM:
+        # (1−x)ⁿ, written so that neither 1−x near 1 nor 1−x near −1 loses digits.
         size = math.exp(n * math.log1p(-min(x, 2.0 - x))) if x != 1.0 else 0.0
         return (-size if x > 1.0 and n % 2 == 1 else size), 0.0, 0.0, 0.0
     if eps == 0.0:
+        # θ stands still while u relaxes towards λθ/(1−m).
         decay = n * math.log(m)
         return 1.0, 0.0, -lam * math.expm1(decay) / (1.0 - m), math.exp(decay)
+    # Aⁿ = p_n A − m p_{n−1} I, by Cayley–Hamilton.
     p, q = power_coefficients(x, m, n)
     if shift == 0.0:
         return p * (1.0 - x) - m * q, -eps * m * p, lam * p, m * (p - q)
@@ -45,18 +49,18 @@ def block_power(lam: float, eps: float, m: float, n: int, shift: float) -> tuple
 
 @helper
 def shift_of(lam: float, eps: float, m: float) -> float:
-    """What times θ to add to u, so that powers of A do not cancel in that coordinate.
+    """The factor s for which powers of A do not cancel in the coordinates (θ, u + sθ).
 
-    Where θ drifts, nothing: u is small, the difference of successive θ over −ε. Where roots are negative θ alternates,
-    and it is the sum 2θ + εu of successive ones that is small; in it A is minus the matrix of the reflected curvature
-    2(1+m) − x.
+    Where θ drifts, s = 0: u is small, being the difference of successive θ over −ε. Where the characteristic roots are
+    negative, θ alternates, and the sum of successive θ, 2θ + εu, is what is small: s = 2/ε. In these coordinates A is
+    minus the matrix of the reflected curvature 2(1+m) − x.
     """
     return 2.0 / eps if eps * lam > 1.0 + m and m >= NO_MOMENTUM else 0.0
 
 
 @helper
 def rung_of(count: int) -> int:
-    """Number of binary digits of `count` less one: the highest rung of its ladder 1, …, count//2, count."""
+    """Index of the highest rung of the ladder 1, …, count//2, count: one less than the binary digits of `count`."""
     highest = 0
     while count >> (highest + 1):
         highest += 1
@@ -65,20 +69,20 @@ def rung_of(count: int) -> int:
 
 @helper
 def climb(lam: float, eps: float, m: float, beta: float, count: int, powers: FloatArray, kicks: FloatArray) -> None:
-    """Fill in Aⁿ and Aⁿ b of one mode for each n in the ladder of `count`: powers[rung] and kicks[rung].
+    """Fill in powers[rung] = Aⁿ and kicks[rung] = Aⁿ b of one mode for each n in the ladder of `count`.
 
-    In the coordinates of :func:`shift_of`; so is b itself, at kicks[RUNGS].
+    They refer to the coordinates of :func:`shift_of`, as does b itself, which is stored in kicks[RUNGS].
     """
     top = rung_of(count)
     shift = shift_of(lam, eps, m)
     kick_u = 0.0 if m < NO_MOMENTUM else 1.0 - shift * eps
     start = kicks[RUNGS]
     start[0], start[1], start[2] = -eps, kick_u, -eps * (1.0 - beta)
-    r_theta, r_u, keep = 0.0, 0.0, 1.0
+    r_theta, r_u, keep = 0.0, 0.0, 1.0  # the row of θ̄ in Aⁿ, for n = 0
     for k in range(top + 1):
         n = count >> (top - k)
         if k > 0:
-            # The power at the rung below is still that of n // 2.
+            # Double: r and βⁿ (`keep`) are still those of the rung below, n // 2.
             low = powers[k - 1]
             r_theta, r_u = (
                 keep * r_theta + r_theta * low[0, 0] + r_u * low[1, 0],
@@ -86,6 +90,7 @@ def climb(lam: float, eps: float, m: float, beta: float, count: int, powers: Flo
             )
         a00, a01, a10, a11 = block_power(lam, eps, m, n, shift)
         if n % 2 == 1:
+            # One more step, after which θ̄ = β θ̄ + (1−β) θ with the θ of Aⁿ.
             r_theta, r_u = beta * r_theta + (1.0 - beta) * a00, beta * r_u + (1.0 - beta) * a01
         keep = beta ** float(n)
         here = powers[k]
@@ -117,13 +122,14 @@ def unit_noise(
     count: int,
     work: FloatArray,
 ) -> None:
-    """Moments that `count` steps of unit noise build up from rest, into work[0]."""
+    """Write into work[0] the moments that `count` steps of unit noise build up from rest."""
     total, inner, half = work[0], work[1], work[2]
     for a in range(3):
         for d in range(3):
             total[a, d] = left_kicks[RUNGS, a] * right_kicks[RUNGS, d]
     top = rung_of(count)
     for k in range(top):
+        # S_{2n} = S_n + Aⁿ S_n Aⁿᵀ. One step more adds A²ⁿ b bᵀ A²ⁿᵀ, so that Aⁿ b bᵀ Aⁿᵀ joins the S_n between powers.
         odd = (count >> (top - k - 1)) & 1
         for a in range(3):
             for d in range(3):
@@ -146,8 +152,8 @@ def pair_segment(
 ) -> None:
     """Carry the moments of modes i and j, in place, over `count` steps whose ladders are given.
 
-    They come in the coordinates of :func:`shift_of` before and leave in the present ones; the shifts are the change.
-    Once an entry for (θ, θ̄) overflows, all are ``inf``, and stay so.
+    They come in the previous segment's coordinates (:func:`shift_of`) and leave in this one's; `left_shift` and
+    `right_shift` are the changes of s. Once an entry for (θ, θ̄) overflows, all entries are ``inf``, and stay so.
     """
     if moment[0, 0] == np.inf:
         return
@@ -162,13 +168,14 @@ def pair_segment(
             for d in range(3):
                 work[0, a, d] *= s
     if moving:
+        # Change coordinates, then add what the steps make of the moments to what the noise has built up.
         for a in range(3):
             moment[1, a] += left_shift * moment[0, a]
         for a in range(3):
             moment[a, 1] += right_shift * moment[a, 0]
         top = rung_of(count)
         congruence(left_powers[top], right_powers[top], moment, work[2], work[0])
-    # A sum with an infinite or undefined term is no number either.
+    # One comparison for all entries: a sum with an infinite or undefined term is not finite either.
     sound = abs(work[0, 0, 0]) + abs(work[0, 0, 2]) + abs(work[0, 2, 0]) + abs(work[0, 2, 2]) < np.inf
     for a in range(3):
         for d in range(3):
@@ -188,7 +195,10 @@ def variance_table(
     recorded: IntArray,
     variances: FloatArray,
 ) -> None:
-    """Var θ̄ of each mode into `variances`, (D, R), or E θ̄² if `variance` is E θ₀²; `noise` is that of its gradient."""
+    """Write Var θ̄ of each mode into `variances`, (D, R); `noise`, (D,), is the variance of the gradient.
+
+    If `variance` is E θ₀² instead of Var θ₀, the results are E θ̄².
+    """
     powers, kicks, work = np.empty((RUNGS, 3, 3)), np.empty((RUNGS + 1, 3)), np.empty((4, 3, 3))
     moment, entry = work[3], 2 if beta > 0.0 else 0
     for i in range(eigenvalues.size):
@@ -196,13 +206,13 @@ def variance_table(
             continue
         for a in range(3):
             for d in range(3):
-                moment[a, d] = variance[i] if a != 1 and d != 1 else 0.0
+                moment[a, d] = variance[i] if a != 1 and d != 1 else 0.0  # θ̄ starts at θ, and u at 0
         before = 0.0
         for j in range(lengths.size):
             eps = rate * multipliers[j]
             climb(eigenvalues[i], eps, m, beta, lengths[j], powers, kicks)
             now = shift_of(eigenvalues[i], eps, m)
-            change = now - before
+            change = now - before  # of coordinates between segments: u is carried on, but s depends on ε
             pair_segment(powers, kicks, powers, kicks, change, change, noise[i], lengths[j], moment, work)
             before = now
             if recorded[j] >= 0:
@@ -224,7 +234,7 @@ def covariance_rows(
     last: int,
     covariances: FloatArray,
 ) -> None:
-    """Cov θ̄ᵢθ̄ⱼ for first ≤ i < last and j ≥ i, and for j, i, into `covariances`, (R, D, D); `noise` is (D, D)."""
+    """Write Cov θ̄ᵢθ̄ⱼ for first ≤ i < last and j ≥ i, and for j, i, into `covariances`, (R, D, D); `noise` is (D, D)."""
     dim = eigenvalues.size
     powers, kicks, work = np.empty((dim, RUNGS, 3, 3)), np.empty((dim, RUNGS + 1, 3)), np.empty((3, 3, 3))
     before, shift = np.zeros(dim), np.empty(dim)
@@ -235,6 +245,7 @@ def covariance_rows(
         own[0, 0] = own[0, 2] = own[2, 0] = own[2, 2] = variance[i]
     for piece in range(lengths.size):
         eps, count, record = rate * multipliers[piece], lengths[piece], recorded[piece]
+        # Ladders belong to single modes, so that D of them serve all pairs of a segment.
         for i in range(first, dim):
             climb(eigenvalues[i], eps, m, beta, count, powers[i], kicks[i])
             now = shift_of(eigenvalues[i], eps, m)
@@ -261,7 +272,7 @@ def mean_table(
     recorded: IntArray,
     means: FloatArray,
 ) -> None:
-    """E θ̄ of each mode into `means`, (R, D)."""
+    """Write E θ̄ of each mode after each recorded piece into `means`, (R, D)."""
     powers, kicks = np.empty((RUNGS, 3, 3)), np.empty((RUNGS + 1, 3))
     for i in range(eigenvalues.size):
         theta, u, average, before = start[i], 0.0, start[i], 0.0
@@ -270,14 +281,14 @@ def mean_table(
                 eps = rate * multipliers[j]
                 climb(eigenvalues[i], eps, m, beta, lengths[j], powers, kicks)
                 now = shift_of(eigenvalues[i], eps, m)
-                u, before = u + (now - before) * theta, now
+                u, before = u + (now - before) * theta, now  # into this segment's coordinates
                 step = powers[rung_of(lengths[j])]
                 theta, u, average = (
                     step[0, 0] * theta + step[0, 1] * u,
                     step[1, 0] * theta + step[1, 1] * u,
                     step[2, 0] * theta + step[2, 1] * u + step[2, 2] * average,
                 )
-            if not abs(theta) + abs(average) < np.inf:
+            if not abs(theta) + abs(average) < np.inf:  # an overflow is for good
                 theta = average = np.inf
             if recorded[j] >= 0:
                 means[recorded[j], i] = average if beta > 0.0 else theta
@@ -285,7 +296,7 @@ def mean_table(
 
 @helper
 def kronecker(left: FloatArray, right: FloatArray, result: FloatArray) -> None:
-    """The 4×4 product of two (θ, u) blocks."""
+    """Write the Kronecker product of the (θ, u) blocks of `left` and `right` into `result`, 4×4."""
     for a in range(4):
         for b in range(4):
             result[a, b] = left[a // 2, b // 2] * right[a % 2, b % 2]
@@ -312,7 +323,7 @@ def noise_gain(
     count: int,
     work: FloatArray,
 ) -> None:
-    """G = Mⁿ − Tⁿ for M = T + strength · (bᵢ ⊗ bⱼ) e₀ᵀ and n = count, into work[0], and Tⁿ into work[1]."""
+    """Write G = Mⁿ − Tⁿ for M = T + strength · (bᵢ ⊗ bⱼ) e₀ᵀ and n = count into work[0], and Tⁿ into work[1]."""
     gain, power, single, ahead, ahead_power, spare = work[0], work[1], work[2], work[3], work[4], work[5]
     kronecker(left_powers[0], right_powers[0], single)
     kronecker(left_powers[0], right_powers[0], power)
@@ -321,8 +332,9 @@ def noise_gain(
             gain[a, b] = strength * left_kicks[RUNGS, a // 2] * right_kicks[RUNGS, a % 2] if b == 0 else 0.0
     top = rung_of(count)
     for k in range(top):
-        # G_{n+l} = Tⁿ G_l + G_n (T^l + G_l), with l = n or one step more.
+        # G_{n+l} = Tⁿ G_l + G_n (T^l + G_l) with l = n or, where the next binary digit is 1, l = n + 1. `ahead` is G_l.
         if (count >> (top - k - 1)) & 1:
+            # G_{n+1} = T G_n + N Mⁿ, where N = strength · (bᵢ ⊗ bⱼ) e₀ᵀ takes the first row of Mⁿ = Tⁿ + G_n.
             product(single, power, ahead_power)
             product(single, gain, ahead)
             for a in range(4):
@@ -341,6 +353,7 @@ def noise_gain(
         for a in range(4):
             for b in range(4):
                 gain[a, b] = spare[a, b] + ahead_power[a, b]
+        # Not the product of rounded powers: the ladders have T^(n+l) to all digits.
         kronecker(left_powers[k + 1], right_powers[k + 1], power)
 
 
@@ -358,7 +371,10 @@ def least_squares_rows(
     last: int,
     covariances: FloatArray,
 ) -> None:
-    """Cov θᵢθⱼ for first ≤ i < last and j > i, and by symmetry j, i, into `covariances`, (R, D, D)."""
+    """Write Cov θᵢθⱼ for first ≤ i < last and j > i, and for j, i, into `covariances`, (R, D, D).
+
+    `mean` is E θ at step 0.
+    """
     dim = eigenvalues.size
     powers, kicks, work = np.empty((dim, RUNGS, 3, 3)), np.empty((dim, RUNGS + 1, 3)), np.empty((6, 4, 4))
     shift, before, means = np.empty(dim), np.zeros(dim), np.zeros((dim, 2))
@@ -378,12 +394,14 @@ def least_squares_rows(
                 strength = noise_factor * eigenvalues[i] * eigenvalues[j]
                 moment = moments[i - first, j]
                 if strength == 0.0 or mean[i] == 0.0 or mean[j] == 0.0 or moment[0] == np.inf:
-                    continue  # nothing ever correlates them, or all is lost
+                    continue  # nothing ever correlates the two, or they have overflowed already
+                # Change to this segment's coordinates, first those of mode i and then those of mode j.
                 moment[2] += shift[i] * moment[0]
                 moment[3] += shift[i] * moment[1]
                 moment[1] += shift[j] * moment[0]
                 moment[3] += shift[j] * moment[2]
                 noise_gain(powers[i], kicks[i], powers[j], kicks[j], strength, count, work)
+                # Second moments obey M and products of means T, so covariances C ← Mⁿ C + Gₙ (mᵢ ⊗ mⱼ): no difference.
                 for a in range(4):
                     mean_product[a] = means[i, a // 2] * means[j, a % 2]
                 for a in range(4):
@@ -393,6 +411,7 @@ def least_squares_rows(
                 sound = abs(new[0]) < np.inf
                 for a in range(4):
                     moment[a] = new[a] if sound else np.inf
+        # Means are advanced last, since the pairs needed those at the start of the segment.
         for i in range(first, dim):
             step, theta, u = powers[i, top], means[i, 0], means[i, 1]
             means[i, 0] = step[0, 0] * theta + step[0, 1] * u
