@@ -1,15 +1,15 @@
-"""First passages of many configurations: which spectra to compress for them, and what to do where that is not enough.
+"""First passages of noisy quadratics, for many configurations at once.
 
-A configuration is scanned on a small ``SpectralRule`` as long as the rule's error is certainly small beside the target,
-then on larger ones, in the end on the spectrum itself. Each scan goes on where the last had to stop. What counts is
-certain: a loss that is closer to the target than the error may be is looked at again on the next rule.
+The loss is a sum over modes, so a long spectrum can be replaced by a short quadrature rule (``SpectralRule``) whose
+error in the loss is bounded. Every configuration is scanned on a small rule up to the step at which that bound becomes
+too large beside the target, from there on a larger rule, and so on, in the end on the spectrum itself. Only certain
+results are kept: a loss that differs from its target by less than the error bound is examined again on the next rule.
 """
 
 import threading
 import warnings
 import weakref
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -32,27 +32,30 @@ from noisysgd.theory.passage.spectral_quadrature import SpectralRule, spectral_r
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 
 OSCILLATIONS = (0.0, 256.0, 4096.0, 16384.0, 65536.0, np.inf)
-"""Radians that the rules resolve, one after another."""
+"""Phases in radians that the rules resolve, in the order in which they are tried; infinity is the full spectrum."""
 WORTHWHILE = 0.6
-"""Share of the spectrum that a rule may have left, or it is skipped."""
+"""A rule is used only if it has at most this share of the spectrum's modes."""
 TRUSTED = 1e-10
-"""Rounding, as a share of the target, in states advanced from step to step; closer calls are recomputed."""
-REFUSALS = 64
-"""Closer calls of one configuration that are recomputed one by one before a bisection decides."""
+"""Rounding error, as a share of the target, of heavy-ball states that were advanced by products of step matrices."""
+ATTEMPTS = 64
+"""How often a close call of a configuration is recomputed, and its scan resumed, before a bisection decides."""
 
 
 @dataclass
 class _Spectrum:
-    """The masses of a noisy quadratic's modes, and rules for them, made when first asked for."""
+    """What each mode of a noisy quadratic weighs in the loss, and the rules for that, made when first asked for.
+
+    `decay` is ½wλ E θ₀², `noise` is ½wλF, both (D,).
+    """
 
     eigenvalues: FloatArray
     decay: FloatArray
     noise: FloatArray
     made: dict[float, tuple[SpectralRule, SpectralRule] | None] = field(default_factory=dict)
-    lock: Any = field(default_factory=threading.Lock)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def rules(self, oscillations: float) -> tuple[SpectralRule, SpectralRule] | None:
-        """Rules for decay and noise; None if they would not save enough."""
+        """Rules for decay and for noise that resolve that phase; None if they would not save enough."""
         with self.lock:
             if oscillations not in self.made:
                 found = [spectral_rule(self.eigenvalues, mass, oscillations) for mass in (self.decay, self.noise)]
@@ -82,6 +85,7 @@ def _(problem: NoisyQuadratic, asked: Questions, known: Passages, last: float) -
     def work(part: slice) -> None:
         _scan(problem, spectrum, asked.take(part), known.of(part), last)
 
+    # What a configuration costs is the size of the rule that it starts on; momentum is about 30 times slower.
     smallest = next(rules for rules in map(spectrum.rules, OSCILLATIONS) if rules is not None)
     nodes = sum(rule.nodes.size for rule in smallest)
     heavy = bool(np.any(asked.momenta >= TINY))
@@ -89,24 +93,26 @@ def _(problem: NoisyQuadratic, asked: Questions, known: Passages, last: float) -
 
 
 def _scan(problem: NoisyQuadratic, spectrum: _Spectrum, asked: Questions, known: Passages, last: float) -> None:
-    """Scan on rule after rule, then decide closer calls of heavy ball one by one."""
+    """Scan on rule after rule, then decide one by one what is closer to its target than rounding allows to tell."""
     for oscillations in OSCILLATIONS:
         pending = _pending(known, last)
         if pending.size == 0:
             return
         rules = spectrum.rules(oscillations)
         if rules is not None:
-            _scan_rules(rules, asked, known, last, pending, TRUSTED)
+            _scan_rules(rules, asked, known, last, pending)
+    # Plain SGD is settled now. What is pending of heavy ball has a loss within rounding of its target, or more strides
+    # ahead of it than one scan takes: decide the step at hand by the closed form, then let the scan go on.
     full = spectrum.rules(np.inf)
     assert full is not None
-    for _ in range(REFUSALS):
+    for _ in range(ATTEMPTS):
         pending = _pending(known, last)
         for c in pending:
             _recompute(problem, asked, known, int(c))
         pending = _pending(known, last)
         if pending.size == 0:
             return
-        _scan_rules(full, asked, known, last, pending, TRUSTED)
+        _scan_rules(full, asked, known, last, pending)
     for c in _pending(known, last):
         _bisect(problem, full, asked, known, int(c), last)
 
@@ -121,17 +127,20 @@ def _scan_rules(
     known: Passages,
     last: float,
     pending: IntArray,
-    trusted: float,
 ) -> None:
-    """Scan pending configurations as far as these rules are certain about them."""
+    """Scan the pending configurations as far as the error bounds of these rules allow."""
+    # Plain SGD and heavy ball have kernels of their own.
     for heavy in (False, True):
         chosen = pending[(asked.momenta[pending] >= TINY) == heavy]
         if chosen.size == 0:
             continue
         part, known_part = asked.take(chosen), known.at(chosen)
+        # The kernels look for a loss that is *possibly* at the target, up to target + error, and no further than to the
+        # step up to which the error bound holds.
         limits, errors = horizons(*rules, part.rates, part.factors, part.momenta if heavy else None, part.targets, last)
         if heavy:
-            errors = np.maximum(errors, trusted * part.targets)
+            # Products of step matrices have rounding errors, whatever the rule; plain SGD's powers are fresh each time.
+            errors = np.maximum(errors, TRUSTED * part.targets)
         status, steps, losses = known_part.status, known_part.steps, np.full((chosen.size, 2), np.inf)
         if heavy:
             from noisysgd.theory.passage.momentum import momentum_passages
@@ -143,21 +152,22 @@ def _scan_rules(
             from noisysgd.theory.passage.sgd_kernels import sgd_passages
 
             decay, noise = rules
-            arguments: tuple[Any, ...] = (decay.nodes, decay.weights, noise.nodes, noise.weights)
-            arguments += (part.rates, part.factors, part.targets, limits, errors, status, steps, losses)
-            sgd_passages(*arguments)
-        called = status == REACHED
+            masses = (decay.nodes, decay.weights, noise.nodes, noise.weights)
+            sgd_passages(*masses, part.rates, part.factors, part.targets, limits, errors, status, steps, losses)
+        reported = status == REACHED
+        # A kernel that stops at its limit has ruled out that step too: past `last` nothing is left to search.
         steps[(status == PENDING) & (steps >= last)] = last + 1.0
-        # A loss at the first step in question has no known predecessor here; an earlier scan may have left it.
-        losses[:, 0] = np.where(called & np.isinf(losses[:, 0]), known_part.losses[:, 0], losses[:, 0])
+        # A passage at the very step where this scan began has its predecessor in an earlier scan, if anywhere.
+        losses[:, 0] = np.where(reported & np.isinf(losses[:, 0]), known_part.losses[:, 0], losses[:, 0])
         known.steps[chosen] = np.where(status == NEVER, np.inf, steps)
         known.losses[chosen] = losses
+        # Within the error bound of its target a loss may be on either side of it: a better rule resumes at that step.
         certain = losses[:, 1] <= part.targets - errors
-        known.status[chosen] = np.where(called & ~certain, PENDING, status)
+        known.status[chosen] = np.where(reported & ~certain, PENDING, status)
 
 
 def _loss(problem: NoisyQuadratic, asked: Questions, c: int, step: float) -> float:
-    """The loss of one configuration after so many steps, by the closed forms of ``moments``."""
+    """The loss of configuration `c` after `step` steps, by the closed forms of ``moments``."""
     loss = np.zeros((1, 1))
     runs = Runs(asked.rates[c : c + 1], asked.factors[c : c + 1], asked.momenta[c : c + 1], np.zeros(1))
     add_losses(problem, runs, Pieces(np.array([int(step)]), np.ones(1), np.zeros(1, np.int64)), loss)
@@ -181,16 +191,17 @@ def _bisect(
     c: int,
     last: float,
 ) -> None:
-    """Where a loss stays within rounding of its target for long, the crossing that bisection by closed forms finds.
+    """Settle configuration `c`, whose loss stays within rounding of its target for long, by bisection of closed forms.
 
-    It is sought up to the first step that is certainly below the target. Before that, or ever, there may be other
-    crossings, but none that rounding could tell from a loss that only comes near.
+    The crossing is sought between the first pending step and the first one at which the loss is certainly below the
+    target. There may be earlier crossings, but none that rounding could tell from a loss that only comes close.
     """
+    # A target lower by twice the rounding error is reached only where the true loss is below the target for certain.
     below, end, first = asked.take([c]), Passages.unknown(1), known.steps[c]
     below.targets[0] *= 1.0 - 2.0 * TRUSTED
     end.steps[0] = first
-    for _ in range(REFUSALS):
-        _scan_rules(rules, below, end, last, np.zeros(1, np.int64), TRUSTED)
+    for _ in range(ATTEMPTS):
+        _scan_rules(rules, below, end, last, np.zeros(1, np.int64))
         found = end.losses[0, 1] < np.inf
         if found or end.status[0] == NEVER or end.steps[0] > last:
             break
@@ -200,6 +211,7 @@ def _bisect(
             f"{got}: the loss stays so close to the target that its passage may not be the first", stacklevel=2
         )
     latest = end.steps[0] if found else last
+    # Distances that double find, in few evaluations, an interval over which the loss falls to the target.
     looked_at = first + 2.0 ** np.arange(1.0 + np.log2(LAST_STEP)) - 1.0
     looked_at = np.append(looked_at[looked_at < latest], latest)
     reached = (k for k in range(looked_at.size) if _loss(problem, asked, c, looked_at[k]) <= asked.targets[c])
@@ -207,6 +219,7 @@ def _bisect(
     if high_at is None:
         known.settle([c], np.inf)
         return
+    # The loss is above the target at `low` (step first − 1 has been ruled out before) and at or below it at `high`.
     low, high = (looked_at[high_at - 1] if high_at else first - 1.0), looked_at[high_at]
     while high - low > 1.0:
         middle = np.floor(0.5 * (low + high))

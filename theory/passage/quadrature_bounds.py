@@ -1,8 +1,13 @@
 """How far a compressed spectrum can be trusted: bounds on its error in the loss, and the steps up to which they hold.
 
-``spectral_quadrature`` bounds the error of a rule by K(ϱ) · max |f| over a Bernstein ellipse of complex x = ελ. Here f
-is what is left of E θ² after t steps, or the noise built up in them, and its maximum is bounded on the annular sectors
-that cover the ellipse's boundary. All arrays are (C, K, E): configurations, compressed bins, ellipses.
+``spectral_quadrature`` bounds the error of a rule by K(ϱ) · max |f| over a Bernstein ellipse of complex eigenvalues. In
+the loss after t steps f is one of two functions of x = ελ:
+
+- q_t², what is left of E θ² of a mode without noise: (1 − x)^2t for plain SGD;
+- Σ_{s≤t} p_s², the noise built up, with p_s what the s-th last kick has left of itself: (1 − x)^(s−1) for plain SGD.
+
+Both are analytic, so |f| is largest on the boundary of an ellipse; it is bounded on annular sectors that cover the
+boundary. Arrays of bounds are (C, K, E): configurations, compressed bins, ellipses.
 """
 
 from dataclasses import dataclass
@@ -13,12 +18,16 @@ from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.passage.spectral_quadrature import SpectralRule
 
 CERTIFIED = 1e-9
-"""Error of the loss, as a share of the target, that compressed spectra may have at most."""
+"""Largest error of the loss, as a share of the target, with which a compressed spectrum is used."""
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Decaying parts are at most amplitude · e^(growth·t), |p_t|² impulse · e^(growth·(t−1)), and Σ|p_t|² settled."""
+    """Bounds, each (C, K, E), on complex modes over the boundary of each ellipse.
+
+    |q_t|² ≤ amplitude · e^(growth·t) and |p_t|² ≤ impulse · e^(growth·(t−1)). The noise of any number of steps is at
+    most `settled`, which is ``inf`` if it may grow without bound.
+    """
 
     growth: FloatArray
     amplitude: FloatArray
@@ -26,19 +35,20 @@ class Growth:
     settled: FloatArray
 
     def take(self, chosen: IntArray) -> "Growth":
-        """Some configurations."""
+        """The bounds of the chosen configurations."""
         return Growth(self.growth[chosen], self.amplitude[chosen], self.impulse[chosen], self.settled[chosen])
 
 
 def sgd_growth(boundary: FloatArray, rates: FloatArray) -> Growth:
-    """Of (1 − x)^2t, at learning rates `rates`, (C,); `boundary` is that of a ``SpectralRule``."""
+    """Bounds for plain SGD at the learning rates `rates`, (C,); `boundary` is that of a ``SpectralRule``."""
     eps = rates[:, None, None]
     largest = np.full((rates.size, *boundary.shape[:2]), -np.inf)
     for arc in np.moveaxis(boundary, 2, 0):
         low, high, cosine = eps * arc[..., 0], eps * arc[..., 1], arc[..., 3]
-        # |1−x|² − 1 is convex in |x| and grows with |arg x|.
+        # |1−x|² − 1 = |x|(|x| − 2 cos arg x) is convex in |x| and grows with |arg x|: largest at a corner.
         largest = np.maximum(largest, np.maximum(low * (low - 2.0 * cosine), high * (high - 2.0 * cosine)))
     lowest, highest = eps * boundary[..., 0].min(axis=-1), eps * boundary[..., 1].max(axis=-1)
+    # The noise is (1 − (1−x)^2t)/(x(2−x)), with a numerator of at most 2.
     stable = (largest <= 0.0) & (highest < 2.0)
     settled = np.divide(2.0, lowest * (2.0 - highest), where=stable, out=np.full(stable.shape, np.inf))
     one = np.ones_like(largest)
@@ -46,11 +56,15 @@ def sgd_growth(boundary: FloatArray, rates: FloatArray) -> Growth:
 
 
 def momentum_growth(boundary: FloatArray, rates: FloatArray, momenta: FloatArray) -> Growth:
-    """Of heavy ball's q_t², and of its impulse response p_t.
+    """Bounds for heavy ball at learning rates and momenta, both (C,).
 
-    The larger root R of complex x obeys |R| + m/|R| = (|x − x₋| + |x − x₊|)/2 with the critical dampings
-    x∓ = (1 ∓ √m)²: roots of equal modulus lie on ellipses about them. q_t = [r₁^t (r₁−m) − r₂^t (r₂−m)]/(r₁−r₂), where
-    (r₁−r₂)² = (x − x₋)(x − x₊) and (|r₁−m| + |r₂−m|)² ≤ ½(|1−m−x|² + |r₁−r₂|²) + 2m|x|, by the parallelogram law.
+    With r₁, r₂ the roots of r² − (1+m−x) r + m, q_t = [r₁^t (r₁−m) − r₂^t (r₂−m)]/(r₁−r₂) and
+    p_t = (r₁^t − r₂^t)/(r₁−r₂). Three facts bound them:
+
+    - The larger root R has |R| + m/|R| = (|x − x₋| + |x − x₊|)/2, with the critical dampings x∓ = (1 ∓ √m)²: values x
+      whose larger root has the same modulus lie on an ellipse with these foci.
+    - (r₁−r₂)² = (x − x₋)(x − x₊).
+    - (|r₁−m| + |r₂−m|)² = ½(|1−m−x|² + |r₁−r₂|²) + 2m|x|, by the parallelogram law and (r₁−m)(r₂−m) = mx.
     """
     eps, m = rates[:, None, None], momenta[:, None, None]
     upper = (1.0 + np.sqrt(m)) ** 2
@@ -59,11 +73,14 @@ def momentum_growth(boundary: FloatArray, rates: FloatArray, momenta: FloatArray
     largest, most, least = np.zeros(shape), np.zeros(shape), np.full(shape, np.inf)
     for arc in np.moveaxis(boundary, 2, 0):
         low, high, inner, outer = eps * arc[..., 0], eps * arc[..., 1], arc[..., 2], arc[..., 3]
-        # Sums of distances are convex in |x| and grow with the argument: largest at a corner.
+        # Sums of distances are convex in |x| and grow with the argument: largest at a corner of the sector.
         near_lower, near_upper = _distance(low, outer, lower), _distance(low, outer, upper)
         far_lower, far_upper = _distance(high, outer, lower), _distance(high, outer, upper)
         quarter = 0.25 * np.maximum(near_lower + near_upper, far_lower + far_upper)
-        largest = np.maximum(largest, quarter + np.sqrt(np.maximum(quarter * quarter - m, 0.0)))
+        largest = np.maximum(
+            largest, quarter + np.sqrt(np.maximum(quarter * quarter - m, 0.0))
+        )  # |R|, from |R| + m/|R|
+        # |r₁−r₂|² is bounded from below by the distances of the sector from both critical dampings.
         apart = _nearest(low, high, inner, lower) * _nearest(low, high, inner, upper)
         square = np.maximum(near_lower, far_lower) * np.maximum(near_upper, far_upper)
         square += np.maximum(_distance(low, outer, 1.0 - m), _distance(high, outer, 1.0 - m)) ** 2
@@ -77,11 +94,14 @@ def momentum_growth(boundary: FloatArray, rates: FloatArray, momenta: FloatArray
 
 
 def quadrature_error(steps: FloatArray, rule: SpectralRule, growth: Growth) -> tuple[FloatArray, FloatArray]:
-    """Bounds, (C,), on the errors of the decaying part of the loss and of its noise per ε²γ, up to `steps`, (C,)."""
+    """Bounds, (C,), on the errors of the decaying part of the loss and of its noise per ε²γ, up to `steps`, (C,).
+
+    For each bin the ellipse with the smallest bound is chosen, and the bins are added up.
+    """
     t = steps[:, None, None]
     with np.errstate(over="ignore"):
         factor = rule.amplification * np.exp(np.maximum(growth.growth, 0.0) * t)
-    # Where roots coincide |q_t| ≤ 2(t+1) and |p_t| ≤ t, times powers of the larger root, say more.
+    # Close to critical damping, where the bounds diverge, |q_t| ≤ 2(t+1) and |p_t| ≤ t times powers of |R| say more.
     decaying = factor * np.minimum(growth.amplitude, 4.0 * (t + 1.0) ** 2)
     noise = np.minimum(factor * np.minimum(growth.impulse, t * t) * t, rule.amplification * growth.settled)
     return decaying.min(axis=-1).sum(axis=-1), noise.min(axis=-1).sum(axis=-1)
@@ -96,9 +116,10 @@ def horizons(
     targets: FloatArray,
     last: float,
 ) -> tuple[FloatArray, FloatArray]:
-    """Of every configuration, steps up to which the rules' error is at most CERTIFIED · target, and the bound on it.
+    """Steps up to which the error of two rules in the loss is certainly at most CERTIFIED · target, and that bound.
 
-    No steps if it is larger from the first, at most `last`; momenta None for plain SGD. Arrays of shape (C,).
+    Arrays of shape (C,), as the arguments are; `momenta` is None for plain SGD. The steps are 0 if already the first
+    step may have a larger error, and at most `last`.
     """
     low, high, errors = np.zeros(rates.size), np.full(rates.size, last), np.zeros(rates.size)
     if decay.exact and noise.exact:
@@ -106,13 +127,15 @@ def horizons(
     kicks, open_ = rates**2 * factors, np.arange(rates.size)
     with np.errstate(all="ignore"):  # bounds that are infinite say nothing
         if momenta is None:
-            # Most are stable in every bin, and certain for good.
+            # Most configurations are stable in every bin, so that a bound for all steps exists, and is small enough.
             error = _error_for_good(decay, rates)[0] + _times(kicks, _error_for_good(noise, rates)[1])
             certain = error <= CERTIFIED * targets
             low[certain], errors[certain], open_ = last, error[certain], np.flatnonzero(~certain)
         if open_.size == 0:
             return low, errors
         growths = _growths((decay, noise), rates[open_], None if momenta is None else momenta[open_])
+        # The bound grows with the number of steps. Try `last` first, then bisect between `low`, which is certain, and
+        # `high`, which is not: geometrically, since horizons span many decades, and no finer than to a fifth.
         row = np.arange(open_.size)
         steps = high.copy()
         while open_.size:
@@ -131,7 +154,7 @@ def horizons(
 def _growths(
     rules: tuple[SpectralRule, SpectralRule], rates: FloatArray, momenta: FloatArray | None
 ) -> tuple[Growth, Growth]:
-    """Growth on the bins of both rules, which are often the same."""
+    """Bounds on the bins of the rule for decay and of that for noise; often the bins are the same."""
 
     def growth(rule: SpectralRule) -> Growth:
         if momenta is None:
@@ -143,7 +166,7 @@ def _growths(
 
 
 def _error_for_good(rule: SpectralRule, rates: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """:func:`quadrature_error` of plain SGD, whatever the steps; infinite where no ellipse of a bin is stable."""
+    """:func:`quadrature_error` of plain SGD for any number of steps; infinite if a bin has no stable ellipse."""
     eps = rates[:, None, None]
     low, high, cosine = rule.boundary[..., 0], rule.boundary[..., 1], rule.boundary[..., 3]
     stable = eps <= (2.0 * cosine / high).min(axis=-1)  # |1 − x| ≤ 1 at |x| ≤ 2 cos arg x
@@ -154,7 +177,7 @@ def _error_for_good(rule: SpectralRule, rates: FloatArray) -> tuple[FloatArray, 
 
 
 def _times(kicks: FloatArray, errors: FloatArray) -> FloatArray:
-    """Their products, where no kick makes no error however large."""
+    """kicks · errors, with 0 · inf = 0: without noise there is no error of the noise."""
     return np.where(kicks > 0.0, kicks * errors, 0.0)
 
 
@@ -164,5 +187,5 @@ def _distance(radius: FloatArray, cosine: FloatArray, focus: FloatArray) -> Floa
 
 
 def _nearest(low: FloatArray, high: FloatArray, cosine: FloatArray, focus: FloatArray) -> FloatArray:
-    """Smallest distance over low ≤ |x| ≤ high and an argument whose smallest value has that cosine, 0 ≤ cosine."""
+    """Smallest |x − focus| over low ≤ |x| ≤ high and |arg x| ≥ arccos(cosine), for cosine ≥ 0 and focus ≥ 0."""
     return _distance(np.minimum(np.maximum(focus * cosine, low), high), cosine, focus)

@@ -1,50 +1,63 @@
-"""What is asked about first passages and what is known of them; each kind of problem adds the :func:`search` it needs.
+"""What is asked about first passages, what is known of them, and the generic function that finds them.
 
-``additive`` and ``least_squares`` register theirs here; ``target`` asks.
+A *first passage* is the first step at which the expected loss is at most a target. ``additive`` and ``least_squares``
+each register the :func:`search` for their kind of problem; ``target`` and ``optima.fewest_steps`` call it.
 """
 
 from dataclasses import dataclass, fields
 from functools import singledispatch
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.problems.quadratic import Quadratic
 
 LAST_STEP = 2.0**52
-"""Steps are floats, and one more than this is exact; later ones are never reached."""
+"""Last step that is searched. Steps are floats, and up to here counting one step further is exact."""
 PENDING, REACHED, NEVER = 0, 1, 2
 TINY = 1e-30
-"""Momentum below this is none, as for the moments."""
+"""Momentum below this counts as none, as it does for the moments."""
+
+Selection = slice | list[int] | IntArray | npt.NDArray[np.bool_]
+"""Index of some of C configurations."""
 
 
 @dataclass(frozen=True)
 class Questions:
-    """Configurations as arrays of one length C: target, learning rate, factor of the noise, momentum."""
+    """C configurations, as arrays of shape (C,).
+
+    Attributes
+    ----------
+    targets, rates, momenta : (C,) array
+        Target losses, learning rates and heavy-ball coefficients.
+    factors : (C,) array
+        Noise factors γ: the covariance of a minibatch gradient is γF.
+    """
 
     targets: FloatArray
     rates: FloatArray
     factors: FloatArray
     momenta: FloatArray
 
-    def take(self, chosen: Any) -> Self:
-        """Some of them."""
+    def take(self, chosen: Selection) -> Self:
+        """The chosen configurations alone."""
         return type(self)(*(getattr(self, entry.name)[chosen] for entry in fields(self)))
 
 
 @dataclass(frozen=True)
 class Passages:
-    """What is known about C configurations.
+    """What is known about the first passages of C configurations; a search fills the arrays in place.
 
     Attributes
     ----------
     status : (C,) array of int
         PENDING, REACHED or NEVER.
     steps : (C,) array
-        The passage; of a pending configuration, a step before which there is none.
+        The first passage. While it is pending, the first step that has not been ruled out.
     losses : (C, 2) array
-        Just before the passage, ``inf`` if not known, and there.
+        The losses one step before the passage and at it; ``inf`` where not known.
     """
 
     status: IntArray
@@ -53,24 +66,27 @@ class Passages:
 
     @classmethod
     def unknown(cls, count: int) -> Self:
-        """Nothing yet."""
+        """`count` configurations of which nothing is known yet: all are pending from step 0 on."""
         return cls(np.zeros(count, np.int64), np.zeros(count), np.full((count, 2), np.inf))
 
     def at(self, chosen: IntArray) -> Self:
-        """A copy of some."""
+        """A copy of the chosen entries."""
         return type(self)(self.status[chosen], self.steps[chosen], self.losses[chosen])
 
     def of(self, part: slice) -> Self:
-        """A view of some."""
+        """A view of the entries in `part`: what is written to it is written here."""
         return type(self)(self.status[part], self.steps[part], self.losses[part])
 
-    def settle(self, chosen: Any, steps: Any) -> None:
-        """Some have passed there; infinite: never."""
+    def settle(self, chosen: Selection, steps: float | FloatArray) -> None:
+        """Record the first passages of the chosen configurations; ``inf`` means that they never pass."""
         self.status[chosen] = np.where(np.isinf(steps), NEVER, REACHED)
         self.steps[chosen] = steps
 
     def crossing(self, targets: FloatArray) -> FloatArray:
-        """When the losses meet the targets between two steps, by interpolating their logarithms."""
+        """Times, shape (C,), at which log losses interpolated between two steps meet the targets; ``inf`` if never.
+
+        Where the loss before the passage is not known, this is the whole number of steps.
+        """
         before, at = self.losses.T
         known = (self.status == REACHED) & (before > targets) & (before < np.inf) & (at > 0) & (at < before)
         late = np.zeros(self.steps.size)
@@ -80,12 +96,12 @@ class Passages:
 
 @singledispatch
 def search(problem: Quadratic, asked: Questions, known: Passages, last: float) -> None:
-    """Add to what is known all passages up to the step `last`; one method per problem."""
+    """Write to `known` every first passage up to the step `last`; one method for each kind of problem."""
     raise NotImplementedError(f"no first passages for a {type(problem).__name__}")
 
 
 def settle_at_once(problem: Quadratic, asked: Questions, known: Passages) -> None:
-    """Configurations that start at their target or do not move."""
+    """Settle what needs no search: configurations that start at their target or below, and those that never move."""
     start = float(problem.initial_loss)
     there = (known.status == PENDING) & (asked.targets >= start)
     known.settle(there, 0.0)

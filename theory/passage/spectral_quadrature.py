@@ -11,7 +11,7 @@ The bound. Let |f| ≤ M in the Bernstein ellipse ϱ of the bin, the image under
     |Σ mass f − Σ weight f(node)| ≤ M · K(ϱ),   K(ϱ) = 2 Σ_{j<J} ϱ^−j |μ_j − ν_j| + 4 · mass · ϱ^−J / (1 − 1/ϱ)
 
 with the Chebyshev moments μ_j of the bin and ν_j of its rule. Both are *evaluated*, so the bound holds for whatever
-rule was found, rounding and all; nothing rests on how it was found. M depends on the optimizer: ``passage_kernels``.
+rule was found, rounding included; nothing rests on how it was found. M depends on the optimizer: ``quadrature_bounds``.
 """
 
 from dataclasses import dataclass
@@ -21,15 +21,16 @@ import numpy as np
 from noisysgd.theory.common.arrays import FloatArray
 
 BIN = np.log(4.0)
-"""Width in log λ of a bin at most."""
+"""Largest width of a bin in log λ."""
 NODES = 11
-"""Nodes in a bin where nothing oscillates: errors of 1e-13 for (1 − ελ)^2t, at most 1 for |arg λ| up to nearly π/2."""
+"""Nodes in a bin without oscillations. Errors are then about 1e-13 for (1 − ελ)^2t, whose modulus is at most 1 for
+complex λ as well: up to |arg λ| of nearly π/2 while ε|λ| is small."""
 MORE_NODES = 24
-"""Nodes that oscillation may add to a bin; where it asks for more, the bin is cut instead."""
+"""Most nodes that a bin gets in addition, to resolve oscillations; where they need more, the bin is made narrower."""
 ELLIPSES = np.array([4.2, 3.0, 2.2, 1.7, 1.4, 1.25])
 """Sizes ϱ of the Bernstein ellipses among which the bound chooses; (ϱ + 1/ϱ)/2 is the longer semi-axis."""
 ARCS = 8
-"""Pieces of half an ellipse, each of which is boxed in for the bound."""
+"""Arcs into which half an ellipse is cut; for the bound each is enclosed in an annular sector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +60,21 @@ class SpectralRule:
 
 
 def spectral_rule(eigenvalues: FloatArray, masses: FloatArray, oscillations: float = 0.0) -> SpectralRule:
-    """A rule for Σ masses f(eigenvalues) with f resolved up to a phase of `oscillations` radians at the largest λ.
+    """A rule for Σ masses f(eigenvalues), for functions f that oscillate by up to so many radians at the largest λ.
 
-    Heavy ball turns a mode by √(ελ) a step, so the phase is t√(ελ_max) and falls as √λ. With ``np.inf`` every
-    eigenvalue is kept. Modes without mass or curvature are dropped, equal eigenvalues merged.
+    Heavy ball turns a mode by about √(ελ) in a step, so that t steps need `oscillations` = t√(ελ_max), and the phase of
+    the other modes falls as √λ. Modes without mass or curvature are dropped, equal eigenvalues merged.
+
+    Parameters
+    ----------
+    eigenvalues, masses : (D,) array
+        λ ≥ 0 and masses ≥ 0.
+    oscillations : float
+        Phase to resolve, in radians; ``np.inf`` keeps every eigenvalue.
+
+    Returns
+    -------
+    SpectralRule
 
     Examples
     --------
@@ -85,6 +97,8 @@ def spectral_rule(eigenvalues: FloatArray, masses: FloatArray, oscillations: flo
     if oscillations == np.inf:
         nodes, weights, start = [values], [sums], values.size
     while start < values.size:
+        # The next bin begins at λ = top. The phase there says how many nodes a bin of full width needs in addition, or
+        # into how many parts it has to be cut.
         top = values[start]
         more = 0.35 * oscillations * np.sqrt(top / values[0])
         parts = max(np.ceil(more / MORE_NODES), 1.0)
@@ -92,6 +106,7 @@ def spectral_rule(eigenvalues: FloatArray, masses: FloatArray, oscillations: flo
         stop = max(int(np.searchsorted(-values, -top * np.exp(-BIN / parts), side="right")), start + 1)
         part = slice(start, stop)
         start = stop
+        # No rule pays for a bin of at most `count` eigenvalues: it keeps them, and adds no error.
         rule = _gauss(values[part], sums[part], count) if stop - part.start > count else None
         nodes.append(values[part] if rule is None else rule[0])
         weights.append(sums[part] if rule is None else rule[1])
@@ -116,26 +131,31 @@ def _gauss(eigenvalues: FloatArray, masses: FloatArray, count: int) -> tuple[Flo
 
     logs = np.log(eigenvalues)
     centre, half = (logs[0] + logs[-1]) / 2, (logs[0] - logs[-1]) / 2
-    known = 2 * count + 8
+    known = 2 * count + 8  # moments beyond the 2n that a rule needs, so that the tail of the bound is small
     moments = _chebyshev_moments((logs - centre) / half, masses, known)
+    # T_j has leading coefficient 2^(j−1); the recurrence is that of monic polynomials, and so are its coefficients.
     monic = moments[: 2 * count] * np.append(1.0, 2.0 ** (1.0 - np.arange(1, 2 * count)))
-    norms = np.concatenate([[0.0, 0.5], np.full(2 * count, 0.25)])  # of the monic Chebyshev polynomials' recurrence
+    norms = np.concatenate([[0.0, 0.5], np.full(2 * count, 0.25)])
     diagonal, beta = np.zeros(count), np.zeros(count)
     before, row = np.zeros(2 * count), monic
     diagonal[0], beta[0] = monic[1] / monic[0], monic[0]
+    # Row k holds the mixed moments Σ mass π_k T_j of the orthogonal polynomials π_k that are sought; the three-term
+    # recurrences of both families give each row from the two before it.
     for k in range(1, count):
         new = np.zeros(2 * count)
         j = np.arange(k, 2 * count - k)
         new[j] = row[j + 1] - diagonal[k - 1] * row[j] - beta[k - 1] * before[j] + norms[j] * row[j - 1]
-        if not new[k] > 0 or not row[k - 1] > 0:
+        if not new[k] > 0 or not row[k - 1] > 0:  # squared norms of polynomials: not positive by rounding alone
             return None
         diagonal[k] = new[k + 1] / new[k] - row[k] / row[k - 1]
         beta[k] = new[k] / row[k - 1]
         before, row = row, new
+    # Nodes are eigenvalues of the Jacobi matrix, weights the squared first entries of its eigenvectors.
     places, vectors = eigh_tridiagonal(diagonal, np.sqrt(beta[1:]))
     weights = beta[0] * vectors[0] ** 2
     if not (np.abs(places) <= 1.0).all():
         return None
+    # K(ϱ) of the rule as it is, from the moments that it really has.
     defects = np.abs(moments - _chebyshev_moments(places, weights, known))
     powers = ELLIPSES[:, None] ** -np.arange(known)
     amplification = 2.0 * powers @ defects + 4.0 * beta[0] * ELLIPSES**-known / (1.0 - 1.0 / ELLIPSES)
@@ -143,7 +163,7 @@ def _gauss(eigenvalues: FloatArray, masses: FloatArray, count: int) -> tuple[Flo
 
 
 def _chebyshev_moments(places: FloatArray, masses: FloatArray, count: int) -> FloatArray:
-    """Σ masses T_j(places), j < count."""
+    """Σ masses T_j(places) for j < count, by the recurrence T_{j+1} = 2x T_j − T_{j−1}."""
     moments = np.empty(count)
     before, now = masses * places, masses.copy()  # T_−1 = T_1
     for j in range(count):
@@ -153,13 +173,17 @@ def _chebyshev_moments(places: FloatArray, masses: FloatArray, count: int) -> Fl
 
 
 def _boundary(eigenvalues: FloatArray) -> FloatArray:
-    """Annular sectors around the boundary of every ellipse over a bin."""
+    """Annular sectors that cover the upper half of the boundary of every ellipse over a bin: (E, ARCS, 4).
+
+    The lower half is its mirror image, on which functions that are real for real λ have the same modulus.
+    """
     ends = np.log(eigenvalues[[0, -1]])
     centre, half = ends.sum() / 2, (ends[0] - ends[1]) / 2
     corners = np.linspace(0.0, np.pi, ARCS + 1)
     across, along = (ELLIPSES - 1 / ELLIPSES) / 2, (ELLIPSES + 1 / ELLIPSES) / 2
     real = centre + half * np.outer(along, np.cos(corners))
     imaginary = half * np.outer(across, np.sin(corners))
-    imaginary[:, -1] = 0.0
+    imaginary[:, -1] = 0.0  # which sin π is not
+    # With λ = e^u the real part of u gives |λ|, falling along the arc, and the imaginary part is arg λ.
     least, most = np.minimum(imaginary[:, :-1], imaginary[:, 1:]), np.maximum(imaginary[:, :-1], imaginary[:, 1:])
     return np.stack([np.exp(real[:, 1:]), np.exp(real[:, :-1]), np.cos(least), np.cos(most)], axis=-1)

@@ -1,8 +1,7 @@
 """Steps to a target loss at a constant learning rate (Shallue et al. 2019, arXiv 1811.03600; Zhang et al. 2019)."""
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -11,40 +10,39 @@ from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import Quadratic
 
-if TYPE_CHECKING:
-    pass
-
 
 def steps_to_target(
     problem: Quadratic,
-    target: Any,
+    target: ArrayLike,
     *,
-    learning_rate: Any,
-    batch_size: Any,
-    momentum: Any = 0.0,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
     max_steps: int | None = None,
 ) -> FloatArray:
     """Smallest number of steps t ≥ 0 after which the expected loss is at most `target`; ``inf`` if there is none.
 
-    The *first* passage, also of a loss that falls, rises again and oscillates: no step before t is at or below the
-    target, as bounds on the loss between the steps that are evaluated prove. Compressed spectra are used with an error
-    bound, and where that leaves a doubt, the full one. So t is exact but for rounding: it may be off where the loss
-    comes within 1e-12 of the target, relatively, and with momentum, where it stays within 1e-10 for a hundred steps and
-    more, or t steps have turned an oscillation by so many radians that t · 10⁻¹⁶ of one matters.
+    This is the *first* passage, even of a loss that falls, rises again or oscillates: not every step is evaluated, but
+    bounds on the loss between those that are prove that no earlier step is at or below the target. Long spectra are
+    compressed, with a bound on the error, and the full spectrum is used where that bound leaves a doubt.
+
+    So t is exact up to rounding. It may be off where the loss comes within a relative 1e-12 of the target; with
+    momentum also where the loss stays within a relative 1e-10 of it for a hundred steps or more, and where t is so
+    large that an error of about t · 10⁻¹⁶ radians in the phase of an oscillation matters.
 
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
         Its loss at a constant learning rate is scanned. The cost hardly depends on the number of steps, and for a
-        :class:`~noisysgd.theory.NoisyQuadratic` hardly on that of modes. For
-        :class:`~noisysgd.theory.LeastSquares` of D modes, some 20 000 + 30 D steps are taken one by one, and
-        240/(1−m) more with momentum, before O(D²) work does the rest.
+        :class:`~noisysgd.theory.NoisyQuadratic` hardly on the number of modes. For a
+        :class:`~noisysgd.theory.LeastSquares` of D modes, up to about 20 000 + 30 D steps (with momentum, 240/(1−m)
+        more) are taken one by one before O(D²) work does the rest.
     target : array_like
         Expected excess training loss to reach, > 0.
     learning_rate, batch_size, momentum : array_like
         Configurations, broadcast against each other and the target; ``batch_size=np.inf`` is noiseless.
     max_steps : int, optional
-        Give up there. Without it the search goes on to 2⁵² steps.
+        Step after which the search is given up; 2⁵² by default.
 
     Returns
     -------
@@ -59,7 +57,8 @@ def steps_to_target(
 
     Examples
     --------
-    (1 − ε)^2t / 2 ≤ 0.1 from t = ln 5 / (2 ln 2) = 1.16 on. With noise the loss cannot fall below εF/(2B(2 − ε)).
+    Without noise the loss (1 − ε)^2t / 2 is at most 0.1 from t = ln 5 / (2 ln 2) = 1.16 on. With noise it cannot fall
+    below εF/(2B(2 − ε)), which is 1/6 for B = 1.
 
     >>> from noisysgd import theory
     >>> problem = theory.NoisyQuadratic([1.0], noise=1.0)
@@ -78,9 +77,9 @@ def steps_to_target(
 
 
 def configurations(
-    problem: Quadratic, target: Any, learning_rate: Any, batch_size: Any, momentum: Any
+    problem: Quadratic, target: ArrayLike, learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike
 ) -> list[FloatArray]:
-    """Target, learning rate, batch size and momentum of what is asked, checked and broadcast against each other."""
+    """Targets, learning rates, batch sizes and momenta, in this order, checked and broadcast against each other."""
     kinds = isinstance(problem, NoisyQuadratic | LeastSquares)
     remedy = "Make one with theory.NoisyQuadratic, power_law or LeastSquares."
     checks.require(kinds, "problem", "a NoisyQuadratic or LeastSquares", problem, remedy)
