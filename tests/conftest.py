@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -25,6 +26,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(TIME_LIMIT))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With NOISYSGD_REQUIRE_GPU=1 a test marked gpu that is skipped has failed: a green run then means that all ran."""
+    report = yield
+    if report.skipped and os.environ.get("NOISYSGD_REQUIRE_GPU") == "1" and item.get_closest_marker("gpu") is not None:
+        report.outcome = "failed"
+        report.longrepr = f"NOISYSGD_REQUIRE_GPU=1, yet it was skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

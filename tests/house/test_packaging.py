@@ -1,5 +1,6 @@
 """What is shipped is what is here, and importing it is cheap."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -32,6 +33,14 @@ def test_type_checkers_see_every_folder():
     for folder in FOLDERS:
         assert (ROOT / ".typing" / "noisysgd" / folder).resolve() == ROOT / folder
         assert (ROOT / folder / "py.typed").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["mpmath", "psutil", "distributed", "curvlinops", "nbformat", "nbclient", "pytest_timeout"]
+)
+def test_what_tests_would_be_skipped_without_is_installed(name):
+    """A machine with a GPU may lack it and run the tests marked gpu alone; the suite must not get smaller unseen."""
+    assert importlib.util.find_spec(name) is not None
 
 
 def run_python(code):

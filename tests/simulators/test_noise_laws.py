@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 
-import mpmath
 import numpy as np
 import pytest
 from scipy import stats
@@ -19,6 +18,8 @@ from noisysgd.simulators import NoiseLaw, Purpose
 from noisysgd.simulators.ensembles import tiles
 from noisysgd.simulators.ensembles.tiles import Configuration
 from noisysgd.simulators.randomness import philox
+
+mpmath = pytest.importorskip("mpmath")
 
 LIMIT = 6.0
 KS_LEVEL = 1e-9

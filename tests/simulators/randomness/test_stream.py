@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 
-import mpmath
 import numba
 import numpy as np
 import pytest
@@ -20,6 +19,8 @@ from noisysgd import simulators
 from noisysgd.simulators import Purpose
 from noisysgd.simulators.randomness import float32 as single
 from noisysgd.simulators.randomness import philox
+
+mpmath = pytest.importorskip("mpmath")
 
 LIMIT = 6.0
 KS_LEVEL = 1e-9

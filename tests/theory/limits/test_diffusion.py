@@ -1,6 +1,5 @@
 """Diffusion limits against integrated equations, and weak orders read off two exact curves: nothing is sampled."""
 
-import mpmath
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -11,6 +10,8 @@ from noisysgd.theory import testing
 from noisysgd.theory.limits.diffusion import diffusion_curve, diffusion_loss, weak_error
 from noisysgd.theory.limits.stationary import sde_stationary_covariance
 from noisysgd.theory.limits.svag import svag_coefficients, svag_loss
+
+mpmath = pytest.importorskip("mpmath")
 
 
 def integrated(problem, schedule, rate, noise_factor, order):

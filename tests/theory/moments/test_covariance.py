@@ -4,7 +4,6 @@ import itertools
 import subprocess
 import sys
 
-import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +12,8 @@ from hypothesis import strategies as st
 from noisysgd import theory
 from noisysgd.theory import testing
 from noisysgd.theory.moments.parameter_moments import covariance, expected_parameters
+
+mpmath = pytest.importorskip("mpmath")
 
 SCHEDULE = theory.half_then_decay(60)
 

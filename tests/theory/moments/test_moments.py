@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +10,8 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory import testing
+
+mpmath = pytest.importorskip("mpmath")
 
 
 def loop_over_steps(problem, schedule, learning_rate, batch_size, momentum):

@@ -1,6 +1,5 @@
 """First passages: against looking at every step, and far beyond where every step can be looked at."""
 
-import mpmath
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -11,6 +10,8 @@ from noisysgd.theory import testing
 from noisysgd.theory.passage import additive as passage
 from noisysgd.theory.passage.quadrature_bounds import momentum_growth, quadrature_error, sgd_growth
 from noisysgd.theory.passage.spectral_quadrature import spectral_rule
+
+mpmath = pytest.importorskip("mpmath")
 
 LONG = 2000
 PLATEAU = {"curvature": 0.9996730823257651, "rate": 2.000654049168703, "target": 0.4998365406630535}
