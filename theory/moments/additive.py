@@ -1,8 +1,9 @@
-"""Second moments under additive noise: every mode for itself, one power of its step matrix a segment.
+"""Losses under additive noise: modes are independent, and a segment costs each one power of its step matrix.
 
-Compiled in ``mode_kernels`` (θ and u) and ``pair_kernels`` (moving averages of θ).
+The compiled code is in ``mode_kernels`` (moments of θ and u) and ``pair_kernels`` (those of moving averages of θ).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ def _(problem: NoisyQuadratic, runs: Runs, pieces: Pieces, losses: FloatArray) -
     )
     cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
     averaged = runs.averaging > 0
-    plain = ~averaged & (runs.momentum < 1e-30)  # beside 1, nothing
+    plain = ~averaged & (runs.momentum < 1e-30)  # so small a momentum rounds to none beside 1
 
-    def fill(chosen: IntArray, cost: int, table: Any, *fields: str) -> None:
+    def fill(chosen: IntArray, cost: int, table: Callable[..., None], *fields: str) -> None:
         some = runs.take(chosen)
         part = losses[chosen]
 
@@ -50,10 +51,10 @@ def _(problem: NoisyQuadratic, runs: Runs, pieces: Pieces, losses: FloatArray) -
 
 
 def _add_averaged(problem: NoisyQuadratic, chosen: IntArray, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
-    """The same for the losses of moving averages."""
+    """Add the losses of moving averages, for the configurations `chosen`."""
     from noisysgd.theory.moments.pair_kernels import variance_table
 
-    curved = problem.eigenvalues > 0
+    curved = problem.eigenvalues > 0  # flat modes have no loss
     half = (0.5 * problem.weights * problem.eigenvalues)[curved]
     eigenvalues, noise, start = (
         array[curved] for array in (problem.eigenvalues, problem.noise_diagonal, problem.initial_second_moment)
@@ -63,6 +64,7 @@ def _add_averaged(problem: NoisyQuadratic, chosen: IntArray, runs: Runs, pieces:
     def work(rows: slice) -> None:
         for c in chosen[rows]:
             settings = (runs.learning_rate[c], runs.momentum[c], runs.averaging[c])
+            # Started from E θ² instead of Var θ, variances are second moments.
             moments = np.zeros((half.size, losses.shape[1]))
             arguments: list[Any] = [eigenvalues, runs.noise_factor[c] * noise, start, *settings, *cut_up, moments]
             variance_table(*arguments)

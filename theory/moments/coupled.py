@@ -1,10 +1,10 @@
-"""Modes that feel each other through the loss: how the second moments of least squares advance, exactly.
+"""How the second moments of least squares advance, exactly, although its modes are coupled through the loss.
 
-v_i = E θ_i² obeys a linear map in which modes feel each other, but only through L = Σ w λ v (Bordelon & Pehlevan 2021).
-Its eigenvalues are therefore roots of one scalar equation (``secular_kernels``), and a segment of the schedule costs
-O(D²) however long it is. Heavy ball also has fast eigenvalues, below (1+m)/2 in absolute value and mostly complex. They
-are not computed but waited for: a segment starts with 80/(1−m) plain steps, and more of them until the slow modes
-explain the state, so that it costs O(D² + D/(1−m)). Short segments are stepped through.
+v_i = E θ_i² obeys a linear map that couples the modes only through L = Σ w λ v (Bordelon & Pehlevan 2021). Its
+eigenvalues are therefore roots of one scalar equation (``secular_kernels``), and a segment of the schedule costs O(D²)
+however long it is. Heavy ball also has fast eigenvalues, below (1+m)/2 in absolute value and mostly complex. They are
+not computed but left to die out: a segment starts with 80/(1−m) plain steps, and takes more of them until the slow
+eigenvectors explain the state, so that it costs O(D² + D/(1−m)). Short segments are stepped through.
 """
 
 import itertools
@@ -21,21 +21,21 @@ from noisysgd.theory.common.arrays import FloatArray, IntArray
 if TYPE_CHECKING:
     from noisysgd.theory.moments.secular_kernels import Coupled
 
-# Ratios of no consequence in 2⁵³ steps of double precision, which would only make products underflow.
-FLAT = 1e-40  # of a curvature to the largest
-SILENT = 1e-90  # of a batch's noise to one example's
-STILL = 1e-60  # of a learning rate to the critical one
+# Smaller ratios than these have no effect within 2⁵³ steps of double precision, but would make products underflow.
+FLAT = 1e-40  # a mode's curvature over the largest
+SILENT = 1e-90  # a minibatch's noise covariance over that of one example, γ
+STILL = 1e-60  # a learning rate over 1/λ_max
 
 GONE = 1e-290
-"""A loss below which the rest of a schedule is taken to be 0: slow modes could not be told from rounding."""
+"""A loss below this is taken to be 0 from there on, since slow modes could not be told from rounding."""
 
 UNEXPLAINED = 1e-12
-"""Share of the loss that slow modes may leave unexplained when the fast ones count as gone."""
+"""Fast modes count as gone when the slow ones leave no more than this share of the loss unexplained."""
 
 
 @dataclass(frozen=True)
 class CoupledModes:
-    """Curved modes, in ascending order of curvature."""
+    """Curved modes in ascending order of curvature, with the noise of their problem."""
 
     eigenvalues: FloatArray
     weights: FloatArray
@@ -44,32 +44,37 @@ class CoupledModes:
 
 
 def at_rest(second_moment: FloatArray) -> FloatArray:
-    """State (E θ², E θu, E u²) of shape (3, D), u in units of λ_max θ."""
+    """The state (E θ², E θu, E u²), shape (3, D), of modes that have not moved yet; u is in units of λ_max θ."""
     return np.stack([second_moment, np.zeros_like(second_moment), np.zeros_like(second_moment)])
 
 
 def advance(
     modes: CoupledModes, noise: float, momentum: float, state: FloatArray, rates: FloatArray, lengths: IntArray
 ) -> FloatArray:
-    """Loss after each piece of the schedule, (P,), with the state advanced in place."""
+    """Loss after each piece of the schedule, (P,), with the state advanced in place.
+
+    `noise` is γ; `state` has the shape and units of :func:`at_rest`; `rates` and `lengths`, (P,), are the pieces.
+    """
     losses = np.full(lengths.size, np.inf)
-    momentum = momentum if momentum > 1e-30 else 0.0  # beside 1, nothing
+    momentum = momentum if momentum > 1e-30 else 0.0  # so small a momentum rounds to none beside 1
     updates: dict[float, CoupledUpdate] = {}
+    # Pieces of one learning rate are advanced together, and the eigenvectors found for it serve later ones too.
     for pieces in _runs(rates):
         rate = float(rates[pieces.start])
         step = rate * float(modes.eigenvalues[-1])
-        if modes.label_noise == 0.0 and not state.any():
+        if modes.label_noise == 0.0 and not state.any():  # nothing is there, and nothing will be
             losses[pieces] = 0.0
         elif step < STILL:
             _hold(modes, noise, momentum, state, int(lengths[pieces].sum()))
             losses[pieces] = 0.5 * (modes.weights * modes.eigenvalues * state[0]).sum()
         else:
             update = updates.setdefault(rate, CoupledUpdate(modes, noise, momentum, rate))
+            # An update's state has U = εu in place of u/λ_max.
             units = np.power(step, np.arange(3.0))[:, None]
             state *= units
             losses[pieces] = 0.5 / rate * update.segment(state, lengths[pieces])
             state /= units
-        overflow = ~np.isfinite(losses[pieces])  # of either sign, once E θd has overflowed
+        overflow = ~np.isfinite(losses[pieces])  # of either sign, once E θu has overflowed
         if overflow.any():
             losses[pieces.start + int(overflow.argmax()) :] = np.inf
             break
@@ -85,9 +90,11 @@ def _runs(rates: FloatArray) -> Iterator[slice]:
 def _hold(modes: CoupledModes, noise: float, momentum: float, state: FloatArray, count: int) -> None:
     """`count` heavy-ball steps at learning rate 0: θ stands still while u relaxes towards its gradients."""
     moment, cross, square = state
+    # The variance of the gradients, which stays what it is, in units of λ_max².
     curvature = modes.eigenvalues / modes.eigenvalues[-1]
     feedback = (modes.weights * curvature * moment).sum() + modes.label_noise / modes.eigenvalues[-1]
     variance = noise * curvature * (feedback + (modes.kurtosis - 2.0) * curvature * moment)
+    # u forgets the share 1 − m^count of itself, and approaches λθ/(1−m) by the same share.
     lost = -math.expm1(count * math.log(momentum)) if momentum > 0 else 1.0
     keep, grow = 1.0 - lost, curvature * lost / (1.0 - momentum)
     square *= keep**2
@@ -98,7 +105,10 @@ def _hold(modes: CoupledModes, noise: float, momentum: float, state: FloatArray,
 
 @dataclass(frozen=True)
 class CoupledUpdate:
-    """One update at a fixed learning rate ε; states hold U = εu, and S is ε Σ w λ E θ² (``secular_kernels``)."""
+    """One update at a fixed learning rate ε, in the notation of ``secular_kernels``.
+
+    States are (E θ², E θU, E U²) with U = εu, shape (3, D), and S = ε Σ w λ E θ² is 2ε times the loss. `noise` is γ.
+    """
 
     modes: CoupledModes
     noise: float
@@ -112,27 +122,27 @@ class CoupledUpdate:
 
     @cached_property
     def wx(self) -> FloatArray:
-        """ελ of all the modes of one curvature together."""
+        """wελ, the share of each E θ² in S."""
         return self.modes.weights * self.x
 
     @property
     def excess(self) -> float:
-        """γ(κ−2), the strength of the noise that a mode makes for itself; 0 where only the loss makes noise."""
+        """k = γ(κ−2), the strength of the noise that a mode makes for itself, beside that which the loss makes."""
         return self.noise * (self.modes.kurtosis - 2.0)
 
     @cached_property
     def kx2(self) -> FloatArray:
-        """γ(κ−2)(ελ)², what that noise adds to E θ² in one step, as a share of it."""
+        """kx², the share of E θ² that a mode's own noise adds to it in one step of SGD."""
         return self.excess * self.x**2
 
     @cached_property
     def decay(self) -> FloatArray:
-        """1 − (1−x)² − kx², accurate at x → 0 and x → 2."""
+        """1 − (1−x)² − kx², the share of E θ² that one step of SGD takes away; accurate at x → 0 and x → 2."""
         return self.x * ((2.0 - self.x) - self.excess * self.x)
 
     @property
     def kick(self) -> float:
-        """What label noise adds to S as a source of noise: εσ²."""
+        """εσ², which label noise adds to S where S is the source of noise."""
         return self.rate * self.modes.label_noise
 
     @cached_property
@@ -141,7 +151,7 @@ class CoupledUpdate:
         return _slow_modes(self)
 
     def iterate(self, state: FloatArray, kick: float, count: int) -> float:
-        """S after `count` plain steps, done in place."""
+        """S after `count` plain steps, which advance the state in place; `kick` is εσ², or 0 without label noise."""
         from noisysgd.theory.moments import secular_kernels as kernels
 
         if self.momentum == 0.0:
@@ -154,6 +164,7 @@ class CoupledUpdate:
 
     def segment(self, state: FloatArray, lengths: IntArray) -> FloatArray:
         """S after each piece, with the state advanced in place, by the cheaper of two routes."""
+        # A jump pays once it saves more steps than fast modes take to die out and eigenvectors cost to be found.
         worth_jumping = 3 * self.fading + 30 * self.x.size + 20_000
         return self.jump(state, lengths) if lengths.sum() > worth_jumping else self.walk(state, lengths)
 
@@ -163,19 +174,21 @@ class CoupledUpdate:
         return math.ceil(80.0 / (1.0 - self.momentum)) if self.momentum > 0 else 0
 
     def walk(self, state: FloatArray, lengths: IntArray) -> FloatArray:
-        """Step by step."""
+        """S after each piece, by taking every step; the state is advanced in place."""
         return np.array([self.iterate(state, self.kick, count) for count in lengths.tolist()])
 
     def jump(self, state: FloatArray, lengths: IntArray) -> FloatArray:
-        """In powers of eigenvalues, once fast modes have died out."""
+        """S after each piece, by powers of eigenvalues once fast modes are gone; the state is advanced in place."""
         ends, slow = np.cumsum(lengths), self.slow
         sums, at = np.zeros(ends.size), 0
-        # What label noise builds up is kept apart: found in the whole, it would be a small difference.
+        # What label noise builds up from rest (`forced`) is kept apart from what is left of the start (`state`): where
+        # the one is much smaller than the other, it would be a small difference of their sum.
         forced, rest = np.zeros_like(state), np.zeros_like(state)
         settled = self.momentum == 0.0
         if settled:
             shares = slow.project(state)
         while not settled:
+            # Wait for as long as fast modes should take to die out, and record the pieces that end meanwhile.
             stop = min(at + self.fading, int(ends[-1]))
             for end in np.union1d(ends[(ends > at) & (ends < stop)], stop).tolist():
                 total = self.iterate(state, 0.0, end - at) + self.iterate(forced, self.kick, end - at)
@@ -184,42 +197,45 @@ class CoupledUpdate:
             if at == ends[-1]:
                 state += forced
                 return sums
+            # The rest of the schedule is known already if the loss has vanished, or has overflowed.
             gone = abs(total) < GONE
             if gone or not total < math.inf:
                 sums[ends > at] = 0.0 if gone else total
                 state[:] = 0.0 if gone else state + forced
                 return sums
+            # Settled when the slow eigenvectors alone make up the state, as far as the loss can tell.
             shares = slow.project(state)
             unexplained = (self.wx * np.abs(state - slow.combine(shares))[0]).sum()
             settled = bool(unexplained <= UNEXPLAINED * total)
+            # By then the fast part of what label noise builds up is stationary, so that it stays what it is now.
             rest = forced - slow.combine(slow.built_up(self.kick, at))
         for piece in np.flatnonzero(ends > at).tolist():
             end = int(ends[piece])
             held = slow.decayed(shares, end - at) + slow.built_up(self.kick, end)
-            sums[piece] = held.sum() + (self.wx * rest[0]).sum()
+            sums[piece] = held.sum() + (self.wx * rest[0]).sum()  # each share is that part's contribution to S
         state[:] = slow.combine(held) + rest
         return sums
 
 
 @dataclass(frozen=True)
 class SlowModes:
-    """Eigenvectors of an update, each with its eigenvalue's complement 1 − z = base + τ."""
+    """K slow eigenvectors of an update. An eigenvalue z is held as 1 − z = base + τ; `slopes` are −f′ there."""
 
     coupled: "Coupled"
-    order: IntArray  # of the modes in `coupled`
+    order: IntArray  # the order in which `coupled` has the modes
     bases: FloatArray
     taus: FloatArray
     slopes: FloatArray
 
     def project(self, state: FloatArray) -> FloatArray:
-        """Part of S that each holds in a state (left eigenvectors)."""
+        """The part of S that each eigenvector holds in a state, (K,), found by left eigenvectors."""
         from noisysgd.theory.moments import secular_kernels as kernels
 
         ordered = state[:, self.order]
         return np.asarray(kernels.project(self.coupled, self.bases, self.taus, self.slopes, *ordered))
 
     def combine(self, shares: FloatArray) -> FloatArray:
-        """The state that holds these parts of S (right eigenvectors)."""
+        """The state, (3, D), in which the eigenvectors hold these parts of S: the sum of right eigenvectors."""
         from noisysgd.theory.moments import secular_kernels as kernels
 
         state = np.zeros((3, self.order.size))
@@ -229,23 +245,24 @@ class SlowModes:
 
     @cached_property
     def complements(self) -> FloatArray:
-        """1 − z of every eigenvalue z; a sum of two parts, of which the small one is known to all its digits."""
+        """1 − z of every eigenvalue z, accurate for z close to 1."""
         return self.bases + self.taus
 
     @cached_property
     def log_modulus(self) -> FloatArray:
-        """log |z|, accurate for z close to 1, where powers of z are asked for."""
+        """log |z|, accurate for z close to 1, where powers of z remain after many steps."""
         eta = self.complements
         return np.where(eta < 1.0, np.log1p(-eta), np.log(np.abs(eta - 1.0)))
 
     def decayed(self, shares: FloatArray, count: int) -> FloatArray:
-        """What `count` steps leave of these parts of S."""
+        """What `count` steps leave of these parts of S: shares · z^count."""
+        # Eigenvalues z < 0, whose powers alternate, occur for plain SGD at kurtosis below 2.
         odd = (self.complements > 1.0) & (count % 2 == 1)
         power = np.where(odd, -1.0, 1.0) * np.exp(count * self.log_modulus)
-        return np.where(shares == 0.0, 0.0, shares * power)  # no share, no overflow
+        return np.where(shares == 0.0, 0.0, shares * power)  # never 0 · inf
 
     def built_up(self, kick: float, count: int) -> FloatArray:
-        """Parts of S that label noise builds up from rest in `count` steps."""
+        """Parts of S that label noise builds up from rest in `count` steps: kick/(−f′) · (1 − z^count)/(1 − z)."""
         if kick == 0.0:
             return np.zeros_like(self.slopes)
         eta = self.complements
@@ -261,7 +278,8 @@ def _slow_modes(update: CoupledUpdate) -> SlowModes:
     limit, anchor, rest = math.inf, update.decay, np.zeros_like(x)
     has_pole = np.ones(x.size, dtype=np.bool_)
     if m > 0.0:
-        # Poles a little faster than the slowest root of interest, too: beside them, D(η) is a small difference.
+        # Roots are wanted up to `limit`, that is z ≥ (1+m)/2. Poles are sought a little beyond: close to a pole D(η) is
+        # a small difference, unless it is computed from that pole. D → ∞ for η → −∞, so that D < 0 shows a pole below.
         limit, reference = 0.5 * (1.0 - m), 0.75 * (1.0 - m)
         rest = _response_denominator(reference, x, kx2, m)
         has_pole = rest < 0.0
@@ -270,7 +288,7 @@ def _slow_modes(update: CoupledUpdate) -> SlowModes:
     order = np.lexsort((anchor, ~has_pole))
     count = int(np.count_nonzero(has_pole))
     anchor = anchor[order]
-    for i in range(1, count):  # poles must differ: by a rounding error, at least
+    for i in range(1, count):  # gaps between poles must not be empty: equal poles are moved apart by a rounding error
         anchor[i] = max(anchor[i], np.nextafter(anchor[i - 1], np.inf))
     coupled = kernels.Coupled(
         momentum=m,
@@ -288,7 +306,7 @@ def _slow_modes(update: CoupledUpdate) -> SlowModes:
     )
     below = int(np.count_nonzero(anchor[:count] <= limit))
     if m > 0.0:
-        # One more root if f has changed sign between the last of these poles and the limit.
+        # One root lies below each pole, and one more between the last pole and `limit` if f < 0 at `limit`.
         gain = (1.0 + m - limit) / (1.0 - m - limit)
         below += bool(gain * (coupled.strength / _response_denominator(limit, x, kx2, m)[order]).sum() > 1.0)
     return SlowModes(coupled, order, *kernels.roots(coupled, limit, below))
@@ -303,10 +321,12 @@ def _response_denominator(eta: FloatArray | float, x: FloatArray, kx2: FloatArra
 def _poles(x: FloatArray, kx2: FloatArray, m: float, limit: float) -> FloatArray:
     """The zero of D below `limit`, for modes that have one: Newton's iteration within a bracket."""
     at_zero = _response_denominator(0.0, x, kx2, m)
+    # φ ≈ (1−m²)η for small η; where that overshoots, the bracket brings the iteration back.
     eta = np.clip(at_zero / ((1.0 - m) * (1.0 + m)), 0.0, limit)
     low, high = np.full(x.size, -np.inf), np.full(x.size, limit)
     for _ in range(100):
         value = _response_denominator(eta, x, kx2, m)
+        # D is positive to the left of its zero and negative to the right.
         low, high = np.where(value > 0.0, eta, low), np.where(value > 0.0, high, eta)
         fall = 1.0 - (m / (1.0 - eta)) ** 2 + 2.0 * m * kx2 / (1.0 - m - eta) ** 2
         new = eta + value / fall

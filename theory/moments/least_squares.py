@@ -1,9 +1,7 @@
-"""Second moments of least squares, exactly: after any number of steps, and at stationarity.
+"""Exact losses and second moments of least squares after any number of steps.
 
-How they advance is the matter of ``coupled``; averages of iterates take the steps one by one (``averaging_kernels``).
+They are advanced by ``coupled``; moving averages of the iterates are followed step by step (``averaging_kernels``).
 """
-
-from typing import Any
 
 import numpy as np
 
@@ -27,12 +25,13 @@ def _(problem: LeastSquares, runs: Runs, pieces: Pieces, losses: FloatArray) -> 
 
 
 def _add_plain(problem: LeastSquares, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
-    """The losses of θ itself.
+    """Add the losses of θ itself, not averaged.
 
-    Relative errors are about 1e-13, whatever the curvatures and the number of steps. They are larger where rounding ε
-    or λ would change as much: just below the edge of stability, where the loss feeds almost all of its noise, and where
-    an oscillating mode passes through zero.
+    Relative errors are about 1e-13, whatever the curvatures and the number of steps. They are larger where a rounding
+    error in ε or λ alone would change the loss by more: just below the edge of stability, where almost all of the noise
+    is made by the loss that it keeps up, and where an oscillating mode passes through zero.
     """
+    # Without noise the modes are independent, and the closed forms of additive noise apply.
     silent = runs.noise_factor < SILENT
     if silent.any():
         quiet = losses[silent]
@@ -50,14 +49,15 @@ def _add_plain(problem: LeastSquares, runs: Runs, pieces: Pieces, losses: FloatA
                 curve = advance(modes, runs.noise_factor[c], runs.momentum[c], state, rates, pieces.lengths)
                 losses[c, pieces.recorded[kept]] += curve[kept] + constant
 
+    # An estimate for the scheduler of threads: a long segment costs about as much as 30 D steps of D modes.
     steps = np.minimum(pieces.lengths, 30 * means.size).sum()
     map_slices(work, noisy.size, cost=int(steps) * means.size // 100)
 
 
 def coupled_modes(problem: LeastSquares) -> tuple[CoupledModes, FloatArray, float]:
-    """The curved modes, E θ_i² of each at the start, and the loss of the flat ones, which never changes.
+    """The curved modes, E θ² of each at the start, and the loss of the flat modes, which never changes.
 
-    Modes of one curvature are merged, since they act as their mean.
+    Modes of equal curvature are merged, since losses depend on their mean E θ² only.
     """
     curvatures, group = np.unique(problem.eigenvalues, return_inverse=True)
     weights = np.bincount(group, problem.weights)
@@ -69,13 +69,13 @@ def coupled_modes(problem: LeastSquares) -> tuple[CoupledModes, FloatArray, floa
 
 
 def without_noise(problem: LeastSquares) -> NoisyQuadratic:
-    """The same modes and start without gradient noise: what full batches follow."""
+    """The same modes and start without gradient noise, as full batches see them."""
     start = (problem.initial_mean, problem.initial_variance)
     return NoisyQuadratic(problem.eigenvalues, 0.0, *start, weights=problem.weights)
 
 
 def _add_averaged(problem: LeastSquares, chosen: IntArray, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
-    """The same for the losses of moving averages, where noise grows with the loss of θ itself."""
+    """Add the losses of moving averages, for the configurations `chosen`."""
     half = 0.5 * problem.weights * problem.eigenvalues
     curved, kept = half > 0, pieces.recorded[pieces.recorded >= 0]
 
@@ -99,12 +99,11 @@ def average_moments(
     start = problem.initial_second_moment
     moving = problem.eigenvalues > 0
     state = np.zeros((6, int(moving.sum())))
-    state[[0, 3, 5]] = start[moving]
+    state[[0, 3, 5]] = start[moving]  # E θ², E θθ̄ and E θ̄², since θ̄ starts at θ; u starts at 0
     eigenvalues = problem.eigenvalues[moving]
-    law: tuple[Any, ...] = (eigenvalues, problem.weights[moving] * eigenvalues, factor, problem.label_noise)
+    law = (eigenvalues, problem.weights[moving] * eigenvalues, factor, problem.label_noise, problem.kurtosis - 2.0)
     for length, multiplier, record in zip(pieces.lengths, pieces.multipliers, pieces.recorded, strict=True):
-        settings: list[Any] = [problem.kurtosis - 2.0, rate * multiplier, momentum, averaging, int(length)]
-        average_steps(state, *law, *settings)
+        average_steps(state, *law, rate * multiplier, momentum, averaging, int(length))
         if record >= 0:
             moments[record, ~moving] = start[~moving]
             moments[record, moving] = state[5] if np.isfinite(state).all() else np.inf
@@ -121,7 +120,7 @@ def second_moments(
 ) -> FloatArray:
     """E θ_i² at the end of the schedule, shape (D,); ``inf`` for all curved modes if any overflows.
 
-    Errors are those of the losses, but relative to the largest of modes that share a curvature.
+    Relative errors are those of the losses, but refer to the largest E θ_i² among modes that share a curvature.
 
     Examples
     --------
@@ -132,50 +131,17 @@ def second_moments(
     """
     moments = problem.initial_second_moment.copy()
     curved = problem.eigenvalues > FLAT * problem.largest_eigenvalue
-    # Modes that never differ are one; others of the same curvature stay apart.
+    # Modes of equal curvature and equal start never differ and are merged; those with another start stay apart.
     keys = np.stack([problem.eigenvalues, moments])[:, curved]
     (curvatures, start), group = np.unique(keys, axis=1, return_inverse=True)
     weights = np.bincount(group, problem.weights[curved]).astype(np.float64)
     state = at_rest(start)
-    # So small a factor multiplies what is there by 1; alone it would make something of nothing.
+    # A factor below SILENT is raised to it, which changes nothing where it multiplies a state that is there. Label
+    # noise would build up a state from nothing, and is left out.
     label_noise = problem.label_noise if factor >= SILENT else 0.0
     modes = CoupledModes(curvatures, weights, label_noise, problem.kurtosis)
     with np.errstate(all="ignore"):
         losses = advance(modes, max(factor, SILENT), momentum, state, rate * multipliers, lengths)
     finite = losses.size == 0 or losses[-1] < np.inf
     moments[curved] = np.maximum(state[0], 0.0)[group] if finite else np.inf
-    return moments
-
-
-def stationary_second_moments(problem: LeastSquares, rate: float, factor: float, momentum: float) -> FloatArray:
-    """E θ_i² to which SGD or heavy ball settles at a constant learning rate, shape (D,).
-
-    With x = ελ and M = (1−m)(2(1+m) − x) − γ(κ−2)(1+m)x,
-
-        v_i = γεσ²(1+m) / ((1−K) M_i),    K = γ Σ w x (1+m)/M.
-
-    There is such a state iff all x < 2(1+m), all M > 0 and K < 1; otherwise ``inf``. For plain SGD on Gaussian inputs
-    K < 1 reads Σ ελ/(2B − (B+1)ελ) < 1 (Bordelon & Pehlevan 2021), at κ = 2 it is the condition of Velikanov,
-    Kuznedelev & Yarotsky 2023. Modes that do not move, λ = 0 or ε = 0, stay where they start.
-
-    Examples
-    --------
-    One mode, plain SGD on Gaussian inputs: v = (1−ε)² v + 2γε² v + γε²σ².
-
-    >>> from noisysgd import theory
-    >>> problem = theory.LeastSquares([1.0, 0.0], label_noise=0.5)
-    >>> stationary_second_moments(problem, 0.5, 0.5, 0.0)
-    array([0.125, 1.   ])
-    """
-    x = rate * problem.eigenvalues
-    moving = x > 0
-    edge = 2.0 * momentum - (x - 2.0)
-    margin = (1.0 - momentum) * edge - factor * (problem.kurtosis - 2.0) * (1.0 + momentum) * x
-    moments = problem.initial_second_moment.copy()
-    if np.all(edge[moving] > 0) and np.all(margin[moving] > 0):
-        gain = factor * (1.0 + momentum) / margin[moving]
-        feedback = (problem.weights[moving] * x[moving] * gain).sum()
-        moments[moving] = rate * problem.label_noise * gain / (1.0 - feedback) if feedback < 1 else np.inf
-    else:
-        moments[moving] = np.inf
     return moments

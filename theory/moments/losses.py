@@ -5,9 +5,8 @@ that map however long it is (Zhang et al. 2019; the heavy ball is the paper's: u
 across learning-rate drops). What the map is depends on the problem: see :mod:`noisysgd.theory.moments.segments`.
 """
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -20,17 +19,17 @@ def expected_loss(
     problem: Quadratic,
     schedule: Schedule,
     *,
-    learning_rate: Any,
-    batch_size: Any,
-    momentum: Any = 0.0,
-    averaging: Any = 0.0,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    averaging: ArrayLike = 0.0,
 ) -> FloatArray:
     """Expected excess training loss ½ E θᵀΛθ at the end of the schedule.
 
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
-        D modes. No budget is known here: for batches drawn without replacement, give the problem its `dataset_size`.
+        D modes. Batches are drawn without replacement if the problem has a `dataset_size`, else from endless examples.
     schedule : Schedule
         Multipliers of the learning rate; one schedule for all configurations.
     learning_rate, batch_size, momentum : array_like
@@ -42,8 +41,8 @@ def expected_loss(
     Returns
     -------
     array of the broadcast shape
-        Losses; ``inf`` where the moments overflow. A learning rate beyond the critical one gives the large but exact
-        loss as long as that is a number.
+        Losses; ``inf`` where the moments overflow. Beyond the critical learning rate losses are large, but exact as
+        long as floating point can hold them.
 
     Raises
     ------
@@ -81,11 +80,11 @@ def loss_curve(
     problem: Quadratic,
     schedule: Schedule,
     *,
-    learning_rate: Any,
-    batch_size: Any,
-    momentum: Any = 0.0,
-    averaging: Any = 0.0,
-    at: Any,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    averaging: ArrayLike = 0.0,
+    at: ArrayLike,
 ) -> FloatArray:
     """Expected excess training loss after the chosen numbers of steps.
 
@@ -100,6 +99,11 @@ def loss_curve(
     -------
     array of shape (broadcast shape..., R), or the broadcast shape for a scalar `at`
         Losses; ``inf`` where the moments overflow.
+
+    Raises
+    ------
+    ValueError
+        As :func:`expected_loss`, and for steps outside the schedule.
 
     Examples
     --------
@@ -117,6 +121,7 @@ def loss_curve(
         averaging=checks.averaging(averaging),
     )
     steps = recorded_steps(at, schedule)
+    # Every step is recorded once, in order; `inverse` brings the records into the order that was asked for.
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
     runs = Runs(*(np.array(a).ravel() for a in (rate, problem.noise_factor(size), inertia, decay)))
     pieces = cut(schedule, unique)

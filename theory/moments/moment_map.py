@@ -1,12 +1,11 @@
-"""The linear map that one step applies to the second moments, as a matrix: slow, plain, and good to test with.
+"""The linear map that one step applies to the second moments, as an explicit matrix.
 
-Everything else in the package goes round this matrix by closed forms; its spectral radius says the same about
-stability, and its powers the same about losses.
+The rest of the package uses closed forms instead. The matrix is slower but simple, and therefore an independent check:
+its spectral radius must agree with the critical learning rate, and its powers with the losses.
 """
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -23,8 +22,8 @@ def second_moment_map(
 
         M = (I−εΛ)² + γε² ((κ−2)Λ² + λ(w∘λ)ᵀ).
 
-    For additive noise it is (I−εΛ)², the noise being all in b. Heavy ball stacks v = (E θ², E θu, E u²), where noise of
-    variance s enters as (ε², −ε, 1) s. Flat modes, which stand still or diffuse but have no loss, are left out.
+    For additive noise it is (I−εΛ)², since all noise is in b. With heavy ball v stacks (E θ², E θu, E u²), and noise of
+    variance s adds (ε², −ε, 1) s. Flat modes, which stand still or diffuse but have no loss, are left out.
 
     Parameters
     ----------
@@ -63,17 +62,19 @@ def second_moment_map(
         return _map(problem, rate, float(problem.noise_factor(size)), inertia)
 
 
-def spectral_radius(problem: Quadratic, *, learning_rate: Any, batch_size: Any, momentum: Any = 0.0) -> FloatArray:
+def spectral_radius(
+    problem: Quadratic, *, learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike = 0.0
+) -> FloatArray:
     """Largest modulus of an eigenvalue of :func:`second_moment_map`: below 1 the loss stays bounded.
 
-    A dense eigenvalue problem for each configuration. At critical damping, where the map is defective, some five digits
-    are right; elsewhere nearly all.
+    It solves a dense eigenvalue problem for each configuration. At critical damping, where the map is defective, about
+    five digits are right; elsewhere nearly all are.
 
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
     learning_rate, batch_size, momentum : array_like
-        Broadcast against each other.
+        Configurations, broadcast against each other.
 
     Returns
     -------
@@ -110,16 +111,18 @@ def spectral_radius(problem: Quadratic, *, learning_rate: Any, batch_size: Any, 
 
 
 def _map(problem: Quadratic, rate: float, noise_factor: float, momentum: float) -> FloatArray:
+    """:func:`second_moment_map` of one checked configuration, γ for the batch size."""
     curved = problem.eigenvalues > 0
     curvature = problem.eigenvalues[curved]
-    noise = np.zeros((curvature.size, curvature.size))  # variance of each gradient, from E θ²
+    noise = np.zeros((curvature.size, curvature.size))  # the matrix from E θ² to the variances of gradients
     if isinstance(problem, LeastSquares):
         trace = np.outer(curvature, problem.weights[curved] * curvature)
         noise = noise_factor * (np.diag((problem.kurtosis - 2.0) * curvature**2) + trace)
     keep = 1.0 - rate * curvature
     if momentum == 0.0:
         return np.diag(keep**2) + rate * rate * noise
-    pull = -rate * momentum  # θ ← keep θ + pull u − ε ξ,  u ← λ θ + m u + ξ
+    # With θ ← keep θ + pull u − ε ξ and u ← λ θ + m u + ξ, each row of blocks expands one of E θ², E θu and E u².
+    pull = -rate * momentum
     one = np.ones_like(curvature)
     theta2 = [np.diag(keep**2) + rate * rate * noise, np.diag(2 * keep * pull), np.diag(pull * pull * one)]
     cross = [np.diag(keep * curvature) - rate * noise, np.diag(keep * momentum + pull * curvature)]

@@ -1,18 +1,19 @@
-"""Mean and covariance of the parameters, or of their moving average, exactly, after any number of steps.
+"""Exact mean and covariance of the parameters, or of their moving average, after any number of steps.
 
-On a quadratic the modes of the mean do not mix, and every pair of modes has second moments of its own, whose map is
-constant within a segment of the schedule: a segment costs one power of it (``pair_kernels``).
-Gradient noise that does not commute with the curvature correlates modes; the loss sees the diagonal only.
+On a quadratic the modes of the mean do not mix, and each pair of modes has second moments of its own, whose map is
+constant within a segment of the schedule, so that a segment costs one power of it (``pair_kernels``). Gradient noise
+that does not commute with the curvature correlates modes, which the loss does not notice: it needs the diagonal only.
 
 The moving average of iterates is θ̄ ← β θ̄ + (1−β) θ after each step, from θ̄₀ = θ₀ (Polyak averaging with exponential
-weights). It, and the velocity, are carried across changes of the learning rate.
+weights). It and the velocity u are carried across changes of the learning rate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import singledispatch
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -29,24 +30,23 @@ def covariance(
     problem: Quadratic,
     schedule: Schedule,
     *,
-    learning_rate: Any,
-    batch_size: Any,
-    momentum: Any = 0.0,
-    averaging: Any = 0.0,
-    at: Any = None,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    averaging: ArrayLike = 0.0,
+    at: ArrayLike | None = None,
 ) -> FloatArray:
     r"""Cov θ = E (θ − E θ)(θ − E θ)ᵀ in the eigenbasis of the curvature, from diag(initial_variance) at step 0.
 
-    With z ← A z + b ξ the step of one mode z = (θ, u, θ̄), a pair obeys S ← Aᵢ S Aⱼᵀ + F_ij · noise_factor · b bᵀ; for
-    plain SGD that is Σ_ij ← (1−ελᵢ)(1−ελⱼ) Σ_ij + ε² F_ij/B. For :class:`~noisysgd.theory.LeastSquares` the noise
-    between i ≠ j is γ λᵢλⱼ E θᵢθⱼ whatever the kurtosis, inputs being independent along the principal axes: their means
-    alone correlate the modes.
+    If a step takes one mode z = (θ, u, θ̄) to A z + b ξ, a pair obeys S ← Aᵢ S Aⱼᵀ + γ F_ij b bᵀ with γ the problem's
+    ``noise_factor(batch_size)``; for plain SGD that is Σ_ij ← (1−ελᵢ)(1−ελⱼ) Σ_ij + γε² F_ij. For
+    :class:`~noisysgd.theory.LeastSquares` the noise between i ≠ j has covariance γ λᵢλⱼ E θᵢθⱼ whatever the kurtosis,
+    since inputs are independent along the principal axes: only means correlate the modes.
 
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
-        D modes. With diagonal noise only the diagonal is followed. Where weights count the modes, an entry is that of
-        one mode of each kind.
+        D modes. Where a weight counts several modes of one kind, an entry refers to one mode of each kind.
     schedule : Schedule
         Multipliers of the learning rate; one schedule for all configurations.
     learning_rate, batch_size, momentum : array_like
@@ -70,9 +70,9 @@ def covariance(
     Notes
     -----
     For additive noise errors are below 1e-10 √(Σ_ii Σ_jj) up to 10⁷ steps at momenta up to 0.99, whatever the learning
-    rate, except where a noiseless oscillation passes through zero. Variances on LeastSquares are differences
-    E θ² − (E θ)², and have such an error relative to E θ²; its averages take the steps one by one, for every pair of
-    modes with a mean.
+    rate, except where a noiseless oscillation passes through zero. On LeastSquares variances are differences
+    E θ² − (E θ)², with such an error relative to E θ², and moving averages are followed step by step, for every pair of
+    modes that have a mean. With diagonal additive noise only the diagonal is computed, as the rest is 0.
 
     Examples
     --------
@@ -109,21 +109,21 @@ def expected_parameters(
     problem: Quadratic,
     schedule: Schedule,
     *,
-    learning_rate: Any,
-    momentum: Any = 0.0,
-    averaging: Any = 0.0,
-    at: Any = None,
+    learning_rate: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    averaging: ArrayLike = 0.0,
+    at: ArrayLike | None = None,
 ) -> FloatArray:
-    """E θ in the eigenbasis of the curvature: what gradient descent without noise does from `initial_mean`.
+    """E θ in the eigenbasis of the curvature, which is the path of gradient descent without noise from `initial_mean`.
 
-    Noise has mean zero whatever the problem, so that the batch size does not matter.
+    Gradient noise has mean zero on every problem, so that the batch size does not matter.
 
     Parameters
     ----------
     problem, schedule, learning_rate, momentum, at
         As in :func:`covariance`.
     averaging : array_like
-        Coefficient 0 ≤ β < 1 of the moving average: the result is then E θ̄. For every kind of noise.
+        Coefficient 0 ≤ β < 1 of the moving average: the result is then E θ̄. 0 means θ itself.
 
     Returns
     -------
@@ -162,7 +162,7 @@ def expected_parameters(
 
 
 def _broadcast(problem: Quadratic, schedule: Schedule, **settings: Any) -> list[FloatArray]:
-    """The settings, checked each in its own way, as arrays of one shape."""
+    """The settings, each checked by the function in ``checks`` of its name, as arrays of one shape."""
     checks.instance("problem", problem, Quadratic, remedy="Make one with theory.NoisyQuadratic or theory.LeastSquares.")
     checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.constant(steps) or half_then_decay.")
     if "batch_size" in settings:
@@ -182,6 +182,7 @@ def _fill(problem: Quadratic, runs: Runs, pieces: Pieces, covariances: FloatArra
 def _(problem: NoisyQuadratic, runs: Runs, pieces: Pieces, covariances: FloatArray) -> None:
     from noisysgd.theory.moments.pair_kernels import covariance_rows
 
+    # Modes whose noise is not correlated stay independent, and D variances suffice.
     correlated = problem.noise.ndim == 2 and bool(np.any(problem.noise != np.diag(problem.noise_diagonal)))
     cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
     for run, (rate, factor, *settings) in enumerate(_each(runs)):
@@ -200,7 +201,7 @@ def _(problem: LeastSquares, runs: Runs, pieces: Pieces, covariances: FloatArray
     cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
     entries = np.arange(problem.dim)
     for run, (rate, factor, momentum, averaging) in enumerate(_each(runs)):
-        if factor == 0.0:
+        if factor == 0.0:  # full batches: the start shrinks as under additive noise of variance 0
             _fill_diagonal(problem, np.zeros(problem.dim), (rate, momentum, averaging), pieces, covariances[run])
             continue
         means = np.zeros(covariances.shape[1:3])
@@ -208,11 +209,13 @@ def _(problem: LeastSquares, runs: Runs, pieces: Pieces, covariances: FloatArray
         if averaging > 0:
             _fill_averages(problem, (rate, factor, momentum, averaging), pieces, means, covariances[run])
             continue
+        # The diagonal is coupled through the loss and computed from the start of the schedule for each record. Other
+        # entries depend on one pair of modes each.
         for piece in np.flatnonzero(pieces.recorded >= 0):
             record = pieces.recorded[piece]
             past = (pieces.lengths[: piece + 1], pieces.multipliers[: piece + 1])
             moments = second_moments(problem, rate, factor, momentum, *past)
-            square = np.where(moments < np.inf, means[record], 0.0) ** 2
+            square = np.where(moments < np.inf, means[record], 0.0) ** 2  # no inf − inf
             covariances[run, record, entries, entries] = moments - square
         shared = (problem.eigenvalues, problem.initial_mean, rate, factor, momentum, *cut_up)
         _over_rows(least_squares_rows, shared, covariances[run], cost=200 * pieces.lengths.size)
@@ -221,7 +224,7 @@ def _(problem: LeastSquares, runs: Runs, pieces: Pieces, covariances: FloatArray
 def _fill_averages(
     problem: LeastSquares, settings: tuple[float, ...], pieces: Pieces, means: FloatArray, covariances: FloatArray
 ) -> None:
-    """Covariances of moving averages on least squares, step by step, into `covariances`, (R, D, D)."""
+    """Write covariances of moving averages on least squares, step by step, into `covariances`, (R, D, D)."""
     from noisysgd.theory.moments.averaging_kernels import average_rows
 
     rate, factor, momentum, averaging = settings
@@ -236,18 +239,21 @@ def _fill_averages(
 
 
 def _each(runs: Runs) -> Iterator[tuple[float, ...]]:
-    """Configurations one by one: learning rate, factor of the noise, momentum, averaging."""
+    """Configurations one by one: learning rate, noise factor γ, momentum, averaging."""
     return zip(runs.learning_rate, runs.noise_factor, runs.momentum, runs.averaging, strict=True)
 
 
 def _fill_diagonal(
-    problem: Quadratic, noise: FloatArray, settings: tuple[Any, ...], pieces: Pieces, covariances: FloatArray
+    problem: Quadratic, noise: FloatArray, settings: tuple[float, ...], pieces: Pieces, covariances: FloatArray
 ) -> None:
-    """Variances under additive noise of variance `noise`, (D,), into the diagonal of `covariances`, (R, D, D)."""
+    """Write variances under additive noise of variance `noise`, (D,), into the diagonals of `covariances`, (R, D, D).
+
+    `settings` are learning rate, momentum and averaging.
+    """
     from noisysgd.theory.moments.pair_kernels import variance_table
 
     shared = (*settings, pieces.lengths, pieces.multipliers, pieces.recorded)
-    variances = np.zeros(covariances.shape[1::-1])
+    variances = np.zeros(covariances.shape[1::-1])  # (D, R): threads write whole rows
 
     def work(modes: slice) -> None:
         own = (problem.eigenvalues[modes], noise[modes], problem.initial_variance[modes])
@@ -259,7 +265,7 @@ def _fill_diagonal(
     covariances[records[:, None], modes, modes] = variances[:, records].T
 
 
-def _over_rows(table: Any, shared: tuple[Any, ...], covariances: FloatArray, *, cost: int) -> None:
+def _over_rows(table: Callable[..., None], shared: tuple[object, ...], covariances: FloatArray, *, cost: int) -> None:
     """Let `table` fill in rows of `covariances`, (R, D, D), in threads where that is worth it."""
     dim = covariances.shape[-1]
     map_slices(lambda rows: table(*shared, rows.start, rows.stop, covariances), dim, cost=cost * dim)

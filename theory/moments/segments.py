@@ -1,15 +1,16 @@
-"""What a problem has to answer so that its loss can be followed: one method, :func:`add_losses`.
+"""The interface between schedules and problems: one function, :func:`add_losses`, with a method per kind of problem.
 
 Second moments obey an affine map that is constant within a segment of the schedule. Callers therefore cut the schedule
-where the learning rate changes and where a loss is asked for, and each kind of problem advances its moments from cut to
-cut, in a file of its own (``additive``, ``least_squares``) that registers its method here.
+where the learning rate changes and where a loss is asked for. Each kind of problem advances its moments from cut to
+cut, in a module of its own (``additive``, ``least_squares``) that registers its method here.
 """
 
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
@@ -19,15 +20,15 @@ from noisysgd.theory.schedules.schedule import Schedule
 
 @dataclass(frozen=True)
 class Runs:
-    """Configurations as flat arrays of one length C: learning rate, factor of the noise, momentum, averaging."""
+    """C configurations as arrays of shape (C,); `noise_factor` is γ and `averaging` is β, 0 for none."""
 
     learning_rate: FloatArray
     noise_factor: FloatArray
     momentum: FloatArray
     averaging: FloatArray
 
-    def take(self, chosen: Any) -> "Runs":
-        """Some of them."""
+    def take(self, chosen: IntArray | npt.NDArray[np.bool_]) -> "Runs":
+        """The chosen configurations, by index or by mask."""
         return Runs(
             self.learning_rate[chosen], self.noise_factor[chosen], self.momentum[chosen], self.averaging[chosen]
         )
@@ -35,7 +36,7 @@ class Runs:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A schedule cut at the recorded steps too: lengths, multipliers, and the record each piece ends in, or −1."""
+    """A schedule that is cut at the recorded steps too: `recorded` is the record that a piece ends in, or −1."""
 
     lengths: IntArray
     multipliers: FloatArray
@@ -48,8 +49,8 @@ def add_losses(problem: Quadratic, runs: Runs, pieces: Pieces, losses: FloatArra
     raise NotImplementedError(f"no exact moments for a {type(problem).__name__}; register some with add_losses")
 
 
-def recorded_steps(at: Any, schedule: Schedule) -> FloatArray:
-    """`at` as an array of steps within the schedule."""
+def recorded_steps(at: ArrayLike, schedule: Schedule) -> FloatArray:
+    """`at` as an array of steps within the schedule, checked: a scalar or (R,)."""
     steps = checks.real("at", at)
     inside = bool(np.all((steps >= 0) & (steps <= schedule.steps) & (steps == np.floor(steps)))) and steps.ndim <= 1
     inside = inside and steps.size > 0
@@ -60,9 +61,11 @@ def recorded_steps(at: Any, schedule: Schedule) -> FloatArray:
 
 def cut(schedule: Schedule, at: FloatArray) -> Pieces:
     """The schedule up to the last of the steps `at` (increasing), cut at each of them."""
+    # Pieces end where the multiplier changes or a record is due; nothing is needed beyond the last record.
     ends = np.unique(np.concatenate([np.cumsum(schedule.lengths), at[at > 0].astype(np.int64)]))
     ends = ends[ends <= at.max()]
     lengths = np.diff(ends, prepend=0)
+    # The first record at or after the end of each piece: a record of that piece only if it is at the end itself.
     column = np.searchsorted(at, ends)
     recorded = np.where(at[np.minimum(column, at.size - 1)] == ends, column, -1)
     return Pieces(lengths, np.ascontiguousarray(schedule.at(ends - 1)), recorded.astype(np.int64))
