@@ -1,13 +1,14 @@
-"""The fewest steps in which a target loss can be reached, over learning rates, and the examples that they take.
+"""The fewest steps in which a target loss can be reached at the best learning rate, and how many examples they take.
 
 Source: Shallue et al. 2019 (arXiv 1811.03600) for the measurement, Zhang et al. 2019 (arXiv 1907.04164) for the noisy
 quadratic, McCandlish et al. 2018 (arXiv 1812.06162) for the hyperbola.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -21,31 +22,34 @@ if TYPE_CHECKING:
     import xarray as xr
 
 PATIENCE = 16.0
-"""Multiple of the fewest steps found so far at which a search for fewer gives up on a learning rate."""
+"""A learning rate is given up when it has taken this many times the fewest steps found so far."""
 
 
 @dataclass(frozen=True, eq=False)
 class MinimumSteps:
-    """Fewest steps to a target and the learning rate that takes them, both of the broadcast shape.
+    """Fewest steps to a target and the learning rate that needs no more than these, both of the broadcast shape.
 
     Attributes
     ----------
     learning_rate : array
         0 where the problem starts at the target, NaN where no learning rate reaches it in 2⁵² steps.
     steps : array
-        Whole numbers, ``inf`` where there are none.
+        Whole numbers; ``inf`` where no learning rate reaches the target.
     """
 
     learning_rate: FloatArray
     steps: FloatArray
 
 
-def minimum_steps(problem: Quadratic, target: Any, *, batch_size: Any, momentum: Any = 0.0) -> MinimumSteps:
+def minimum_steps(
+    problem: Quadratic, target: ArrayLike, *, batch_size: ArrayLike, momentum: ArrayLike = 0.0
+) -> MinimumSteps:
     """Fewest steps to the target over all constant learning rates, with the learning rate tuned to 1e-3.
 
-    Steps are whole, so learning rates are compared by the time at which the loss, interpolated between two steps, meets
-    the target. The search is that of :func:`~noisysgd.theory.optimal_learning_rate`: a scan, then the lowest dozen
-    local minima; minima narrower than 1 % are passed over.
+    Many learning rates take the same whole number of steps. So they are compared by the time at which the loss,
+    interpolated between two steps, meets the target. The search is that of
+    :func:`~noisysgd.theory.optimal_learning_rate`: a scan, then the lowest dozen local minima; minima narrower than 1 %
+    are passed over.
 
     Parameters
     ----------
@@ -58,7 +62,7 @@ def minimum_steps(problem: Quadratic, target: Any, *, batch_size: Any, momentum:
     Returns
     -------
     MinimumSteps
-        Two arrays of the broadcast shape, not a dataset: the arguments have no names for their axes.
+        Two arrays of the broadcast shape. Not a dataset, since the axes of the arguments have no names.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def minimum_steps(problem: Quadratic, target: Any, *, batch_size: Any, momentum:
 
     Examples
     --------
-    Small batches take steps in inverse proportion to their size; large ones gain nothing from being larger.
+    While batches are small, twice the size halves the steps; large batches gain nothing from being larger.
 
     >>> from noisysgd import theory
     >>> best = minimum_steps(theory.power_law(100), 0.1, batch_size=[1, 2, 1e6, 2e6])
@@ -83,12 +87,13 @@ def minimum_steps(problem: Quadratic, target: Any, *, batch_size: Any, momentum:
 
 
 def steps_examples_tradeoff(
-    problem: Quadratic, target: float, *, batch_sizes: Any, momentum: Any = 0.0
+    problem: Quadratic, target: float, *, batch_sizes: ArrayLike, momentum: ArrayLike = 0.0
 ) -> "xr.Dataset":
-    """Fewest steps S and the examples E = B·S they take, for every batch size: perfect scaling, then none.
+    """Fewest steps S to a target loss, and the number E = B·S of training examples they take, for every batch size.
 
-    McCandlish et al. 2018 expect (S/S_min − 1)(E/E_min − 1) = 1 along the curve. That is derived for a learning rate
-    which follows the noise as the loss falls; at a constant one it is an approximation, and here is how good.
+    Small batches scale perfectly: E is constant and S ∝ 1/B. For large ones S is constant instead. In between,
+    McCandlish et al. 2018 expect (S/S_min − 1)(E/E_min − 1) = 1. They derive it for a learning rate that follows the
+    noise as the loss falls; at a constant learning rate it is an approximation, and ``hyperbola`` tells how good a one.
 
     Parameters
     ----------
@@ -97,14 +102,14 @@ def steps_examples_tradeoff(
         Expected excess training loss to reach, > 0.
     batch_sizes : (B,) array_like
     momentum : float or (M,) array_like
-        Several make a first dimension ``momentum``.
+        An array adds a first dimension ``momentum`` to the result.
 
     Returns
     -------
     xarray.Dataset
-        Over ``batch_size``: ``learning_rate``, ``steps``, ``examples`` and ``hyperbola``, the product above. Without
-        that dimension: ``minimum_steps``, S of the full or, without a data-set size, an infinite batch, and
-        ``minimum_examples``, the smallest E of a batch of 1 and of all `batch_sizes`.
+        Over ``batch_size``: ``learning_rate``, ``steps``, ``examples`` and ``hyperbola``, the left-hand side above.
+        Without that dimension: ``minimum_steps``, S of the full batch (of an infinite one if the data-set size is not
+        known), and ``minimum_examples``, the smallest E among `batch_sizes` and a batch of 1.
 
     Raises
     ------
@@ -125,6 +130,7 @@ def steps_examples_tradeoff(
     inertia = checks.momentum(momentum)
     goal = checks.scalar("target", target)
     largest = np.inf if problem.dataset_size is None else float(problem.dataset_size)
+    # The two extreme batches, which give the minima, are searched along with the others.
     every = np.concatenate([sizes, [1.0, largest]])
     found = minimum_steps(problem, goal, batch_size=every, momentum=checks.vector("momentum", inertia)[:, None])
     steps, rates = found.steps[:, :-2], found.learning_rate[:, :-2]
@@ -150,7 +156,7 @@ def steps_examples_tradeoff(
 
 
 class Fastest(NamedTuple):
-    """The point of a grid that reaches a target first; ``inf`` steps if none does."""
+    """The point of a grid that reaches a target in the fewest steps; ``inf`` steps if none does."""
 
     steps: float
     learning_rate: float
@@ -158,12 +164,13 @@ class Fastest(NamedTuple):
 
 
 def fastest_on_grid(
-    problem: Quadratic, target: float, *, learning_rates: Any, batch_size: float, momenta: Any = 0.0
+    problem: Quadratic, target: float, *, learning_rates: ArrayLike, batch_size: float, momenta: ArrayLike = 0.0
 ) -> Fastest:
     """The fewest steps to a target over a grid of learning rates and momenta: the sweep of Zhang et al. 2019.
 
-    All configurations are scanned as far as 64 steps, then 512, and so on, until one has passed: none is scanned much
-    further than the fastest. Where only the best learning rate matters, :func:`minimum_steps` needs no grid.
+    All configurations are scanned up to step 64, then up to 512, and so on, until one reaches the target: so none is
+    scanned beyond step 64 or eight times the steps of the fastest. Where only the best learning rate matters,
+    :func:`minimum_steps` needs no grid.
 
     Parameters
     ----------
@@ -177,7 +184,8 @@ def fastest_on_grid(
     Returns
     -------
     Fastest
-        Named tuple (steps, learning_rate, momentum). Among equals the first of the grid, learning rates outermost.
+        Named tuple (steps, learning_rate, momentum). Of several with the same steps, the one with the earliest learning
+        rate in the grid, and of these the one with the earliest momentum.
 
     Raises
     ------
@@ -214,23 +222,27 @@ def fastest_on_grid(
 def _minimum(
     problem: Quadratic, target: float, batch_size: float, factor: float, momentum: float
 ) -> tuple[float, float]:
-    """Best learning rate and its steps."""
+    """Best learning rate of one configuration, and its steps."""
     if target >= problem.initial_loss:
         return 0.0, 0.0
     edge = float(np.log(critical_learning_rate(problem, batch_size, momentum)))
     best_time, best_rate = LAST_STEP / PATIENCE, edge
 
     def passages(log_rates: FloatArray, last: float) -> tuple[Passages, FloatArray]:
+        """What is known after a search up to `last`, and the interpolated times of the passages."""
         rates = np.exp(log_rates)
-        full = (np.full(rates.size, value) for value in (target, factor, momentum))
-        goals, factors, inertia = full
+        goals, factors, inertia = (np.full(rates.size, value) for value in (target, factor, momentum))
         asked = Questions(goals, rates, factors, inertia)
         known = Passages.unknown(rates.size)
         search(problem, asked, known, last)
         return known, known.crossing(goals)
 
     def time(log_rates: FloatArray) -> FloatArray:
-        """When the target is met; what is too slow to be of interest counts as slower still the smaller its rate."""
+        """When the target is met, as a function that the minimiser can bracket.
+
+        Learning rates that are given up have no time. Those above the best one count as infinitely slow, those below it
+        as slower the smaller they are, so that the function falls throughout towards the best.
+        """
         nonlocal best_time, best_rate
         last = min(float(np.floor(PATIENCE * best_time)) + 1.0, LAST_STEP)
         known, times = passages(log_rates, last)
@@ -244,6 +256,7 @@ def _minimum(
 
     with np.errstate(invalid="ignore"):  # inf − inf between learning rates that never get there
         best = minimise_on_log_scale(time, start=edge)
+        # How finely oscillations have to be resolved depends on the number of steps, which is known only now.
         finer = waves(edge, momentum, int(np.ceil(best_time)))
         if finer is not None:
             best = minimise_on_log_scale(time, start=edge, also=finer)

@@ -1,8 +1,9 @@
 """The learning rate that is best under a compute budget: lowest final loss, or fewest steps to a target."""
 
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
@@ -21,20 +22,21 @@ def optimal_learning_rate(
     problem: Quadratic,
     budget: Budget,
     *,
-    batch_size: Any,
-    momentum: Any = 0.0,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
     schedule: ScheduleFamily | None = None,
 ) -> FloatArray:
     """Learning rate with the smallest expected loss at the end of the budget, or with the fewest steps to its target.
 
-    Found by a logarithmic scan that grows until the minimum lies inside it, splits wherever the loss could be lower,
-    and resolves the oscillations of heavy ball where they have not died out; then by narrowing in on the lowest local
-    minima. The relative precision is 1e-3. Of random problems of up to six modes and 400 steps, in 1 of 500 or so (all
-    with momentum, and losses a thousandth of the first) a still finer grid found a lower one.
+    The search scans a logarithmic grid that grows until the minimum lies inside it, is split wherever the loss could be
+    lower, and resolves the oscillations of heavy ball where they have not died out; then it narrows in on the lowest
+    local minima. The relative precision is 1e-3. The lowest minimum was missed, compared with a still finer grid, in
+    about 1 of 500 random problems of up to six modes and 400 steps (all with momentum, and with final losses of a
+    thousandth of the first).
 
-    Needles are passed over: minima less than 1 % wide. Such are the resonances in which a drop of the schedule lands on
-    ελ = 1 and wipes out a mode that had been growing, and, without noise, those in which oscillating modes happen to
-    end at zero together. A problem that starts at its minimum is best left alone: the answer is 0.
+    Minima less than 1 % wide are passed over. Such needles are resonances in which a drop of the schedule lands on
+    ελ = 1 and wipes out a mode that had been growing, or, without noise, in which oscillating modes happen to end at
+    zero together. For a problem that starts at its minimum the answer is 0.
 
     Parameters
     ----------
@@ -81,9 +83,9 @@ class OptimalRuns(NamedTuple):
 
 
 def optimal_runs(
-    problem: Quadratic, budget: Budget, *, batch_size: Any, momentum: Any, schedule: ScheduleFamily | None
+    problem: Quadratic, budget: Budget, *, batch_size: ArrayLike, momentum: ArrayLike, schedule: ScheduleFamily | None
 ) -> OptimalRuns:
-    """What :func:`optimal_learning_rate` finds, with its steps and losses."""
+    """The learning rates that :func:`optimal_learning_rate` finds, with the steps and the losses of their runs."""
     problem = sampled_from(problem, budget).merged()
     sizes, inertia = checks.broadcast(
         batch_size=checks.batch_size(batch_size, problem.dataset_size), momentum=checks.momentum(momentum)
@@ -101,6 +103,7 @@ def optimal_runs(
 
 
 def _fastest(problem: Quadratic, budget: UnlimitedBudget, sizes: FloatArray, inertia: FloatArray) -> OptimalRuns:
+    """The runs with the fewest steps to the budget's target; NaN losses where none reaches it."""
     best = minimum_steps(problem, budget.target, batch_size=sizes, momentum=inertia)
     losses = np.full(sizes.shape, np.nan)
     for at in np.ndindex(sizes.shape):
@@ -112,7 +115,7 @@ def _fastest(problem: Quadratic, budget: UnlimitedBudget, sizes: FloatArray, ine
 
 
 def sampled_from(problem: AnyQuadratic, budget: Budget) -> AnyQuadratic:
-    """`problem` with its batches drawn from the budget's data set, where the budget knows one."""
+    """`problem` with its batches drawn from the budget's data set, where the budget has one; checks that they agree."""
     checks.instance("problem", problem, Quadratic, remedy="Make one with theory.NoisyQuadratic or theory.LeastSquares.")
     known = hasattr(budget, "steps") and hasattr(budget, "dataset_size")
     checks.require(known, "budget", "an EpochBudget or StepBudget", budget, "For n steps pass theory.StepBudget(n).")
@@ -127,6 +130,7 @@ def sampled_from(problem: AnyQuadratic, budget: Budget) -> AnyQuadratic:
 def _best_rate(
     problem: Quadratic, family: ScheduleFamily, batch_size: float, momentum: float, steps: int
 ) -> tuple[float, float]:
+    """Best learning rate of one configuration, and its loss."""
     if starts_at_minimum(problem):
         return 0.0, 0.0
     schedule = of_length(family, steps)
@@ -144,12 +148,12 @@ def _best_rate(
 
 
 def starts_at_minimum(problem: Quadratic) -> bool:
-    """Whether no learning rate can lower the loss, since there is none."""
+    """Whether there is no loss that a learning rate could lower: E θ² is zero in every curved direction."""
     return not np.any(problem.eigenvalues * problem.initial_second_moment > 0)
 
 
 def require_gain(problem: Quadratic, lowest: float) -> None:
-    """Raise if the lowest loss found is the initial one but for rounding."""
+    """Raise if the lowest loss found is not below the initial one by more than rounding."""
     gain = 1.0 - lowest / float(problem.initial_loss)
     remedy = "Give larger batches or more steps, or a smaller covariance."
     checks.require(gain > 1e-9, "noise", "a problem that some learning rate improves", f"a gain of {gain:.1g}", remedy)

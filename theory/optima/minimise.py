@@ -1,4 +1,4 @@
-"""The lowest minimum of a positive function of a learning rate that may have several."""
+"""The lowest of possibly several minima of a positive function of a learning rate."""
 
 from collections.abc import Callable
 
@@ -9,24 +9,26 @@ from noisysgd.theory.common.arrays import FloatArray
 POINTS_PER_DECADE = 16
 DECADES_AT_MOST = 60
 NEEDLE = np.log(1.01)
-"""Width, as a logarithm, that a minimum must have to count as one."""
+"""Width in log ε that a minimum must have to count as one: 1 %."""
 SPLITS_AT_MOST = 4000
 CAUTION = 2.0
-"""How much steeper than its chords near by a function may be between two points."""
+"""How much steeper than the chords nearby a function is assumed to be, at most, between two points."""
 
 LogFunction = Callable[[FloatArray], FloatArray]
+"""Values at logarithms of learning rates, many at once."""
 
 
 def minimise_on_log_scale(function: LogFunction, *, start: float, also: FloatArray | None = None) -> float:
     """Minimiser of a function that falls at first and rises without bound in the end; arguments are logarithms.
 
-    A scan that begins with two decades below `start` and one above grows by decades until the function falls throughout
-    its lowest decade and rises throughout its highest; points in `also` are added to it, for waves that are known to
-    be too short for it. Then every interval in which the function could still go below
-    the lowest value found is split, on the assumption that it is at most twice as steep there as its chords near by
-    (the method of Piyavskii 1972 and Shubert 1972, with local slopes); so the scan is fine where it matters. The lowest
-    dozen local minima are narrowed down to 5e-4. The best of them is the one that keeps below the lowest level over a
-    width of 1 %: needles thinner than that are passed over.
+    1. A grid from two decades below `start` to one above it grows by decades until the function falls throughout the
+       lowest decade and rises throughout the highest.
+    2. The points in `also` are added, where oscillations are known to be too short for the grid.
+    3. Every interval in which the function could still go below the lowest value found is split, on the assumption that
+       it is at most twice as steep there as the chords nearby (the method of Piyavskii 1972 and Shubert 1972, with
+       local slopes). So the grid is fine where it matters.
+    4. The dozen lowest local minima are narrowed down to 5e-4. The one that stays lowest over a width of 1 % is chosen:
+       needles thinner than that are passed over.
     """
     grid, values = _bracket(function, start)
     if also is not None:
@@ -39,6 +41,8 @@ def minimise_on_log_scale(function: LogFunction, *, start: float, also: FloatArr
     minima = inner[(values[inner] <= values[inner - 1]) & (values[inner] <= values[inner + 1])]
     minima = minima[np.argsort(values[minima], kind="stable")][:12]
     found = np.array([narrow(function, grid[k - 1], grid[k + 1]) for k in minima])
+    # The level of a minimum is the larger value at the two ends of a window one needle wide, for the best of nine
+    # windows that contain it. In a needle that is higher than the minimum itself.
     left_ends = found[:, None] + np.linspace(-NEEDLE, 0.0, 9)
     ends = function(np.stack([left_ends, left_ends + NEEDLE]).ravel()).reshape(2, found.size, 9)
     levels = ends.max(axis=0).min(axis=1)
@@ -46,15 +50,17 @@ def minimise_on_log_scale(function: LogFunction, *, start: float, also: FloatArr
 
 
 def waves(edge: float, momentum: float, steps: int) -> FloatArray | None:
-    """Learning rates, as logarithms, that lie close enough to see single modes and steps, where they can be told apart.
+    """Logarithms of learning rates close enough to resolve oscillations of the loss; None where there are none.
 
-    After n steps a mode has turned through a phase of about n√(ελ), so at most nπ at the critical learning rate; of
-    20/(1−m) steps and more no oscillation is left. Of a handful of steps, each may meet a resonance ελ = 1 of its own.
+    Losses oscillate as functions of ε for two reasons. With momentum a mode has turned after n steps through a phase of
+    about n√(ελ), at most nπ at the critical learning rate exp(`edge`); after 20/(1−m) steps no oscillation is left. And
+    under a schedule of few steps, each step with a learning rate of its own may wipe out a mode, by ελ = 1.
     """
     grids = []
     if momentum > 0.0 and steps * (1.0 - momentum) < 20.0:
         phases = min(steps, 10.0 / (1.0 - momentum))
         count = int(min(max(8 * phases, 64), 4000))
+        # The phase goes with √ε, so points equally spaced in √ε are equally spaced in phase.
         grids.append(edge + 2.0 * np.log(np.linspace(0.0, 1.1, count + 1)[1:]))
     if steps <= 40:
         grids.append(edge + np.arange(-3.0, 4.0, NEEDLE))
@@ -62,7 +68,10 @@ def waves(edge: float, momentum: float, steps: int) -> FloatArray | None:
 
 
 def narrow(function: LogFunction, low: float, high: float, width: float = 1e-3) -> float:
-    """Minimiser between `low` and `high` of a function with one minimum there, to half of `width`, by nested grids."""
+    """Minimiser between `low` and `high` of a function with one minimum there, to half of `width`, by nested grids.
+
+    Of ten points the lowest has the minimum between its neighbours; these are the ends of the next grid.
+    """
     while True:
         grid = np.linspace(low, high, 10)
         values = function(grid)
@@ -73,17 +82,19 @@ def narrow(function: LogFunction, low: float, high: float, width: float = 1e-3) 
 
 
 def _bracket(function: LogFunction, start: float) -> tuple[FloatArray, FloatArray]:
-    """A grid that the function falls throughout at one end and rises throughout at the other."""
+    """A grid, and values on it, that fall throughout its lowest decade and rise throughout its highest."""
     decade, n = np.log(10.0), POINTS_PER_DECADE
     block = np.arange(n) * decade / n
     grid = np.concatenate([start + (k * decade) + block for k in (-2, -1, 0)])
     values = function(grid)
     for _ in range(DECADES_AT_MOST):
+        # A function that is flat to rounding falls no further: learning rates this small change nothing.
         fall = np.diff(values[: n + 1])
         if np.all(fall < 0) or np.all(np.abs(fall) < 1e-13 * values[0]):
             break
         lower = grid[0] - decade + block
         grid, values = np.concatenate([lower, grid]), np.concatenate([function(lower), values])
+    # Beyond the edge of stability values may be infinite throughout, which counts as rising.
     for _ in range(DECADES_AT_MOST):
         with np.errstate(invalid="ignore"):  # inf − inf
             rises = (np.diff(values[-n - 1 :]) > 0) | np.isinf(values[-n:])
@@ -97,11 +108,13 @@ def _bracket(function: LogFunction, start: float) -> tuple[FloatArray, FloatArra
 def _split(function: LogFunction, grid: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """`grid` with midpoints added wherever the function may be lower than all of `values`, and its values there."""
     while grid.size < SPLITS_AT_MOST:
+        # Slopes are those of log against log: losses vary over many decades.
         heights = np.log(np.clip(values, 1e-300, 1e300))
         width = np.diff(grid)
         slope = np.abs(np.diff(heights)) / width
         around = np.pad(slope, 1, mode="edge")
         steepest = CAUTION * np.maximum(slope, np.maximum(around[:-2], around[2:]))
+        # Two lines of that slope, down from both ends of an interval, meet at this height: the lowest that is possible.
         lowest = 0.5 * (heights[1:] + heights[:-1] - steepest * width)
         open_ = np.flatnonzero((lowest < heights.min() - 1e-3) & (width > 0.5 * NEEDLE))
         if open_.size == 0:

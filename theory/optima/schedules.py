@@ -1,8 +1,9 @@
-"""Schedules that minimise the expected final loss: the best pair of learning rates, and the best staircase."""
+"""Schedules with the lowest expected final loss: the best initial and final learning rate, and the best staircase."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
@@ -17,10 +18,10 @@ from noisysgd.theory.schedules.schedule import Schedule, constant, initial_to_fi
 RATIOS = 2.0 ** np.arange(-4, 25, 2)
 """Ratios of initial to final learning rate that the search begins with."""
 BEYOND = np.log(1e4)
-"""How far from the critical learning rate a step of the best staircase may lie, as a logarithm."""
+"""How far above the critical learning rate, as a logarithm, a learning rate of the best staircase may lie."""
 
 NUDGE = 1e-5
-"""Change of a logarithm that derivatives are taken over."""
+"""Step in log ε of the central differences that stand for derivatives."""
 
 
 class InitialFinal(NamedTuple):
@@ -31,14 +32,16 @@ class InitialFinal(NamedTuple):
     loss: FloatArray
 
 
-def optimal_initial_final(problem: Quadratic, budget: Budget, *, batch_size: Any, momentum: Any = 0.0) -> InitialFinal:
+def optimal_initial_final(
+    problem: Quadratic, budget: Budget, *, batch_size: ArrayLike, momentum: ArrayLike = 0.0
+) -> InitialFinal:
     """Initial and final learning rates, tuned separately, with the smallest expected loss at the end of the budget.
 
     The schedule is the paper's shape between the two, :func:`~noisysgd.theory.initial_to_final`: constant for half of
-    the steps, then ten equal drops (section 7.1, Figure 3). Found from a scan over ratios (2⁻⁴ to 2²⁴) and initial
-    rates, whose four lowest points Nelder and Mead's method then takes to a relative precision of 1e-3. A ratio
-    that makes no difference, as without noise, is not determined; one that does not help stays the scan's lowest. A
-    problem that starts at its minimum is best left alone: the rates are 0.
+    the steps, then ten equal drops (section 7.1, Figure 3). Both rates are scanned on a grid of initial rates and of
+    ratios initial/final from 2⁻⁴ to 2²⁴; the method of Nelder and Mead then refines the four lowest points to a
+    relative precision of 1e-3. Where the ratio makes no difference, as without noise, the one returned means nothing;
+    where no decay helps, it stays the lowest of the grid. For a problem that starts at its minimum both rates are 0.
 
     Parameters
     ----------
@@ -82,9 +85,10 @@ def optimal_schedule(
     """The staircase of `segments` learning rates with the smallest expected loss at the end of the budget.
 
     Segments are equally long, up to rounding. The multipliers are learning rates: use the schedule with
-    ``learning_rate=1``. Their logarithms are optimised by L-BFGS from several starts (the best constant learning rate,
-    the best initial and final pair, and staircases down from the critical one), so what is found is a local optimum and
-    at least as good as those; segments beside which noise or time leaves nothing to gain keep where they started.
+    ``learning_rate=1``. Their logarithms are optimised by L-BFGS from four starts: the best constant learning rate, the
+    best initial and final pair, and two staircases that descend from the critical learning rate. So the result is a
+    local optimum, at least as good as each of these. A segment that hardly affects the final loss, because of noise or
+    because too few steps follow, keeps the learning rate of the start.
 
     Parameters
     ----------
@@ -94,15 +98,21 @@ def optimal_schedule(
     segments : int
         Number of learning rates, at most one per step.
 
+    Returns
+    -------
+    Schedule
+        Of zeros if the problem starts at its minimum.
+
     Raises
     ------
     ValueError
-        For impossible batch sizes or momenta, more segments than steps, and hopeless noise as above. A problem that
-        starts at its minimum gets a schedule of zeros.
+        For impossible batch sizes or momenta, more segments than steps, if problem and budget disagree about the size
+        of the data set, or if noise is so strong that no learning rate lowers the loss by more than rounding.
 
     Examples
     --------
-    For one mode and one step each, the best is known: ε = λv/(λ²v + F/B) with v the variance so far, so 1/2, 1/3, ….
+    For a single mode with a segment for every step the best learning rate is ε = λv/(λ²v + F/B), with v the E θ²
+    before the step. Here that is 1/2, 1/3, ….
 
     >>> import numpy as np
     >>> from noisysgd import theory
@@ -124,6 +134,7 @@ def optimal_schedule(
         return piecewise(lengths, np.zeros(segments))
     edge = float(np.log(critical_learning_rate(problem, size, inertia)))
 
+    # Only the loss after the last segment is recorded.
     recorded = np.where(np.arange(segments) == segments - 1, 0, -1)
     run = Runs(*(np.array([value]) for value in (1.0, float(problem.noise_factor(size)), inertia, 0.0)))
 
@@ -149,7 +160,7 @@ def optimal_schedule(
 def _staircases(
     problem: Quadratic, budget: Budget, size: float, inertia: float, lengths: IntArray, edge: float
 ) -> list[FloatArray]:
-    """Logarithms of learning rates to start from."""
+    """Logarithms of the learning rates of four staircases to start from."""
     middle = np.cumsum(lengths) - (lengths + 1) // 2
     flat = optimal_learning_rate(problem, budget, batch_size=size, momentum=inertia, schedule=constant)
     pair = optimal_initial_final(problem, budget, batch_size=size, momentum=inertia)
@@ -165,6 +176,7 @@ def _staircases(
 
 
 def _best_pair(problem: Quadratic, size: float, inertia: float, steps: int) -> tuple[float, float, float]:
+    """Best initial and final learning rate of one configuration, and its loss."""
     from scipy.optimize import minimize
 
     if starts_at_minimum(problem):
@@ -178,12 +190,16 @@ def _best_pair(problem: Quadratic, size: float, inertia: float, steps: int) -> t
     def log_loss(logs: FloatArray) -> float:
         return float(np.log(np.clip(losses(np.exp(logs[:1]), np.exp(logs[1]))[0], 1e-300, 1e300)))
 
+    # The loss of every pair on a grid; one call for each ratio has all initial rates.
     initial = edge * np.geomspace(1e-6, 30.0, 90)
     table = np.array([losses(initial, ratio) for ratio in RATIOS])
     while table[:, 0].min() <= table.min() and initial[0] > 1e-30 * edge:  # even smaller ones may be better
+        # The same grid, moved down so far that it ends where the other begins.
         lower = initial * (initial[0] / initial[-1])
         table = np.concatenate([[losses(lower, ratio) for ratio in RATIOS], table], axis=1)
         initial = np.concatenate([lower, initial])
+    # Local minima among the four neighbours of each point. Each of the lowest is a start of its own, since the loss may
+    # have several valleys and the deepest need not be lowest on the grid.
     around = np.pad(table, 1, constant_values=np.inf)
     neighbours = np.minimum.reduce([around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]])
     rows, columns = np.nonzero(table <= neighbours)
@@ -192,6 +208,7 @@ def _best_pair(problem: Quadratic, size: float, inertia: float, steps: int) -> t
     best, lowest = np.zeros(2), np.inf
     for k in order:
         start = np.log([initial[columns[k]], RATIOS[rows[k]]])
+        # A simplex as wide as half a grid cell or so; the default one of 5 % of log values would depend on units.
         options["initial_simplex"] = start + np.array([[0.0, 0.0], [0.15, 0.0], [0.0, 0.7]])
         found = minimize(log_loss, start, method="Nelder-Mead", options=options)
         if found.fun < lowest:

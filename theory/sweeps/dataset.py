@@ -1,8 +1,8 @@
 """The Sweep: one labelled dataset for theory, simulation and training, so that comparing them is a subtraction.
 
-Dimensions are a subset of :data:`DIMENSIONS`. ``status`` says of every point whether it is missing, complete or
-diverged; every other variable over those dimensions is a metric. A learning rate that only one optimizer or batch size
-was given is simply missing for the others.
+Its dimensions are some of :data:`DIMENSIONS`. The variable ``status`` says of every point whether it is missing,
+complete or diverged; every other variable over those dimensions is a metric. The grid is the product of all values that
+occur: a learning rate that was run with only one optimizer or batch size is missing for the others.
 """
 
 import json
@@ -49,7 +49,7 @@ def optimizer_name(momentum: float) -> str:
 
 
 def powers_of_two(low: int, high: int, fraction: int = 1) -> FloatArray:
-    """The learning-rate grid 2^low … 2^high, both included, in steps of 2^(1/fraction).
+    """The learning-rate grid 2^low … 2^high, both included, with neighbours a factor of 2^(1/fraction) apart.
 
     >>> powers_of_two(-2, 1)
     array([0.25, 0.5 , 1.  , 2.  ])
@@ -72,24 +72,25 @@ def sweep_from_records(
     Parameters
     ----------
     records : iterable of mappings
-        Each with ``momentum``, ``batch_size``, ``learning_rate``, ``seed``, ``status`` ("complete" or "diverged") and
-        the metrics; a metric that a diverged run lacks becomes NaN, except that a loss becomes ``inf``. All or none
-        with a ``budget``, a number.
+        Each has ``momentum``, ``batch_size``, ``learning_rate``, ``seed``, ``status`` ("complete" or "diverged") and
+        the metrics. A metric that is absent or None becomes NaN, but a loss of a diverged run becomes ``inf``. Either
+        all records have a ``budget``, a number, or none.
     source : {"theory", "simulator", "training"}
+        Where the numbers come from.
     metrics : iterable of str
-        Names of the metrics to keep.
+        Names of the metrics to store; other entries of the records are dropped.
     configuration : mapping, optional
-        Whatever else fixes the numbers; kept as JSON in the attributes.
+        Everything else that determines the numbers; stored as JSON in the attributes.
 
     Returns
     -------
     xarray.Dataset
-        Dimensions (optimizer, batch_size, learning_rate, seed), and budget where the records have one.
+        Over (optimizer, batch_size, learning_rate, seed), and budget if the records have one.
 
     Raises
     ------
     ValueError
-        For two records of one point, an unknown status, or no records.
+        For two records of one point, an incomplete record, an unknown status or source, or no records.
 
     Examples
     --------
@@ -110,6 +111,7 @@ def sweep_from_records(
     needed = {*names, "status"}
     lacking = next((sorted(needed - set(row)) for row in rows if needed - set(row)), None)
     checks.require(lacking is None, "records", f"{sorted(needed)} in each", f"none of {lacking}", "Complete them.")
+    # The values that occur in the records are the axes; every record then has its place in the table.
     axes = {name: sorted({_key(name, row) for row in rows}) for name in names}
     shape = tuple(map(len, axes.values()))
     places = {name: {value: k for k, value in enumerate(values)} for name, values in axes.items()}
@@ -168,7 +170,7 @@ def sweep_from_records(
 
 
 def _key(name: str, row: Mapping[str, Any]) -> Any:
-    """A record's place along an axis; seeds stay integers, which a float could not tell apart."""
+    """A record's coordinate along an axis. Seeds stay integers: as floats, large ones could not be told apart."""
     return int(row[name]) if name == "seed" else float(row[name])
 
 
@@ -182,7 +184,7 @@ def objective_of(metric: str) -> str:
 
 
 def check_sweep(sweep: "xr.Dataset") -> "xr.Dataset":
-    """`sweep` itself, if it follows the schema; otherwise a ``ValueError`` that says where it does not."""
+    """Return `sweep` itself if it follows the schema; otherwise raise a ``ValueError`` that says where it does not."""
     import xarray as xr
 
     checks.require(isinstance(sweep, xr.Dataset), "sweep", "an xarray.Dataset", type(sweep), "Pass a Sweep.")
@@ -203,11 +205,14 @@ def check_sweep(sweep: "xr.Dataset") -> "xr.Dataset":
 
 
 def save_sweep(sweep: "xr.Dataset", path: str | os.PathLike[str]) -> Path:
-    """Write a Sweep as netCDF (version 3, which SciPy writes), under a temporary name until it is whole."""
+    """Write a Sweep as netCDF (version 3, which SciPy writes) and return the path.
+
+    The file has a temporary name until it is complete, so that an interruption leaves no half of one.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     check_sweep(sweep)
-    # netCDF 3 has no 64-bit integers; seeds may need them.
+    # netCDF 3 has no 64-bit integers, which seeds may need: they are stored as text.
     stored = sweep.assign_coords(seed=sweep.seed.astype(str)) if "seed" in sweep.coords else sweep
     try:
         stored.to_netcdf(partial, engine="scipy")

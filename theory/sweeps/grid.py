@@ -1,4 +1,4 @@
-"""The growing rule: a grid of learning rates, powers of two, is extended until what it is to find lies inside it.
+"""Extending a grid of learning rates, powers of two, until the optimum and its error bar lie inside it.
 
 The paper "always verif[ies] that both the optimal learning rate and the error bars are not at the boundary of [the]
 learning rate grid" (section 4). Sweeps of simulated models and of networks share this rule.
@@ -18,24 +18,29 @@ LOWEST, HIGHEST = -60, 20
 Grid = tuple[int, ...]
 """Exponents of two, ascending."""
 Bar = tuple[float, float]
-"""Exponents at the ends of an optimum's error bar; NaN where everything diverged."""
+"""Exponents of two at the ends of an optimum's error bar; NaN where every learning rate diverged."""
 
 
 def wider(
     grid: Grid, bars: Iterable[Bar], *, lowest: int = LOWEST, highest: int = HIGHEST, down: int = 1, up: int = 1
 ) -> Grid:
-    """`grid` with one more exponent at each end that the error bar of any metric touches; itself if none does.
+    """`grid` with one more exponent at each end that some metric's error bar touches; `grid` itself if none does.
 
     Parameters
     ----------
     grid : tuple of int
         Exponents of two, ascending.
     bars : iterable of (float, float)
-        One error bar per metric. NaN says that every learning rate diverged: the grid then grows downwards.
+        One error bar per metric. If it is NaN, since every learning rate diverged, the grid is extended downwards.
     lowest, highest : int
-        Limits of the growth.
+        Exponents beyond which the grid is not extended.
     down, up : int
-        Distances of the new exponents from the ends.
+        How far below the first and above the last exponent the new ones lie.
+
+    Returns
+    -------
+    tuple of int
+        Exponents of two, ascending.
 
     Examples
     --------
@@ -53,13 +58,19 @@ def wider(
 
 
 def error_bar(best: "xr.Dataset", **place: float) -> Bar:
-    """Error bar at one place of :func:`noisysgd.theory.optimum`'s result, as exponents of the effective learning rate.
+    """Error bar of one optimum, as exponents of two of the effective learning rate.
 
     Parameters
     ----------
     best : xarray.Dataset
+        Result of :func:`noisysgd.theory.optimum`.
     **place : float
-        Coordinates, among them ``momentum``, that leave one optimum.
+        Coordinates, among them ``momentum``, that select one of its optima.
+
+    Returns
+    -------
+    (float, float)
+        Both NaN where every learning rate diverged.
 
     Examples
     --------
@@ -76,6 +87,6 @@ def error_bar(best: "xr.Dataset", **place: float) -> Bar:
 
 
 def optimum_at(best: "xr.Dataset", *, momentum: float, **place: float) -> "xr.Dataset":
-    """The one optimum at a momentum and the other coordinates of a place."""
+    """The one optimum in `best` at this momentum and these other coordinates."""
     optimizer = int(np.argmin(np.abs(best.momentum.values - momentum)))
     return best.isel(optimizer=optimizer).sel(place)

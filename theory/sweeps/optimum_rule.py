@@ -1,8 +1,9 @@
-"""The paper's rule for choosing an optimum from a sweep (section 4), for sweeps of any source."""
+"""The paper's rule for choosing the best learning rate from a sweep (section 4), whatever the sweep's source."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
@@ -15,21 +16,21 @@ if TYPE_CHECKING:
 def optimum(sweep: "xr.Dataset", metric: str = "test_accuracy", keep: int = 12) -> "xr.Dataset":
     """Best learning rate at each point of a sweep, with the paper's error bar.
 
-    At every learning rate the best `keep` runs are averaged; the optimum is the learning rate with the best mean, and
-    its error bar spans every learning rate whose mean lies within one standard deviation (of the runs kept at the
-    optimum; sample standard deviation, zero for a single run) of the optimum's. It is *bracketed* if both the optimum
-    and its error bar keep off the ends of the grid that was tried. A diverged run counts as the worst possible; a
-    learning rate with fewer than `keep` runs is not judged.
+    At every learning rate the best `keep` runs are averaged; the optimum is the learning rate with the best mean. Its
+    error bar spans all learning rates whose mean is within one standard deviation of the best mean: the sample standard
+    deviation of the `keep` runs at the optimum, zero for a single run. The optimum is *bracketed* if neither it nor its
+    error bar touches an end of the grid that was tried. A diverged run counts as the worst possible; a learning rate
+    with fewer than `keep` runs is left out.
 
     Parameters
     ----------
     sweep : xarray.Dataset
-        A Sweep. Without a ``seed`` dimension every value is taken as exact, whatever `keep`.
+        A Sweep. Without a ``seed`` dimension every value is taken as exact, and `keep` is ignored.
     metric : str
         A variable of the sweep. Accuracies are maximized and losses minimized, unless the variable's ``objective``
         attribute says otherwise.
     keep : int
-        Runs kept per learning rate; the paper keeps the best 12 of 15.
+        Number of runs averaged at each learning rate; the paper keeps the best 12 of 15.
 
     Returns
     -------
@@ -68,27 +69,29 @@ def optimum(sweep: "xr.Dataset", metric: str = "test_accuracy", keep: int = 12) 
     checks.require(keep <= seeds, "keep", f"at most the sweep's {seeds} seeds", keep, "Keep fewer or run more seeds.")
 
     sweep = sweep.sortby("learning_rate")
+    # As costs, accuracies and losses are treated alike: the smaller the better, infinite if the run diverged.
     sign = -1.0 if sweep[metric].attrs.get("objective", objective_of(metric)) == "maximize" else 1.0
     outer = [str(d) for d in sweep[metric].dims if d not in ("learning_rate", "seed")]
     order = [*outer, "learning_rate", "seed"]
     cost = (sign * sweep[metric]).where(sweep.status != DIVERGED, np.inf).transpose(*order)
     status = sweep.status.broadcast_like(cost).transpose(*order)
     judged = ((status != MISSING).sum("seed") >= keep).values
-    kept = np.sort(cost.where(status != MISSING, np.inf).values, axis=-1)[..., :keep]
-    kept = np.where(np.isnan(kept), np.inf, kept)  # a metric that is NaN without having diverged is no better
+    best_runs = np.sort(cost.where(status != MISSING, np.inf).values, axis=-1)[..., :keep]
+    best_runs = np.where(np.isnan(best_runs), np.inf, best_runs)  # NaN without having diverged is no better
     with np.errstate(over="ignore"):  # losses on their way to divergence
-        mean = np.where(judged, kept.mean(axis=-1), np.inf)
+        mean = np.where(judged, best_runs.mean(axis=-1), np.inf)
     std = np.zeros_like(mean)
     finite = np.isfinite(mean)
     if keep > 1:
         with np.errstate(over="ignore"):  # losses on their way to divergence
-            std[finite] = kept[finite].std(axis=-1, ddof=1)
+            std[finite] = best_runs[finite].std(axis=-1, ddof=1)
 
     best = mean.argmin(axis=-1)[..., None]
     found = np.take_along_axis(finite, best, -1)[..., 0]
     best_mean, best_std = (np.take_along_axis(a, best, -1) for a in (mean, std))
     within = finite & (mean <= best_mean + best_std)
     low, high = _first(within), _last(within)
+    # The ends of the grid are those of the learning rates that count, which differ between points of the sweep.
     bracketed = found & (low > _first(judged)) & (high < _last(judged))
 
     rates = np.broadcast_to(sweep.learning_rate.values, mean.shape)
@@ -118,9 +121,11 @@ def optimum(sweep: "xr.Dataset", metric: str = "test_accuracy", keep: int = 12) 
     return result
 
 
-def _first(mask: FloatArray) -> IntArray:
+def _first(mask: npt.NDArray[np.bool_]) -> IntArray:
+    """Index of the first True along the last axis; 0 if there is none."""
     return np.asarray(mask.argmax(axis=-1))
 
 
-def _last(mask: FloatArray) -> IntArray:
+def _last(mask: npt.NDArray[np.bool_]) -> IntArray:
+    """Index of the last True along the last axis; the last index if there is none."""
     return np.asarray(mask.shape[-1] - 1 - mask[..., ::-1].argmax(axis=-1))
