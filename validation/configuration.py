@@ -1,4 +1,4 @@
-"""What one training run is: a frozen configuration of plain values, with one name for all time."""
+"""The configuration of a training run: frozen, of plain values, and with a key that names its record for all time."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ DYNAMICS = ("sgd", "svag")
 PRECISIONS = ("float32", "tf32", "bfloat16")
 WIDE_RESNET = "wide_resnet"
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-"""What is measured of a trained network, in every record."""
+"""What every record has of a trained network."""
 
 FIRST_FIELDS = frozenset(
     (
@@ -27,7 +27,7 @@ FIRST_FIELDS = frozenset(
         *("ghost_batch_size", "l2", "l2_exempt", "seed"),
     )
 )
-"""Always written. Any other field is left out while it has its default, so that adding one renames no stored run."""
+"""Fields that are always written. Others are left out at their default, so that a new field renames no stored run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,37 +39,37 @@ class TrainConfig:
     learning_rate : float
         Initial learning rate ε; the schedule is constant for half of the budget and then drops 10 times by 2.
     final_learning_rate : float, optional
-        Drop 10 times to this one instead, by equal factors (section 7.1).
+        If given, the 10 drops lead to this learning rate instead, by equal factors (section 7.1).
     batch_size : int
-        B; each batch is drawn without replacement, independently of the batches before (section 2).
+        Batch size B; each batch is drawn without replacement, independently of those before (section 2).
     momentum : float
-        Heavy-ball coefficient, 0 ≤ m < 1.
+        Heavy-ball coefficient m, 0 ≤ m < 1.
     epochs, steps : float, int
-        The budget: one of the two. Epochs allow ⌊epochs·N/B⌋ steps.
+        The budget, as exactly one of the two. Epochs over N examples allow ⌊epochs·N/B⌋ steps.
     dataset : str
         Name for :func:`noisysgd.validation.load_dataset`.
     subset : int, optional
         Number of training examples to keep, a balanced choice
         (:func:`noisysgd.validation.data.preparation.balanced_subset`).
     subset_seed : int
-        Which choice; without a subset it must be 0.
+        Seed of that choice; without a subset it must be 0.
     downsample : int
         Factor by which images shrink, by averages over squares.
     model : str
         "wide_resnet"; or "module:factory", imported where the run takes place and called with this configuration and
-        the data set; or any other name for a network passed to :func:`~noisysgd.validation.train`. The name is what
-        stands for the network in the run's key, so give another network another name.
+        the data set; or any other name for a network passed to :func:`~noisysgd.validation.train`. The run's key
+        depends on this name alone, so give another network another name.
     depth, width : int
-        Of the Wide-ResNet; the depth is 6n + 4.
+        Depth 6n + 4 and widening factor of the Wide-ResNet.
     normalization : {"ghost_batch", "skipinit"}
-        Of the Wide-ResNet: see :class:`~noisysgd.validation.WideResNet`.
+        Kind of blocks of the Wide-ResNet: see :class:`~noisysgd.validation.WideResNet`.
     dropout : float
         Probability of dropping a feature before the last layer of the Wide-ResNet.
     ghost_batch_size : int
-        Examples per batch-norm group; must divide the batch size, except under "skipinit", where no example sees
-        another. 1 says the same of a network of your own.
+        Examples per batch-norm group. It must divide the batch size, except under "skipinit", where examples do not
+        depend on each other. For a network of your own in which they do not either, it may be 1.
     l2 : float
-        Coefficient λ of the penalty.
+        Coefficient λ of the L2 penalty.
     l2_convention : {"half", "full"}
         Whether the penalty is ½ λ‖ω‖² (PyTorch's ``weight_decay``) or λ‖ω‖², which is twice that.
     l2_exempt : {"nothing", "normalization and biases"}
@@ -80,23 +80,23 @@ class TrainConfig:
         SGD (with `momentum`, heavy ball), or the stochastic variance amplified gradient, which approaches SGD's SDE as
         `svag` grows; see :func:`noisysgd.validation.training.inputs.weighted_draws`.
     svag : int
-        SVAG's l: the budget's steps become l times as many, each of two batches and 1/l times the learning rate.
+        SVAG's l: there are l times as many steps as the budget has, each with two batches and ε/l.
     augment : bool
         Whether training images are padded, cropped and flipped at random.
     device : str
-        "cpu", "cuda" or "cuda:1": where tensors live.
+        "cpu", "cuda" or "cuda:1": the device on which the network is trained.
     precision : {"float32", "tf32", "bfloat16"}
-        Of convolutions and products: exact float32 (the reference), TensorFloat-32 where the GPU has it, or autocast to
-        bfloat16. Parameters and losses are float32 always.
+        Precision of convolutions and matrix products: exact float32 (the reference), TensorFloat-32 where the GPU has
+        it, or autocast to bfloat16. Parameters and losses are always float32.
     channels_last : bool
-        Layout of images and convolutions.
+        Whether images and convolution weights have torch's ``channels_last`` layout.
     compile : bool
-        Train through ``torch.compile``. Measurements always take the plain network.
+        Whether to train through ``torch.compile``. Measurements always use the plain network.
     micro_batch_size : int, optional
         Largest number of examples to pass through the network at once, a multiple of the ghost batch size. Saves
-        memory; changes results by rounding only.
+        memory, and changes results by rounding only.
     seed : int
-        Fixes the initial parameters, the batches, their augmentation and dropout.
+        Seed of the initial parameters, the batches, their augmentation and dropout.
 
     Raises
     ------
@@ -216,10 +216,11 @@ class TrainConfig:
     def schedule(self, dataset_size: int) -> Schedule:
         """The paper's schedule over that budget, after the warm-up if there is one, in multiples of the initial rate.
 
-        Under SVAG it has l times the budget's steps; its multipliers are those of SGD's learning rate.
+        Under SVAG it has l times the budget's steps, with the multipliers that SGD's learning rate has.
         """
         steps = int(self.budget(dataset_size).steps(self.batch_size))
-        rise = min(int(self.warmup * steps + 1e-9), steps - 1)  # 0.29 · 100 is a little less than 29
+        # The small addition is for rounding: 0.29 · 100 is a little less than 29.
+        rise = min(int(self.warmup * steps + 1e-9), steps - 1)
         if self.final_learning_rate is None:
             schedule = half_then_decay(steps - rise)
         else:
@@ -230,7 +231,7 @@ class TrainConfig:
 
     @property
     def batches_per_update(self) -> int:
-        """Batches whose gradients make one update: SVAG's have two."""
+        """Number of batches whose gradients make one update, two under SVAG."""
         return 1 if self.svag == 1 else 2
 
     @property
@@ -252,7 +253,7 @@ class TrainConfig:
         return replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON: the first version's fields, and those of the others that are not at default."""
+        """Plain values, ready for JSON: the fields of the first version, and others that are not at their default."""
         defaults = {field.name: field.default for field in fields(self)}
         values = asdict(self)
         return {name: v for name, v in values.items() if name in FIRST_FIELDS or v != defaults[name]}

@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from noisysgd.validation.cli.options import COMMAND_STYLE
+
 DIGITS = "1280 + 517 images of 8×8×1"
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 DESCRIPTION = """\
@@ -53,9 +55,11 @@ def add_data_commands(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
 ) -> None:
     """Add ``data`` and its verbs to the command line."""
-    style = argparse.RawDescriptionHelpFormatter
     data = commands.add_parser(
-        "data", help="list, locate, download and verify data sets", description=DESCRIPTION, formatter_class=style
+        "data",
+        help="list, locate, download and verify data sets",
+        description=DESCRIPTION,
+        formatter_class=COMMAND_STYLE,
     )
     verbs = data.add_subparsers(metavar="verb", required=True)
     listing = verbs.add_parser(
@@ -63,7 +67,7 @@ def add_data_commands(
         parents=[common],
         help="the data sets, and whether they are here",
         description=LIST,
-        formatter_class=style,
+        formatter_class=COMMAND_STYLE,
     )
     listing.set_defaults(run=_list)
     for verb, text, summary, run in (
@@ -71,7 +75,7 @@ def add_data_commands(
         ("fetch", FETCH, "download and verify", _fetch),
         ("verify", VERIFY, "check files against their published checksums", _verify),
     ):
-        parser = verbs.add_parser(verb, parents=[common], help=summary, description=text, formatter_class=style)
+        parser = verbs.add_parser(verb, parents=[common], help=summary, description=text, formatter_class=COMMAND_STYLE)
         count = "?" if verb == "where" else None
         parser.add_argument("name", nargs=count, choices=NAMES, metavar="NAME", help=", ".join(NAMES))
         parser.add_argument("--folder", type=Path, help="look in this folder, and nowhere else")

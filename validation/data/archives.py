@@ -1,5 +1,6 @@
 """Reading files out of a .tar.gz without unpacking it: nothing from the archive is ever written to disk."""
 
+import functools
 import gzip
 import io
 import tarfile
@@ -7,17 +8,22 @@ import zlib
 from collections.abc import Mapping
 from typing import IO, cast
 
-from noisysgd.validation.data.checksums import AlteredFileError
+from noisysgd.validation.data.checksums import AlteredFileError, require_genuine
 
 SPARE = 2**20
-"""Bytes that other members, such as lists of names, may hold in all; and the same again for headers and padding."""
+"""Bytes that members which are not wanted may hold in all, and as many again for headers and for padding."""
+
+REMEDY = "The archive is truncated, altered or another one; fetch it again."
+
+_expect = functools.partial(require_genuine, remedy=REMEDY)
 
 
 def read_members(content: bytes, name: str, wanted: Mapping[str, int]) -> dict[str, bytes]:
     """The wanted files of a .tar.gz, each of exactly the wanted size.
 
-    Members are read one after the other; their names only decide which to keep, so that none can point anywhere. Links,
-    devices and names that leave the archive's folder are refused all the same: no genuine archive has them.
+    Members are read one after the other into memory. Their names only decide which to keep, and no file is ever opened
+    under them. Links, devices and names outside of the archive's folder are refused all the same, since no genuine
+    archive has them.
 
     Parameters
     ----------
@@ -26,12 +32,12 @@ def read_members(content: bytes, name: str, wanted: Mapping[str, int]) -> dict[s
     name : str
         What to call it in an error.
     wanted : mapping
-        Size in bytes by member name. Other plain files are passed over.
+        Size in bytes of each wanted member, by name. Other plain files are skipped.
 
     Returns
     -------
     dict
-        Bytes by member name.
+        The content of each wanted member, by name.
 
     Raises
     ------
@@ -52,10 +58,10 @@ def read_members(content: bytes, name: str, wanted: Mapping[str, int]) -> dict[s
     found: dict[str, bytes] = {}
     room = sum(wanted.values()) + SPARE
     try:
-        # gzip, unlike tarfile's own decompression, checks the CRC at the end; to get there, the rest is read as well.
+        # gzip, unlike tarfile's own decompression, checks the CRC at the end, which is why the rest is read as well.
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as unzipped:
             bounded = _Bounded(unzipped, name)
-            with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|") as tar:  # all it calls is read
+            with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|") as tar:  # which calls nothing but read
                 for member in tar:
                     room -= max(0, member.size)
                     _check_member(member, name, wanted, found, room)
@@ -78,9 +84,9 @@ def read_members(content: bytes, name: str, wanted: Mapping[str, int]) -> dict[s
 
 
 class _Bounded:
-    """A stream that is read no further than the members seen so far account for, and :data:`SPARE` bytes.
+    """A stream that is read no further than :data:`SPARE` bytes beyond the members seen so far.
 
-    A long name is a header of its own, which tarfile reads into memory whatever size it states.
+    This bounds the memory that tarfile needs: a long name is a header of its own, which it reads whatever its size.
     """
 
     def __init__(self, stream: gzip.GzipFile, name: str) -> None:
@@ -106,11 +112,3 @@ def _check_member(
         size = wanted[member.name]
         _expect(member.size == size, name, f"{member.name} of {size} bytes", f"{member.size}")
         _expect(member.name not in found, name, f"{member.name} once", "a second one")
-
-
-def _expect(condition: bool, name: str, expected: str, got: str) -> None:
-    if not condition:
-        raise AlteredFileError(f"{name}: expected {expected}, got {got}. {REMEDY}")
-
-
-REMEDY = "The archive is truncated, altered or another one; fetch it again."

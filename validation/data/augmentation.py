@@ -1,8 +1,8 @@
 """Augmentation of training images: pad, crop at random, flip from left to right (section 4 of the paper).
 
-What happens to an image is a function of (seed, step, index of the image in its data set), whatever else is in the
-batch, however the batch is cut, and on whatever device the images are. Padding is with zeros: the mean pixel, once
-standardised.
+What happens to an image is a function of (seed, step, index of the image in its data set). It does not depend on what
+else is in the batch, on how the batch is cut, or on the device. Padding is with zeros, which in standardised images are
+the mean pixel.
 """
 
 from typing import Any
@@ -19,32 +19,38 @@ PADDING = 4
 
 
 def augment(
-    images: torch.Tensor, *, indices: Any, seed: int, step: int, padding: int = PADDING, flip: bool = True
+    images: torch.Tensor,
+    *,
+    indices: npt.ArrayLike | torch.Tensor,
+    seed: int,
+    step: int,
+    padding: int = PADDING,
+    flip: bool = True,
 ) -> torch.Tensor:
-    """Crop each image at random out of itself padded, and flip half of them.
+    """Pad each image, crop it at random to its former size, and flip it with probability ½.
 
     Parameters
     ----------
     images : (B, C, H, W) tensor
-        On any device, of any type.
+        Images on any device and of any type.
     indices : (B,) array or tensor of int
-        Which image of the data set each one is.
+        Index of each image in its data set.
     seed, step : int
-        Of the run, and of the update that the images are for.
+        Seed of the run, and number of the update that the images are for.
     padding : int
         Zeros added on every side; crops have the original size and 2·padding + 1 offsets per axis, all equally likely.
     flip : bool
-        Mirror each image with probability ½.
+        Whether to mirror each image from left to right with probability ½.
 
     Returns
     -------
     (B, C, H, W) tensor
-        Copies of pixels, so the same bits on every device; on the device and in the memory format of `images`.
+        On the device and in the memory format of `images`. Pixels are only moved, so the bits are the same everywhere.
 
     Raises
     ------
     ValueError
-        For images of another shape, or another number of indices.
+        If the images do not have four axes, or there is not one index for each.
 
     Examples
     --------
@@ -59,6 +65,8 @@ def augment(
     one_each = places.shape == (len(images),)
     checks.require(one_each, "indices", f"one index for each of {len(images)} images", places.shape, "Pass the batch.")
     choices = torch.from_numpy(random_choices(places, seed=seed, step=step, offsets=2 * padding + 1)).to(images.device)
+    # The images are never cropped one by one: each crop is a set of rows and columns of the padded image, and a flip is
+    # the columns in reverse order.
     down, right, mirrored = choices.unbind(1)
     _, channels, height, width = images.shape
     rows = down[:, None] + torch.arange(height, device=images.device)
@@ -70,7 +78,7 @@ def augment(
     if images.is_contiguous(memory_format=torch.channels_last) and channels > 1:
         pixels = padded.permute(0, 2, 3, 1)[numbers[:, None, None], rows[:, :, None], columns[:, None, :]]
         return pixels.permute(0, 3, 1, 2)
-    # One gather over flat pixels, the same places in every channel.
+    # One gather over the flat pixels of each channel, at the same places in every channel.
     wide = width + 2 * padding
     flat = (rows[:, :, None] * wide + columns[:, None, :]).reshape(len(images), 1, height * width)
     pixels = padded.reshape(len(images), channels, -1).gather(2, flat.expand(-1, channels, -1))
@@ -78,10 +86,10 @@ def augment(
 
 
 def random_choices(indices: npt.NDArray[Any], *, seed: int, step: int, offsets: int) -> npt.NDArray[np.int64]:
-    """What is done to each image: (B, 3) integers, the offsets of the crop down and to the right and 1 for a flip.
+    """What is done to each image: (B, 3) integers, the offsets of the crop down and to the right, and 1 for a flip.
 
-    An offset is ⌊offsets · w / 2³²⌋ of a 32-bit word w, which favours none by more than offsets / 2³²; the flip is the
-    highest bit of the third word.
+    From a 32-bit random word w an offset is ⌊offsets · w / 2³²⌋, whose probabilities are equal to within 2⁻³². The flip
+    is the highest bit of the third word.
 
     >>> random_choices(np.array([3, 4]), seed=0, step=0, offsets=9).shape
     (2, 3)

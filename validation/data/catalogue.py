@@ -1,6 +1,6 @@
-"""The image data sets: how many images of what size, in which files, with which checksums. Nothing is read here.
+"""The image data sets: how many images of what size, in which files, with which checksums.
 
-So a sweep can be planned, and a configuration checked, without the data.
+Nothing is read here, so that a sweep can be planned and a configuration checked without the data.
 """
 
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ class SourceFile:
     Parameters
     ----------
     name : str
-        Its published name.
+        The published name.
     url : str
-        Where it is published.
+        The address at which it is published.
     digests : mapping
         Hexadecimal checksum by algorithm ("md5", "sha256"); every one of them must match.
     unpacked : bool
-        Whether the checksums are of what the file holds once unzipped, and the file may lie unzipped, without ``.gz``.
+        Whether the checksums are those of the unzipped content. Such a file may also lie unzipped, without ``.gz``.
     limit : int
-        Bytes that no genuine copy exceeds; a longer download is broken off.
+        Size in bytes that no genuine copy exceeds; a longer download is broken off.
     """
 
     name: str
@@ -51,12 +51,13 @@ class Source:
     title : str
         What the images show.
     files : tuple of SourceFile
-        None for the digits, which come with scikit-learn.
+        Empty for the digits, which come with scikit-learn.
     classes, training_examples, test_examples : int
+        Number of classes, and of examples in each split.
     side, channels : int
-        Of the images, which are square; in pixels.
+        Height and width of the images in pixels, and their number of colours.
     system_folders : tuple of Path
-        Where a distribution's package puts the files.
+        Where a Linux distribution's package puts the files.
     """
 
     name: str
@@ -102,9 +103,9 @@ FASHION_MNIST = Source(
     "fashion-mnist",
     "articles of clothing, grey (Xiao, Rasul & Vollgraf 2017)",
     (
-        # Of what the files hold, `zcat FILE | sha256sum`, since Debian's package takes name and time out of their gzip
-        # headers. With these put back (31 August 2017, 10:50:06 and 10:50:27 UTC) its four files have the MD5s in the
-        # README of https://github.com/zalandoresearch/fashion-mnist.
+        # Checksums of the unzipped content, `zcat FILE | sha256sum`, since Debian's package takes name and time out of
+        # the gzip headers. With these put back (31 August 2017, 10:50:06 and 10:50:27 UTC) its four files have the MD5s
+        # in the README of https://github.com/zalandoresearch/fashion-mnist.
         _idx("train-images-idx3-ubyte", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
         _idx("train-labels-idx1-ubyte", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
         _idx("t10k-images-idx3-ubyte", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
@@ -163,7 +164,7 @@ CIFAR100 = Source(
 DATASETS: Mapping[str, Source] = {source.name: source for source in (DIGITS, FASHION_MNIST, CIFAR10, CIFAR100)}
 """All data sets by name."""
 SOURCES: Mapping[str, Source] = {name: source for name, source in DATASETS.items() if source.files}
-"""Those that lie in files."""
+"""The data sets that are read from files, by name."""
 
 
 def source_named(name: str) -> Source:

@@ -1,4 +1,4 @@
-"""Whether bytes are the published ones."""
+"""Whether a file is the published one: checksums, and unzipping with a bound on the size."""
 
 import gzip
 import hashlib
@@ -12,16 +12,37 @@ GZIP = b"\x1f\x8b"
 
 
 class AlteredFileError(ValueError):
-    """A file that is not the published one, or not whole."""
+    """A file is not the published one, or not whole."""
 
 
-def unzipped(content: bytes, name: str, limit: int, *, remedy: str | None = None) -> bytes:
-    """What a gzip file holds; the bytes themselves if they are not gzip. `remedy` ends an error's message.
+def require_genuine(condition: bool, name: str, expected: str, got: str, remedy: str) -> None:
+    """Raise the error for a file that is not the published one, unless `condition` holds.
 
     Raises
     ------
     AlteredFileError
-        If it is cut short, damaged, followed by something else, or holds more than `limit` bytes.
+    """
+    if not condition:
+        raise AlteredFileError(f"{name}: expected {expected}, got {got}. {remedy}")
+
+
+def unzipped(content: bytes, name: str, limit: int, *, remedy: str | None = None) -> bytes:
+    """The content of a gzip file, or the bytes themselves if they are not gzip.
+
+    Parameters
+    ----------
+    content : bytes
+    name : str
+        What to call the file in an error.
+    limit : int
+        Most bytes that the content may have.
+    remedy : str, optional
+        What an error's message tells the user to do.
+
+    Raises
+    ------
+    AlteredFileError
+        If the file is cut short, damaged, followed by something else, or holds more than `limit` bytes.
 
     Examples
     --------
@@ -36,8 +57,7 @@ def unzipped(content: bytes, name: str, limit: int, *, remedy: str | None = None
             result = stream.read(limit + 1)  # reading to the end checks the length and the CRC
     except (EOFError, OSError, zlib.error) as error:
         raise AlteredFileError(f"{name}: expected a whole gzip file, got a damaged one ({error}). {remedy}") from error
-    if len(result) > limit:
-        raise AlteredFileError(f"{name}: expected at most {limit} bytes, got a gzip file that holds more. {remedy}")
+    require_genuine(len(result) <= limit, name, f"at most {limit} bytes", "a gzip file that holds more", remedy)
     return result
 
 
@@ -47,14 +67,13 @@ def check_digests(content: bytes, file: SourceFile, path: Path, *, remedy: str |
     Raises
     ------
     AlteredFileError
-        Naming the algorithm, the expected and the actual checksum, and what to do: `remedy`, if given.
+        The message has the algorithm, both checksums, and what to do: `remedy`, if given.
     """
     remedy = REMEDY if remedy is None else remedy
     for algorithm, expected in file.digests.items():
         got = hashlib.new(algorithm, content, usedforsecurity=False).hexdigest()
-        if got != expected:
-            what = "its unzipped content" if file.unpacked else "the file"
-            raise AlteredFileError(f"{path}: expected {what} to have {algorithm} {expected}, got {got}. {remedy}")
+        what = "its unzipped content" if file.unpacked else "the file"
+        require_genuine(got == expected, str(path), f"{what} to have {algorithm} {expected}", got, remedy)
 
 
 def read_checked(file: SourceFile, path: Path, *, allow_altered: bool = False, remedy: str | None = None) -> bytes:
@@ -64,7 +83,7 @@ def read_checked(file: SourceFile, path: Path, *, allow_altered: bool = False, r
     ----------
     file : SourceFile
     path : Path
-        Where it lies.
+        Where the file lies.
     allow_altered : bool
         Take a file with other checksums than the published ones.
     remedy : str, optional
@@ -73,7 +92,7 @@ def read_checked(file: SourceFile, path: Path, *, allow_altered: bool = False, r
     Raises
     ------
     AlteredFileError
-        For other checksums, or a file that cannot be unzipped.
+        If the checksums differ, or the file cannot be unzipped.
     """
     content = path.read_bytes()
     if file.unpacked:

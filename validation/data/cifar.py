@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 in their binary versions: fixed-length records of labels and pixels. No pickle is loaded."""
+"""Reading CIFAR-10 and CIFAR-100 in their binary versions, records of labels and pixels: no pickle is loaded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ class CifarLayout:
     Parameters
     ----------
     train, test : tuple of str
-        Members with the training and the test records, in order.
+        Members of the archive with the training and the test records, in order.
     records : int
-        Records in each member of `train` and, in all of CIFAR, 10000 in `test`.
+        Number of records in each member of `train`.
     label_bounds : tuple of int
-        Number of values of each label byte; the last byte is the label (CIFAR-100 puts the coarse one first).
+        Number of values of each label byte. The last of them is the label; CIFAR-100 has a coarse label before it.
     test_records : int
-        Records in each member of `test`.
+        Number of records in each member of `test`.
     """
 
     train: tuple[str, ...]
@@ -36,7 +36,7 @@ class CifarLayout:
 
     @property
     def record_bytes(self) -> int:
-        """Length of one record: its labels and 3·32·32 pixels."""
+        """Length of one record in bytes: its labels and 3·32·32 pixels."""
         return len(self.label_bounds) + PIXELS
 
 
@@ -70,7 +70,7 @@ def read_cifar(content: bytes, name: str, layout: CifarLayout) -> tuple[Bytes, B
     Raises
     ------
     AlteredFileError
-        As :func:`noisysgd.validation.data.archives.read_members`, or for a label out of range.
+        If :func:`noisysgd.validation.data.archives.read_members` refuses the archive, or a label is out of range.
 
     Examples
     --------
@@ -96,7 +96,7 @@ def parse_records(content: bytes, name: str, label_bounds: Sequence[int]) -> tup
     Raises
     ------
     AlteredFileError
-        For a length that is no whole number of records, or a label out of range.
+        If the content is not a whole number of records, or a label is out of range.
     """
     width = len(label_bounds)
     if len(content) % (width + PIXELS):

@@ -1,4 +1,4 @@
-"""Image data sets, split and standardised the same way every time."""
+"""Image data sets, always split and standardised in the same way."""
 
 import os
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class ImageDataset:
     Parameters
     ----------
     name : str
-        Name for `load_dataset`.
+        Name of the data set, as for `load_dataset`.
     train_images, test_images : torch.Tensor
         float32, shape (N, C, H, W).
     train_labels, test_labels : torch.Tensor
@@ -29,12 +29,12 @@ class ImageDataset:
     provenance : str
         Where the data come from, how they were split and standardised.
     standardisation : Standardisation, optional
-        The constants that the pixels were standardised with, where they are known.
+        The constants that the pixels were standardised with, if they are known.
 
     Raises
     ------
     ValueError
-        For tensors of another type or shape.
+        If a tensor has another type or shape.
 
     Examples
     --------
@@ -83,25 +83,26 @@ def load_dataset(
     ``"fashion-mnist"``, ``"cifar10"`` and ``"cifar100"`` (fine labels) come from files, which ``noisysgd data fetch``
     downloads, in their published split and order.
 
-    Pixels are standardised channel by channel with mean and standard deviation of the training pixels that are used:
-    those of the subset, after down-sampling. `standardisation` holds the constants, `provenance` everything in words.
+    Pixels are standardised channel by channel, with mean and standard deviation of the training pixels that are used:
+    those of the subset, after down-sampling. The result has these constants as `standardisation`, and a description of
+    all that was done as `provenance`.
 
     Parameters
     ----------
     name : {"digits", "fashion-mnist", "cifar10", "cifar100"}
         Name of the data set.
     folder : path, optional
-        Where its files are; otherwise the places that ``noisysgd data where`` lists.
+        Folder with its files; otherwise they are looked for in the places that ``noisysgd data where`` lists.
     subset : int, optional
         Number of training examples to keep, chosen by :func:`noisysgd.validation.data.preparation.balanced_subset`;
         the test set stays whole.
     subset_seed : int
-        Which choice.
+        Seed of that choice.
     downsample : int
         Factor by which images shrink, by averages over squares
         (:func:`noisysgd.validation.data.preparation.average_pool`).
     allow_altered : bool
-        Take files with other checksums than the published ones, if they have the layout.
+        Whether to accept files with other checksums than the published ones, if they have the same layout.
 
     Returns
     -------
@@ -111,9 +112,9 @@ def load_dataset(
     Raises
     ------
     ValueError
-        For an unknown name, an impossible subset or factor, or a file that is not the published one.
+        If the name is unknown, the subset or the factor is impossible, or a file is not the published one.
     FileNotFoundError
-        If a file is in none of the places.
+        If a file is in none of the places that are searched.
 
     Examples
     --------

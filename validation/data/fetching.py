@@ -1,4 +1,4 @@
-"""Downloading a data set: to a temporary name, verified, then renamed. What has its final name is whole and genuine."""
+"""Downloading a data set: to a temporary name, verified, then renamed, so that a file of a final name is genuine."""
 
 import contextlib
 import http.client
@@ -21,7 +21,7 @@ CHUNK = 2**20
 TIMEOUT = 60.0
 """Seconds without a byte after which a download is given up."""
 STALE_AFTER = 3600.0
-"""Seconds without a byte after which another download's temporary file is taken to be a killed one's."""
+"""Seconds without a byte after which a temporary file is taken to be left over from a download that was killed."""
 THROWN_AWAY = "It was deleted. Fetch it again, or from a mirror that holds the published file."
 Progress = Callable[[str, int, int | None], None]
 """Called with (file name, bytes so far, bytes in all if the server said so)."""
@@ -34,18 +34,19 @@ def fetch(
     mirror: str | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """Download whatever files of a data set are not there yet, and verify all of them.
+    """Download the files of a data set that are not there yet, and verify all of them.
 
     Parameters
     ----------
     source : Source
+        The data set, one of :data:`noisysgd.validation.data.catalogue.SOURCES`.
     folder : path, optional
-        Files go to its subfolder of the data set's name; by default that of
+        Folder with a subfolder for the files, of the data set's name, which is made if need be; by default
         :func:`noisysgd.validation.data.search_path.data_folder`.
     mirror : str, optional
-        Address of a folder to download from instead of the published one; checksums are the same.
+        Address of a folder to download from instead of the published one; its files must have the same checksums.
     progress : callable, optional
-        ``progress(file name, bytes so far, bytes in all or None)``.
+        Called as ``progress(file name, bytes so far, bytes in all or None)``.
 
     Returns
     -------
@@ -55,9 +56,9 @@ def fetch(
     Raises
     ------
     AlteredFileError
-        If a file, old or new, does not have the published checksum. A new one is deleted, an old one left alone.
+        If a file does not have the published checksum. If downloaded now it is deleted, and otherwise left alone.
     OSError
-        If a download fails; nothing is left of it.
+        If a download fails, which leaves nothing behind.
     """
     places = candidate_folders(source, folder)
     target = (data_folder() if folder is None else Path(folder)) / source.name
@@ -128,5 +129,6 @@ def _save(address: str, file: SourceFile, partial: Path, progress: Progress | No
 
 
 def _length(response: Any) -> int | None:
+    """Size in bytes that the server announces, if it does."""
     text = response.headers.get("Content-Length")
     return int(text) if text is not None and text.isdigit() else None

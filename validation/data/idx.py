@@ -1,22 +1,25 @@
 """IDX, the format of the MNIST family: a magic number, the dimensions, then unsigned bytes."""
 
+import functools
 import struct
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from noisysgd.validation.data.checksums import AlteredFileError
+from noisysgd.validation.data.checksums import require_genuine
 
 Bytes = npt.NDArray[np.uint8]
 UNSIGNED_BYTE = 0x08
 
+_expect = functools.partial(require_genuine, remedy="The file is truncated, altered or another one.")
+
 
 def parse_idx(content: bytes, name: str, shape: tuple[int | None, ...]) -> Bytes:
-    """The array an IDX file of unsigned bytes holds.
+    """The array that an IDX file of unsigned bytes holds.
 
-    Two zero bytes, one for the type, one for the number of dimensions, each dimension as a big-endian 32-bit number,
-    then the entries in row-major order (Y. LeCun, "The MNIST database": file formats). Nothing may follow.
+    Such a file consists of two zero bytes, a byte for the type, one for the number of dimensions, each dimension as a
+    big-endian 32-bit number, and the entries in row-major order (Y. LeCun, "The MNIST database": file formats). Nothing
+    may follow.
 
     Parameters
     ----------
@@ -33,7 +36,7 @@ def parse_idx(content: bytes, name: str, shape: tuple[int | None, ...]) -> Bytes
     Raises
     ------
     AlteredFileError
-        For another magic number, other dimensions, missing or trailing bytes.
+        If the magic number or the dimensions differ, or bytes are missing or left over.
 
     Examples
     --------
@@ -51,13 +54,6 @@ def parse_idx(content: bytes, name: str, shape: tuple[int | None, ...]) -> Bytes
     size = start + int(np.prod(dimensions, dtype=object))
     _expect(len(content) == size, name, f"{size} bytes for dimensions {dimensions}", f"{len(content)}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(dimensions)
-
-
-def _expect(condition: bool, name: str, expected: str, got: Any) -> None:
-    if not condition:
-        raise AlteredFileError(
-            f"{name}: expected {expected}, got {got}. The file is truncated, altered or another one."
-        )
 
 
 def _text(shape: tuple[int | None, ...]) -> str:

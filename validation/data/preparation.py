@@ -1,6 +1,6 @@
-"""What is done to images before training: a balanced subset, smaller pictures, standardised pixels.
+"""What is done to images before training: taking a balanced subset, shrinking them, standardising their pixels.
 
-All of it is a function of the published images and of the configuration, the same on every machine.
+The result is a function of the published images and of the configuration, the same on every machine.
 """
 
 from dataclasses import dataclass
@@ -13,34 +13,35 @@ from noisysgd.simulators.randomness.stream import Purpose, random_words
 from noisysgd.theory.common import checks
 
 CHUNK = 10_000
-"""Images converted to float64 at a time, which bounds the memory needed."""
+"""Number of images that are converted to float64 at a time, which bounds the memory needed."""
 
 
 def balanced_subset(labels: npt.NDArray[Any], size: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Which examples a subset of `size` keeps.
+    """Indices of the examples that a balanced subset of `size` keeps.
 
-    Every example draws a random word, a function of (seed, its index). Each class is ranked by its words, and the
-    subset takes first all of rank 0, then all of rank 1, …, within a rank by word. So classes are represented equally
-    to within one example as long as none runs out; each class's share is a uniform choice; and a smaller subset of the
-    same seed is part of a larger one.
+    Every example draws a random word, a function of (seed, its index). The examples of each class are ranked by their
+    words, and the subset takes first those of rank 0 in all classes, then those of rank 1 and so on, by word within a
+    rank. Thus classes are represented equally to within one example as long as none runs out, the examples of each
+    class are a uniform choice, and a smaller subset of the same seed is part of a larger one.
 
     Parameters
     ----------
     labels : (N,) array of int
+        The class of each example.
     size : int
-        Examples to keep, 1 … N.
+        Number of examples to keep, 1 … N.
     seed : int
-        Which choice; part of the configuration.
+        Seed of the choice.
 
     Returns
     -------
     (size,) array of int64
-        Indices in ascending order: a subset keeps the published order.
+        Indices in ascending order, so that a subset keeps the published order.
 
     Raises
     ------
     ValueError
-        For a size that is not in 1 … N.
+        If the size is not in 1 … N.
 
     Examples
     --------
@@ -52,6 +53,7 @@ def balanced_subset(labels: npt.NDArray[Any], size: int, seed: int = 0) -> npt.N
     within = size <= len(labels)
     checks.require(within, "subset", f"at most the {len(labels)} training examples", size, "Pass None for all of them.")
     words = random_words(seed, Purpose.SUBSET, replica=0, step=0, count=len(labels))
+    # Sorted by class and then by word, the rank of an example is its distance from the first of its class.
     by_class = np.lexsort((words, labels))
     numbers = labels[by_class]
     starts = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]])
@@ -68,7 +70,7 @@ def average_pool(pixels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     pixels : (N, C, H, W) array
         Whole numbers.
     factor : int
-        Must divide H and W; 1 leaves the images as they are.
+        Side of the squares in pixels, which must divide H and W; 1 leaves the images as they are.
 
     Returns
     -------
@@ -78,7 +80,7 @@ def average_pool(pixels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     Raises
     ------
     ValueError
-        For a factor that divides them not.
+        If the factor does not divide H and W.
 
     Examples
     --------
@@ -93,13 +95,14 @@ def average_pool(pixels: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
     if factor == 1:
         return pixels
     squares = pixels.reshape(count, channels, height // factor, factor, width // factor, factor)
+    # The sums are whole numbers below 2²⁴, hence exact in float32 in any order, and the quotient is correctly rounded.
     means: npt.NDArray[np.float32] = squares.sum(axis=(3, 5), dtype=np.float32) / np.float32(factor**2)
-    return means  # correctly rounded, since the sums are whole numbers below 2²⁴
+    return means
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """The constants of (pixel − mean) / deviation.
+    """The constants of the standardisation (pixel − mean) / deviation.
 
     Parameters
     ----------
@@ -120,7 +123,7 @@ class Standardisation:
 
 
 def measure_standardisation(pixels: npt.NDArray[Any]) -> Standardisation:
-    """Mean and standard deviation of each channel over all images and places.
+    """Mean and standard deviation of each channel over all pixels of all images.
 
     Parameters
     ----------
@@ -129,7 +132,7 @@ def measure_standardisation(pixels: npt.NDArray[Any]) -> Standardisation:
     Returns
     -------
     Standardisation
-        The deviation is that of the population: divided by the number of pixels.
+        With the deviation of the population: squares are divided by the number of pixels, not by one less.
 
     Raises
     ------
@@ -141,6 +144,7 @@ def measure_standardisation(pixels: npt.NDArray[Any]) -> Standardisation:
     >>> measure_standardisation(np.array([[[[0, 2]]], [[[4, 6]]]]))
     Standardisation(mean=(3.0,), deviation=(2.23606797749979,))
     """
+    # In two passes: the squares of the distances from the mean do not cancel as those of the pixels would.
     means, deviations = [], []
     for channel in range(pixels.shape[1]):
         values = pixels[:, channel]

@@ -1,4 +1,4 @@
-"""The pixels and labels of a data set as published: whole numbers, the published split and order."""
+"""The pixels and labels of a data set as published: whole numbers, in the published split and order."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ class RawImages:
     levels : int
         The largest value a pixel can have.
     origin : str
-        Where they come from and how they are split.
+        Where the images come from and how they are split.
     """
 
     train_images: npt.NDArray[Any]
@@ -51,19 +51,20 @@ def read_raw(
     Parameters
     ----------
     name : {"fashion-mnist", "cifar10", "cifar100"}
+        Decides the layout of the files.
     folder : path, optional
-        Look there only; otherwise the places of :func:`noisysgd.validation.data.search_path.candidate_folders`.
+        The only folder to look in; otherwise those of :func:`noisysgd.validation.data.search_path.candidate_folders`.
     allow_altered : bool
-        Take files with other checksums, as long as they have the layout.
+        Whether to accept files with other checksums, as long as they have the same layout.
     source : Source, optional
-        Other files, addresses and checksums than those of :mod:`noisysgd.validation.data.catalogue`.
+        Files, addresses and checksums to use instead of those in :mod:`noisysgd.validation.data.catalogue`.
 
     Raises
     ------
     FileNotFoundError
-        If a file is nowhere.
+        If a file is in none of the folders.
     AlteredFileError
-        If one is not the published file, or does not have its layout.
+        If a file is not the published one, or does not have its layout.
     """
     source = source or source_named(name)
     paths = find_files(source, folder)

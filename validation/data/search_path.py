@@ -7,16 +7,17 @@ from noisysgd.theory.common import checks
 from noisysgd.validation.data.catalogue import Source, SourceFile
 
 VARIABLE = "NOISYSGD_DATA"
-"""Environment variable: a folder with one folder per data set, asked before the user's own."""
+"""Environment variable that names the folder to use instead of the user's own; it has one folder per data set."""
 
 
 def data_folder() -> Path:
-    """The folder that downloads go to: ``$NOISYSGD_DATA``, or else ``noisysgd`` among the user's data.
+    """The folder that downloads go to: ``$NOISYSGD_DATA``, or else the user's own.
 
     Returns
     -------
     pathlib.Path
-        ``$XDG_DATA_HOME/noisysgd``, by default ``~/.local/share/noisysgd``, unless the variable is set.
+        The value of the variable if it is set, and ``$XDG_DATA_HOME/noisysgd`` otherwise, where ``$XDG_DATA_HOME`` is
+        ``~/.local/share`` unless it is set.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen:
@@ -26,13 +27,14 @@ def data_folder() -> Path:
 
 
 def candidate_folders(source: Source, folder: str | os.PathLike[str] | None = None) -> list[Path]:
-    """Folders in which the files of a data set are looked for, the first to hold a file winning.
+    """Folders in which the files of a data set are looked for; a file is taken from the first one that has it.
 
     Parameters
     ----------
     source : Source
+        The data set.
     folder : path, optional
-        Look here and nowhere else: in the folder itself and in its subfolder of the data set's name.
+        The only place to look in: the subfolder of the data set's name, and then the folder itself.
 
     Returns
     -------
@@ -50,18 +52,18 @@ def candidate_folders(source: Source, folder: str | os.PathLike[str] | None = No
 
 
 def find_file(file: SourceFile, folders: list[Path]) -> Path | None:
-    """Where a file lies, if it lies in any of the folders."""
+    """The path of a file in the first folder that has it, or None."""
     paths = (folder / name for folder in folders for name in file.names)
     return next((path for path in paths if path.is_file()), None)
 
 
 def find_files(source: Source, folder: str | os.PathLike[str] | None = None) -> dict[str, Path]:
-    """Where each file of a data set lies, by its published name.
+    """The path of each file of a data set, by its published name.
 
     Raises
     ------
     FileNotFoundError
-        If one is nowhere; the message lists the places and the remedies.
+        If a file is in none of the folders; the message lists them, and what to do.
     """
     folders = candidate_folders(source, folder)
     found = {file.name: find_file(file, folders) for file in source.files}

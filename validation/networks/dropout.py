@@ -1,4 +1,7 @@
-"""Dropout whose masks are a function of (seed, step, place in the batch), not of a generator's position."""
+"""Dropout whose masks are a function of (seed, step, place in the batch), not of a generator's position.
+
+An interrupted run thus goes on with the masks it would have had, and cutting a batch into micro-batches changes none.
+"""
 
 import torch
 from torch import nn
@@ -11,12 +14,12 @@ class SeededDropout(nn.Dropout):
     """Dropout of features (B, `features`) by masks that :func:`draw_masks` provides for a whole batch beforehand.
 
     Each feature is zeroed with probability `p` and scaled by 1/(1−p) otherwise, while training. Micro-batches take
-    their rows of the batch's mask, so that cutting a batch up changes no mask. Where no masks were drawn it is torch's
-    own dropout, from the global generator.
+    their rows of the batch's mask. If no masks were drawn, the layer is torch's own dropout, from the global generator.
 
     Parameters
     ----------
     features : int
+        Number of features per example.
     p : float
         Probability of dropping, 0 ≤ p < 1.
 
@@ -57,9 +60,9 @@ def has_dropout(model: nn.Module) -> bool:
 
 
 def draw_masks(model: nn.Module, *, seed: int, step: int, batch_size: int, device: torch.device | str = "cpu") -> None:
-    """Masks for one batch, in every :class:`SeededDropout` of `model`: a function of (seed, step, row) and the layer.
+    """Draw the masks of one batch for every :class:`SeededDropout` of `model`, each layer having its own.
 
-    The layers' next forward pass takes all rows; call :func:`take_rows` before passes of a part of the batch.
+    The next forward pass uses all rows; call :func:`take_rows` before passes of a part of the batch.
     """
     for number, layer in enumerate(_layers(model)):
         low = int(random_words(seed, Purpose.DROPOUT, replica=number, step=step, count=1)[0] >> 1)
@@ -71,14 +74,14 @@ def draw_masks(model: nn.Module, *, seed: int, step: int, batch_size: int, devic
 
 
 def take_rows(model: nn.Module, rows: slice) -> None:
-    """The part of the batch that the next forward pass of `model` is about."""
+    """Let the next forward pass of `model` use the masks of these rows of the batch."""
     for layer in _layers(model):
         if layer.masks is not None:
             layer.rows = layer.masks[rows]
 
 
 def forget_masks(model: nn.Module) -> None:
-    """Back to torch's own dropout."""
+    """Remove the masks, so that the layers are torch's own dropout again."""
     for layer in _layers(model):
         layer.masks = layer.rows = None
 

@@ -20,16 +20,23 @@ from noisysgd.validation.networks.wide_resnet import WideResNet
 Factory = Callable[[TrainConfig, ImageDataset], nn.Module]
 
 
-def network(config: TrainConfig, data: ImageDataset, given: nn.Module | Factory | None = None) -> nn.Module:
+def build_network(config: TrainConfig, data: ImageDataset, given: nn.Module | Factory | None = None) -> nn.Module:
     """The network that `config` names, or the `given` one, on the configuration's device.
 
-    A factory is called as ``factory(config, data)`` with torch's global generator seeded by the configuration, so that
-    its initial parameters are a function of the seed; the generator's state is put back. A module is taken as it is.
+    Parameters
+    ----------
+    config : TrainConfig
+    data : ImageDataset
+        Decides the number of input channels and of classes.
+    given : torch.nn.Module or callable, optional
+        A module is taken as it is. A factory is called as ``factory(config, data)`` with torch's global generator
+        seeded by the configuration, so that its initial parameters are a function of the seed; the generator's state is
+        put back afterwards.
 
     Raises
     ------
     ValueError
-        If the name and what is given do not go together, or the name's factory cannot be imported.
+        If the configuration's name and `given` do not go together, or the factory it names cannot be imported.
     """
     if given is None and config.model == WIDE_RESNET:
         model: nn.Module = WideResNet(
@@ -62,7 +69,7 @@ def batch_norms(model: nn.Module) -> list[str]:
 
 
 def check_groups(model: nn.Module, config: TrainConfig) -> None:
-    """Raise unless the configuration's groups of examples are whole ghost batches of the network."""
+    """Raise unless the groups of examples that the configuration keeps together are whole ghost batches of `model`."""
     sizes = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm2d)}
     wanted = math.lcm(*sizes)
     remedy = f"Set ghost_batch_size={wanted}, the network's own."
@@ -70,13 +77,14 @@ def check_groups(model: nn.Module, config: TrainConfig) -> None:
     checks.require(fits, "ghost_batch_size", f"a multiple of {wanted}", config.group_size, remedy)
 
 
-def dense(tensor: torch.Tensor) -> bool:
-    """Whether the elements fill a stretch of memory, each once, in whatever order of axes.
+def is_non_overlapping_and_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill a stretch of memory without gaps, each of them once, in whatever order of the axes.
 
     >>> whole = torch.zeros(4, 6)
-    >>> dense(whole.t()), dense(whole[:, :3]), dense(torch.zeros(1).expand(3))
-    (True, False, False)
+    >>> [is_non_overlapping_and_dense(part) for part in (whole.t(), whole[:, :3], torch.zeros(1).expand(3))]
+    [True, False, False]
     """
+    # From the innermost axis outwards, each stride must be the length of what the axes inside of it fill.
     length = 1
     for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
         if stride != length:
@@ -86,6 +94,7 @@ def dense(tensor: torch.Tensor) -> bool:
 
 
 def _made(factory: Factory, config: TrainConfig, data: ImageDataset) -> nn.Module:
+    """What the factory returns, with a ``TypeError`` explained: most often it takes other arguments."""
     try:
         return factory(config, data)
     except TypeError as error:
@@ -94,10 +103,12 @@ def _made(factory: Factory, config: TrainConfig, data: ImageDataset) -> nn.Modul
 
 
 def _placed(model: nn.Module, config: TrainConfig) -> nn.Module:
+    """The model on the configuration's device and in its memory layout."""
     for parameter in model.parameters():
-        if not dense(parameter):  # a slice of another tensor: from here on it is the network's own
+        # A slice of another tensor becomes a tensor of the network's own, which the fused optimizer needs.
+        if not is_non_overlapping_and_dense(parameter):
             parameter.data = parameter.data.contiguous()
-    # The Wide-ResNet is channels_last as it is, and one-channel weights would otherwise stay contiguous.
+    # The Wide-ResNet's constructor makes it channels_last; networks of the user's own are converted here.
     if config.model != WIDE_RESNET and config.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif config.model == WIDE_RESNET and not config.channels_last:
@@ -116,8 +127,8 @@ def imported(name: str) -> Factory:
 
     Examples
     --------
-    >>> imported("noisysgd.validation.networks.factory:network").__name__
-    'network'
+    >>> imported("noisysgd.validation.networks.factory:build_network").__name__
+    'build_network'
     """
     module, separator, attribute = name.partition(":")
     remedy = (
@@ -128,7 +139,7 @@ def imported(name: str) -> Factory:
     try:
         with _current_folder():
             factory: Factory = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a module of the user's does when it is imported
+    except Exception as error:  # importing runs the user's own code, which may raise anything
         got = f"{name!r} ({type(error).__name__}: {error})"
         raise ValueError(f"config.model: expected an importable 'module:factory', got {got}. {remedy}") from error
     checks.require(callable(factory), "config.model", "a function that makes a network", factory, remedy)
@@ -140,7 +151,7 @@ _path_lock = threading.RLock()
 
 @contextmanager
 def _current_folder() -> Iterator[None]:
-    """Modules of the current folder can be imported, as ``python -m`` could; no other module is shadowed by them."""
+    """Within the block, modules of the current folder can be imported, if no other module has their name."""
     folder = str(Path.cwd())
     with _path_lock:
         added = folder not in sys.path
@@ -154,5 +165,5 @@ def _current_folder() -> Iterator[None]:
 
 
 def _generators(device: str) -> list[torch.device]:
-    """GPUs whose generator a run on `device` may move."""
+    """The GPUs whose random generators a run on `device` may change."""
     return [torch.device(device)] if torch.device(device).type == "cuda" else []

@@ -13,7 +13,7 @@ from torch import nn
 from noisysgd.theory.common import checks
 
 LOOP_FROM = 2**15
-"""Numbers in a group from which one call per group is faster than one call for all (timed on a CPU)."""
+"""Size of a group, in numbers, from which one call per group is faster than one call for all (timed on a CPU)."""
 
 TRACKING = "track_running_stats"  # torch's own normalisation layers have a flag of this name and meaning
 
@@ -79,7 +79,8 @@ class GhostBatchNorm2d(nn.Module):
         self.momentum = float(momentum)
         self.eps = float(eps)
         self.track_running_stats = True
-        # Tensors, because compiled code would be compiled again for every length of a list or value of a number.
+        # What `one_update` accumulates. In tensors, because compiled code would be compiled again for every length of a
+        # list or value of a number.
         self._sums: torch.Tensor | None = None
         self._groups: torch.Tensor | None = None
         self.weight = nn.Parameter(torch.ones(self.features))
@@ -89,6 +90,7 @@ class GhostBatchNorm2d(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalise images of shape (B, C, H, W)."""
+        # Messages are made only where they are needed: this runs for every layer and pass.
         if images.ndim != 4 or images.shape[1] != self.features:
             expected = f"images of shape (B, {self.features}, H, W)"
             checks.require(False, "images", expected, tuple(images.shape), "Match the number of channels.")
@@ -108,6 +110,7 @@ class GhostBatchNorm2d(nn.Module):
         return f"{self.features}, ghost_batch_size={self.ghost_batch_size}, momentum={self.momentum}, eps={self.eps}"
 
     def _native(self, images: torch.Tensor) -> torch.Tensor:
+        """A single group: torch's batch norm as it is, unless its statistics are being accumulated."""
         if not self.track_running_stats:
             return F.batch_norm(images, None, None, self.weight, self.bias, True, self.momentum, self.eps)
         if self._sums is None:
@@ -116,7 +119,7 @@ class GhostBatchNorm2d(nn.Module):
         return self._looped(images, 1)
 
     def _looped(self, images: torch.Tensor, groups: int) -> torch.Tensor:
-        # One native call per group, on a view. Copies the images once forward and once backward; folding copies twice.
+        """One native call per group, on a view: this copies the images once in each direction, and folding twice."""
         mean, variance = self._statistics(groups)
         results = []
         for number, group in enumerate(torch.split(images, self.ghost_batch_size)):
@@ -127,11 +130,15 @@ class GhostBatchNorm2d(nn.Module):
         return torch.cat(results) if groups > 1 else results[0]
 
     def _folded(self, images: torch.Tensor, groups: int) -> torch.Tensor:
-        # Groups folded into the channel axis: one native call instead of one per group. For small images a loop over
-        # groups is slower, and nearly twice as slow when differentiated twice.
+        """One native call for all groups, folded into the channel axis.
+
+        For small images a loop over groups is slower, and nearly twice as slow when differentiated twice.
+        """
         batch, channels, height, width = images.shape
         as_given = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else None
         pixels = self.ghost_batch_size * height * width
+        # Batch norm normalises each column over its rows: a column for every (group, channel), a row for every pixel of
+        # a group. In channels_last layout only the transposition of groups and pixels moves data.
         rows = images.permute(0, 2, 3, 1).reshape(groups, pixels, channels).transpose(0, 1)
         mean, variance = self._statistics(groups)
         own_mean = None if mean is None else mean.view(-1)
@@ -145,9 +152,9 @@ class GhostBatchNorm2d(nn.Module):
         return normalised if as_given is not None else normalised.contiguous()
 
     def _statistics(self, groups: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Room for the mean and unbiased variance of each group, if they are wanted.
+        """Tensors for batch norm to put the mean and unbiased variance of each group into, if they are wanted.
 
-        With momentum 1 batch norm's "running" averages are those of this batch.
+        It writes them as its "running" averages, which with momentum 1 are those of the group at hand.
         """
         if not self.track_running_stats:
             return None, None
@@ -156,6 +163,7 @@ class GhostBatchNorm2d(nn.Module):
 
     @torch.no_grad()
     def _update(self, mean: torch.Tensor | None, variance: torch.Tensor | None) -> None:
+        """Move the running averages by the groups' statistics, or accumulate these inside of `one_update`."""
         if mean is None or variance is None:
             return
         if self._sums is not None and self._groups is not None:
@@ -170,16 +178,16 @@ class GhostBatchNorm2d(nn.Module):
 def one_update(model: nn.Module, *, substeps: int = 1) -> Iterator[None]:
     """Within the ``with`` block, all forward passes of `model` count as one for its running averages.
 
-    For a batch that is taken in pieces of whole ghost batches: the running averages are updated once, on leaving, with
-    the mean over the groups of all pieces, as if the batch had been whole. Nothing is updated if the block raises. Acts
-    on :class:`GhostBatchNorm2d` layers.
+    This is for a batch that is passed in pieces of whole ghost batches: the running averages are updated once, on
+    leaving, with the mean over the groups of all pieces, as if the batch had been whole. Nothing is updated if the
+    block raises. Only :class:`GhostBatchNorm2d` layers are affected.
 
     Parameters
     ----------
     model : torch.nn.Module
     substeps : int
-        How many such updates are to forget as much as one does otherwise: the newest statistics get the weight
-        1 − (1 − momentum)^(1/substeps).
+        Number of such updates that together weigh as much as a single one does otherwise: the newest statistics get
+        the weight 1 − (1 − momentum)^(1/substeps).
 
     Examples
     --------
@@ -204,7 +212,8 @@ def one_update(model: nn.Module, *, substeps: int = 1) -> Iterator[None]:
             weight = layer.momentum if substeps == 1 else 1.0 - (1.0 - layer.momentum) ** (1.0 / substeps)
             means = (layer._sums / layer._groups.clamp(min=1)).to(layer.running_mean.dtype)
             for running, mean in zip((layer.running_mean, layer.running_var), means, strict=True):
-                # A layer that no pass went through, or with its averages frozen, keeps what it has.
+                # A layer that no pass went through, or whose averages are frozen, keeps what it has. No branch on the
+                # number of groups, which on a GPU would wait for it.
                 running.lerp_(torch.where(layer._groups > 0, mean, running), weight)
     finally:
         for layer in layers:
@@ -245,10 +254,10 @@ def frozen_running_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """Within the ``with`` block: train mode, dropout off, running averages and global generators left alone.
+    """Within the ``with`` block, `model` trains without dropout; running averages and global generators do not change.
 
-    Dropout is off in modules of its own and in torch's attention and recurrent layers. A network that calls functional
-    dropout stays random: see :func:`~noisysgd.validation.measurement.repeatability.check_loss`.
+    Dropout is switched off in dropout modules and inside of torch's attention and recurrent layers. A network that
+    calls functional dropout stays random: see :func:`~noisysgd.validation.measurement.repeatability.check_loss`.
     """
     flags = [(module, module.training) for module in model.modules()]
     inside = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention | nn.RNNBase)]

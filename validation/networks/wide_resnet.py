@@ -15,7 +15,7 @@ STAGE_STRIDES = (1, 2, 2)
 
 
 class PreActivationBlock(nn.Module):
-    """Two 3×3 convolutions, each after normalisation and ReLU, added to a shortcut.
+    """A residual block: two 3×3 convolutions, each after normalisation and ReLU, added to a shortcut.
 
     With a = relu(norm(x)), the block is ``shortcut + conv(relu(norm(conv(a))))``. The shortcut is x itself, or, where
     the number of channels or the resolution changes, a strided 1×1 convolution of a (not of x).
@@ -32,6 +32,7 @@ class PreActivationBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int, ghost_batch_size: int) -> None:
         super().__init__()
+        # The convolutions need no bias: the normalisation after them would subtract it again.
         self.norm1 = GhostBatchNorm2d(channels_in, ghost_batch_size)
         self.conv1 = _convolution(channels_in, channels_out, 3, stride)
         self.norm2 = GhostBatchNorm2d(channels_out, ghost_batch_size)
@@ -48,10 +49,10 @@ class PreActivationBlock(nn.Module):
 
 
 class SkipInitBlock(nn.Module):
-    """The block without normalisation: ``shortcut + α · conv(relu(conv(relu(x))))`` with a learned α that starts at 0.
+    """A residual block without normalisation: ``shortcut + α · conv(relu(conv(relu(x))))``; α is learned, from 0.
 
-    De & Smith (2020), arXiv 2002.10444. Every convolution has a bias. Initially the block is its shortcut, and the
-    gradient of the branch's convolutions is exactly zero; α is the first to move.
+    Source: De & Smith (2020), arXiv 2002.10444. Every convolution has a bias. Initially the block is its shortcut, and
+    the gradient of the branch's convolutions is exactly zero, so that α moves first.
 
     Parameters
     ----------
@@ -67,6 +68,7 @@ class SkipInitBlock(nn.Module):
         self.conv2 = _convolution(channels_out, channels_out, 3, 1, bias=True)
         projects = channels_in != channels_out or stride != 1
         self.shortcut = _convolution(channels_in, channels_out, 1, stride, bias=True) if projects else None
+        # From α = 0 a network of any depth begins as its shortcuts, which is what normalisation does approximately.
         self.branch_scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,9 +107,9 @@ class WideResNet(nn.Module):
     channels : int
         Channels of the input images.
     normalization : {"ghost_batch", "skipinit"}
-        The kind of blocks.
+        The kind of blocks, as described above.
     ghost_batch_size : int
-        Examples per normalisation group; of no consequence under "skipinit".
+        Examples per normalisation group; without effect under "skipinit".
     dropout : float
         Probability of dropping a pooled feature before the linear layer, while training.
     seed : int
@@ -156,12 +158,14 @@ class WideResNet(nn.Module):
         self.stem = _convolution(channels, STEM_CHANNELS, 3, 1, bias=not normalizes)
         layers: list[nn.Module] = []
         incoming = STEM_CHANNELS
+        # Only the first block of a stage changes the resolution; blocks with other channels project their shortcut.
         for stage_channels, stage_stride in zip(STAGE_CHANNELS, STAGE_STRIDES, strict=True):
             for block in range(blocks):
                 shape = incoming, stage_channels * width, stage_stride if block == 0 else 1
                 layers.append(PreActivationBlock(*shape, ghost_batch_size) if normalizes else SkipInitBlock(*shape))
                 incoming = stage_channels * width
         self.blocks = nn.Sequential(*layers)
+        # Pre-activation blocks end in a sum that is not normalised: one more normalisation comes before the logits.
         self.norm = GhostBatchNorm2d(incoming, ghost_batch_size) if normalizes else nn.Identity()
         self.dropout = SeededDropout(incoming, dropout)
         self.linear = nn.Linear(incoming, classes, device="meta").to_empty(device="cpu")
@@ -175,12 +179,14 @@ class WideResNet(nn.Module):
 
 
 def _blocks_per_stage(depth: int) -> int:
+    """The n of a depth 6n + 4: two convolutions in each of 3n blocks, the stem and a projection for each stage."""
     depth = checks.integer("depth", depth, 10, remedy="The smallest network has depth 10.")
     checks.require((depth - 4) % 6 == 0, "depth", "6n + 4 with n ≥ 1", depth, "Use 10, 16, 22, 28, 40 and so on.")
     return (depth - 4) // 6
 
 
 def _convolution(channels_in: int, channels_out: int, size: int, stride: int, *, bias: bool = False) -> nn.Conv2d:
+    """A convolution with memory for its weights, which `_initialise` sets."""
     # Made on the meta device: elsewhere the constructor would draw weights from torch's global generator.
     convolution = nn.Conv2d(
         channels_in, channels_out, size, stride=stride, padding=size // 2, bias=bias, device="meta"
@@ -189,13 +195,16 @@ def _convolution(channels_in: int, channels_out: int, size: int, stride: int, *,
 
 
 def _initialise(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw all convolution and linear weights, in the order of ``model.modules()``, and set their biases to zero."""
     with torch.no_grad():
         for module in model.modules():
+            # Variance 2/fan_in keeps the size of activations through a ReLU (He et al. 2015).
             if isinstance(module, nn.Conv2d | nn.Linear):
                 fan_in = module.weight[0].numel()
                 module.weight.normal_(0.0, (2.0 / fan_in) ** 0.5, generator=generator)
                 if module.bias is not None:
                     module.bias.zero_()
             if isinstance(module, nn.Conv2d):
-                # Not contiguous(), which leaves one-channel weights as they are and with them the whole network.
+                # By .to, since .contiguous leaves weights with one input channel as they are: such strides count as
+                # channels_last already, and the convolution, and all that follow, would take the other layout.
                 module.weight.data = module.weight.data.to(memory_format=torch.channels_last)

@@ -1,9 +1,10 @@
-"""From a network's measured curvature and gradient noise to its regimes. Nothing here sees a sweep."""
+"""From a network's measured curvature and gradient noise to its regimes, without any result of a sweep."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from scipy.special import digamma
 
@@ -11,37 +12,38 @@ from noisysgd import theory
 from noisysgd.theory.common import checks
 
 EXACT_MODES = 32
-"""Leading modes of a calibrated spectrum that stand for themselves; further down, neighbours are grouped."""
+"""Number of leading modes of a calibrated spectrum that are kept one by one; further down, neighbours are grouped."""
 
 
-def predict_regimes(measurements: Sequence[Mapping[str, Any]], *, momentum: Any = (0.0, 0.9)) -> xr.Dataset:
+def predict_regimes(measurements: Sequence[Mapping[str, Any]], *, momentum: npt.ArrayLike = (0.0, 0.9)) -> xr.Dataset:
     """Critical learning rates and boundary batch sizes from measured states of a network.
 
     The critical learning rate is 2(1+m)/λ_max (paper, section 3.1). Without momentum the regimes are expected to meet
     at B_simple (McCandlish et al. 2018: ε_max/(1 + B_simple/B)). At small batches the optimum depends on ε/(1−m) alone
     (section 3.3): heavy ball continues along the same line up to its own critical effective learning rate, and its
-    boundary lies (1+m)/(1−m) times further.
+    boundary lies at a batch size (1+m)/(1−m) times as large.
 
-    Curvature and noise change as a network learns; each measured state makes its own prediction.
+    Curvature and noise change as a network learns: each measured state gives a prediction of its own.
 
     Parameters
     ----------
     measurements : sequence of mappings
-        With ``step`` and the fields of :class:`noisysgd.validation.Measurement` as plain values (``lambda_max`` and
-        ``B_simple`` are used).
+        Each has ``step`` and the fields of :class:`noisysgd.validation.Measurement` as plain values, of which
+        ``lambda_max`` and ``B_simple`` are used.
     momentum : scalar or (M,) array_like
+        Heavy-ball coefficients m, 0 ≤ m < 1.
 
     Returns
     -------
     xarray.Dataset
         Over (momentum, step): ``critical_learning_rate``, ``critical_effective_learning_rate`` and
-        ``boundary_batch_size``; over step: ``lambda_max`` and ``B_simple``. NaN where a measurement gives none
-        (λ_max ≤ 0, or |G|² lost in noise).
+        ``boundary_batch_size``; over step: ``lambda_max`` and ``B_simple``. NaN where a measurement gives no value:
+        λ_max ≤ 0, or |G|² is not known to be positive.
 
     Raises
     ------
     ValueError
-        Without measurements, or for impossible momenta.
+        If there are no measurements, or a momentum is out of range.
 
     Examples
     --------
@@ -80,9 +82,9 @@ def predict_regimes(measurements: Sequence[Mapping[str, Any]], *, momentum: Any 
 def calibrated_quadratic(measurement: Mapping[str, Any], *, loss: float) -> theory.NoisyQuadratic:
     """The noisy quadratic with a network's measured λ_max, |G|², tr F and loss.
 
-    Four numbers do not fix a spectrum, so the standard one is assumed (Zhang et al. 2019): λ_i = λ_max/i, i = 1…D,
-    gradient noise F ∝ Λ, and the same E θ₀² in every direction. Then E θ₀² follows from |G|² = Σ λ² E θ₀², and D from
-    the loss ½ Σ λ E θ₀². Nothing else of the network enters, and nothing of a sweep.
+    Four numbers do not fix a spectrum, so the one of Zhang et al. 2019 is assumed: λ_i = λ_max/i for i = 1…D, gradient
+    noise F ∝ Λ, and the same E θ₀² in every direction. Then E θ₀² follows from |G|² = Σ λ² E θ₀², and D from the loss
+    ½ Σ λ E θ₀². Nothing else of the network enters, and nothing of a sweep.
 
     Parameters
     ----------
@@ -95,13 +97,13 @@ def calibrated_quadratic(measurement: Mapping[str, Any], *, loss: float) -> theo
     Returns
     -------
     NoisyQuadratic
-        Modes beyond the first few are grouped by neighbours, which share one curvature; λ_max, |G|², tr F and the loss
-        are met whatever the grouping.
+        Beyond the first 32 modes neighbours are grouped, and the modes of a group share one curvature. λ_max, |G|²,
+        tr F and the loss are reproduced exactly all the same.
 
     Raises
     ------
     ValueError
-        If a measured number is not positive, or the loss is too small to go with the gradient and the curvature.
+        If a measured number is not positive, or the loss is too small or too large for the gradient and the curvature.
 
     Examples
     --------
@@ -118,12 +120,14 @@ def calibrated_quadratic(measurement: Mapping[str, Any], *, loss: float) -> theo
         remedy = "Measure another state, or with more units."
         checks.require(bool(np.isfinite(value)), name, "a positive measured value", value, remedy)
     top, gradient, noise, excess = values.values()
-    # Groups of neighbouring modes edges[k] ≤ i < edges[k+1], each with the mean of 1/i over the group.
+    # Groups of neighbouring modes edges[k] ≤ i < edges[k+1], each with the mean of 1/i over the group: differences of
+    # the digamma function are the sums of 1/i.
     edges = np.unique(np.concatenate([np.arange(1, EXACT_MODES + 2), np.geomspace(EXACT_MODES + 1, 1e8, 200).round()]))
     counts = np.diff(edges)
     curvature = top * np.diff(digamma(edges)) / counts
     curvature[0] = top
-    wanted = 2 * excess / gradient  # Σ λ / Σ λ², which grows with D without bound
+    # The loss over |G|² is ½ Σ λ / Σ λ², whatever E θ₀² is; it grows with D without bound, and so fixes D.
+    wanted = 2 * excess / gradient
     reached = np.cumsum(counts * curvature) / np.cumsum(counts * curvature**2)
     least = bool(wanted >= reached[0])
     expected = f"at least |G|²/(2 λ_max) = {gradient / (2 * top):.3g}"
@@ -134,7 +138,7 @@ def calibrated_quadratic(measurement: Mapping[str, Any], *, loss: float) -> theo
     last = int(np.searchsorted(reached, wanted))
     weights = counts[: last + 1].copy()
     curvature = curvature[: last + 1]
-    # The last group takes the share that makes Σ λ / Σ λ² exact.
+    # D modes end inside of a group: the weight of the last group is chosen so that Σ λ / Σ λ² is exact.
     rest, rest2 = weights[:-1] @ curvature[:-1], weights[:-1] @ curvature[:-1] ** 2
     if last > 0:
         weights[-1] = (wanted * rest2 - rest) / (curvature[-1] * (1 - wanted * curvature[-1]))
@@ -147,18 +151,19 @@ def calibrated_quadratic(measurement: Mapping[str, Any], *, loss: float) -> theo
 
 
 def observed_boundary(best: xr.Dataset) -> xr.Dataset:
-    """Where the line of linear scaling through the smallest batch's optimum meets the largest optimum seen.
+    """The batch size at which linear scaling from the smallest batch's optimum reaches the largest optimum seen.
 
     Parameters
     ----------
     best : xarray.Dataset
-        From :func:`noisysgd.theory.optimum`, over (optimizer, batch_size).
+        Optimal learning rates from :func:`noisysgd.theory.optimum`, over (optimizer, batch_size).
 
     Returns
     -------
     xarray.Dataset
-        Over optimizer: ``boundary_batch_size``, and its ``_low`` and ``_high`` from the error bars at both ends; the
-        ``plateau`` that it uses. A lower bound where the optimum is still rising at the largest batch.
+        Over optimizer: ``boundary_batch_size``, with ``boundary_batch_size_low`` and ``_high`` from the error bars of
+        both optima, and the ``plateau``, the largest optimum itself. Where the optimum is still rising at the largest
+        batch, the boundary is a lower bound.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Checkpoints: the state of a run under way in one file of tensors and plain types, whole or not there.
+"""Checkpoints: the state of a run under way, in one file of tensors and plain types that is whole or not there.
 
 A file is written under a temporary name, flushed to disk and renamed, so that its final name always holds a whole
-checkpoint: the one before or the one after. It carries a digest of its contents all the same.
+checkpoint: the one before or the one after. It also carries a digest of its contents, in case it is damaged later.
 
 ``torch.load(path, weights_only=True)`` reads it; :func:`read` also checks the digest.
 """
@@ -20,18 +20,18 @@ from noisysgd.theory.common import checks
 
 FORMAT = 1
 STALE_AFTER = 3600.0
-"""Seconds after which another writer's temporary file is taken to be a killed one's."""
+"""Age in seconds from which another writer's temporary file is taken to be left over from a process that was killed."""
 
 Plain = None | bool | int | float | str | torch.Tensor | list[Any] | dict[str, Any]
 
 
 def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
-    """Put `state` at `path`, in place of what is there.
+    """Write `state` to the file `path`, in place of what is there.
 
     Parameters
     ----------
     path : path
-        Its folder is made if need be.
+        The file to write; its folder is made if need be.
     state : dict
         Strings as keys; tensors, numbers, strings, booleans, ``None``, and lists and dicts of them.
 
@@ -58,6 +58,7 @@ def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     try:
         with partial.open("wb") as file:
             torch.save(payload, file)
+            # Contents reach the disk before the name does: a rename that survives a power cut must not point to less.
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -67,14 +68,14 @@ def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The state at `path`, on the CPU.
+    """The state in the file `path`, with its tensors on the CPU, whatever device they were on.
 
     Raises
     ------
     FileNotFoundError
         If there is no file.
     ValueError
-        If it is no checkpoint, of another version, truncated or altered.
+        If the file is not a checkpoint, or one of another format, or truncated or altered.
     """
     path = Path(path)
     remedy = "Delete it to start the run over, or put back a copy."
@@ -96,7 +97,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def digest(value: Plain) -> str:
-    """SHA-256 of a nest of tensors and plain types: of what they are, not of how a file holds them.
+    """SHA-256 of nested tensors and plain types. It depends on their values, not on how a file stores them.
 
     >>> import torch
     >>> digest({"a": torch.ones(2)}) == digest({"a": torch.ones(2)}), digest([1]) == digest([1.0])
@@ -108,11 +109,16 @@ def digest(value: Plain) -> str:
 
 
 def _feed(found: Any, value: Plain, where: str) -> None:
+    """Hash `value`, found at the place `where` of the state, after its kind and length.
+
+    Naming these first keeps different states from feeding the same bytes: [1] and [1.0], or [[1], 2] and [[1, 2]].
+    """
     if isinstance(value, torch.Tensor):
         found.update(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     elif isinstance(value, dict):
         found.update(f"dict {len(value)}\n".encode())
+        # In the order of the keys: dicts are equal whatever the order in which they were filled.
         for key in sorted(value):
             checks.instance(f"key in {where}", key, str, remedy="Use strings.")
             found.update(f"{key!r}\n".encode())

@@ -14,16 +14,29 @@ from noisysgd.validation.training.inputs import minibatch, take
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[str, float]:
-    """The metrics of a record, for a model as it stands, where it stands.
+    """The metrics of a record, of a model with its present parameters and on its present device.
 
-    Training examples beyond the last whole group are left out: they would have statistics of their own. Where torch's
-    own batch norms make the loss a matter of the batch, groups are the batches of training.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Left in training mode.
+    data : ImageDataset
+    config : TrainConfig
+
+    Returns
+    -------
+    dict
+        ``train_loss`` and ``test_loss``, mean cross-entropies in nats, and ``train_accuracy`` and ``test_accuracy``.
+        Training metrics are in training mode, under the statistics of ghost batches, and leave out the examples beyond
+        the last whole ghost batch. With torch's own batch norms, whose loss depends on the batch, these groups are the
+        batches of training. Test metrics are in evaluation mode.
     """
+    # Each chunk is made of whole groups: of about 256 examples, but of a single group if a chunk is one batch to torch.
     coupled = bool(batch_norms(model))
     group = config.batch_size if coupled else config.group_size
     size = group if coupled else group * max(1, 256 // group)
     whole = data.train_size - data.train_size % group
-    # Shuffled once and for all, so that ghost batches mix classes as they do in training.
+    # Shuffled in the same way for every run, so that ghost batches mix classes as they do in training.
     order = torch.from_numpy(minibatch(0, 0, data.train_size, data.train_size)[:whole])
     everything = torch.arange(len(data.test_images))
     with autocast_precision(config.precision, config.device):

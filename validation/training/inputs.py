@@ -1,9 +1,9 @@
 """Which examples an update sees, and in which pieces: functions of (seed, step), never of a generator's position."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -14,14 +14,14 @@ from noisysgd.validation.data.datasets import ImageDataset
 from noisysgd.validation.networks.factory import batch_norms
 
 SECOND = 2**40
-"""Added to the step to address SVAG's second batch in the random stream, which allows steps below 2⁴⁸."""
+"""Added to the step to find the random numbers of SVAG's second batch; the stream has room for steps below 2⁴⁸."""
 
 
-def minibatch(seed: int, step: int, batch_size: int, dataset_size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def minibatch(seed: int, step: int, batch_size: int, dataset_size: int) -> npt.NDArray[np.int64]:
     """Indices of a batch: `batch_size` of `dataset_size` examples without replacement, in random order.
 
-    The examples with the smallest of `dataset_size` random words; a function of (seed, step) alone, independent between
-    steps (paper, section 2).
+    Every example draws a random word, and those with the smallest words are taken. The batch is a function of (seed,
+    step) alone, and batches of different steps are independent of each other (paper, section 2).
 
     >>> sorted(minibatch(seed=0, step=7, batch_size=4, dataset_size=4).tolist())
     [0, 1, 2, 3]
@@ -29,17 +29,19 @@ def minibatch(seed: int, step: int, batch_size: int, dataset_size: int) -> np.nd
     words = random_words(seed, Purpose.MINIBATCH, replica=0, step=step, count=dataset_size)
     if batch_size == dataset_size:
         return np.argsort(words)
+    # Finding the smallest words and sorting only these takes less time than sorting all. The order of random words is
+    # a random order.
     chosen = np.argpartition(words, batch_size)[:batch_size]
     return np.asarray(chosen[np.argsort(words[chosen])], dtype=np.int64)
 
 
 def weighted_draws(dynamics: str, svag: int, step: int) -> list[tuple[float, int]]:
-    """The batches of update `step`, each as (weight of its loss, step that addresses its random numbers).
+    """The batches of update `step`, each as (weight of its loss, step whose random numbers it is drawn with).
 
-    SVAG (Li, Malladi & Arora 2021, arXiv 2102.12470) takes two, drawn independently of each other, and updates along
-    c₁∇L_B₁ + c₂∇L_B₂ with learning rate ε/l, l times for each update of SGD. The mean gradient is SGD's, the covariance
-    of its noise l times as large. As l grows the run approaches the first-order SDE of SGD: where the results of SVAG
-    do not depend on l, the SDE describes SGD. With l = 1 it is SGD, bit for bit.
+    SVAG (Li, Malladi & Arora 2021, arXiv 2102.12470) takes two batches, drawn independently of each other, and updates
+    along c₁∇L_B₁ + c₂∇L_B₂ with learning rate ε/l, l times for each update of SGD. The mean of this gradient is that of
+    SGD's, and the covariance of its noise is l times as large. As l grows the run approaches the first-order SDE of
+    SGD: where the results of SVAG do not depend on l, the SDE describes SGD. With l = 1 it is SGD, bit for bit.
 
     >>> weighted_draws("sgd", 1, 7)
     [(1.0, 7)]
@@ -52,15 +54,15 @@ def weighted_draws(dynamics: str, svag: int, step: int) -> list[tuple[float, int
     return [(float(first), step), (float(second), step + SECOND)]
 
 
-def pieces(batch_size: int, micro_batch_size: int | None) -> list[slice]:
+def micro_batches(batch_size: int, micro_batch_size: int | None) -> list[slice]:
     """Consecutive parts of a batch, none larger than `micro_batch_size`.
 
-    Both sizes being multiples of the ghost batch, every part is whole ghost batches, and each the same examples as in
+    Since both sizes are multiples of the ghost batch size, every part is made of whole ghost batches, the same as in
     the whole batch.
 
-    >>> pieces(80, 32)
+    >>> micro_batches(80, 32)
     [slice(0, 32, None), slice(32, 64, None), slice(64, 80, None)]
-    >>> pieces(80, None)
+    >>> micro_batches(80, None)
     [slice(0, 80, None)]
     """
     size = batch_size if micro_batch_size is None else micro_batch_size
@@ -68,14 +70,14 @@ def pieces(batch_size: int, micro_batch_size: int | None) -> list[slice]:
 
 
 def check_separable(model: nn.Module) -> None:
-    """Raise if a layer's statistics would depend on how a batch is cut: torch's own batch norms."""
+    """Raise if a layer's statistics would depend on how a batch is cut, as those of torch's own batch norms do."""
     coupled = batch_norms(model)
     remedy = "Use GhostBatchNorm2d, whose groups micro-batches leave whole, or take batches whole."
     checks.require(not coupled, "micro_batch_size", "a network without torch's batch norms", coupled, remedy)
 
 
 def resident(data: ImageDataset, device: str, *, channels_last: bool = True) -> ImageDataset:
-    """The data set on `device`, its images laid out as the network takes them: nothing is copied there again."""
+    """The data set on `device`, its images in the layout of the network, so that no batch needs copying again."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     train, test = (images.to(device=device, memory_format=layout) for images in (data.train_images, data.test_images))
     return replace(

@@ -1,7 +1,7 @@
 """Training one network: SGD, heavy ball and SVAG, as the paper runs them.
 
-Everything random is a function of (seed, purpose, step), never of a generator's position, so that a run has one result,
-however often it was interrupted.
+Everything random is a function of (seed, purpose, step), never of a generator's position, so that a run has the same
+result however often it is interrupted.
 """
 
 import functools
@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,28 @@ from noisysgd.validation.data.augmentation import augment
 from noisysgd.validation.data.datasets import ImageDataset, load_dataset
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision, fp32_precision
 from noisysgd.validation.networks.dropout import draw_masks, forget_masks, has_dropout, take_rows
-from noisysgd.validation.networks.factory import Factory, check_groups, network
+from noisysgd.validation.networks.factory import Factory, build_network, check_groups
 from noisysgd.validation.networks.ghost_batch_norm import one_update
 from noisysgd.validation.training import checkpoint as checkpoints
 from noisysgd.validation.training.evaluation import evaluate
-from noisysgd.validation.training.inputs import check_separable, minibatch, pieces, resident, take, weighted_draws
+from noisysgd.validation.training.inputs import (
+    check_separable,
+    micro_batches,
+    minibatch,
+    resident,
+    take,
+    weighted_draws,
+)
 from noisysgd.validation.training.optimizer import HeavyBall, parameter_groups, penalty
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 60.0
+"""Seconds between checkpoints, unless a number of steps is given."""
 AHEAD = 32
-"""Steps whose batches are drawn at once."""
+"""Number of steps whose batches are drawn, and moved to the device, at once."""
 LIMIT_IN_GUESSES = 5000.0
-"""Multiple of log(classes), the cross-entropy of guessing, beyond which a minibatch loss is taken as divergence."""
+"""Multiple of log(classes), the cross-entropy of guessing, beyond which a loss is taken as divergence."""
 
 Observer = Callable[[int, nn.Module], None]
 
@@ -66,9 +75,11 @@ def train(
         :func:`noisysgd.validation.measure` does. Steps before a checkpoint that the run goes on from are not seen
         again.
     observe_at : tuple of int
+        Steps at which to call `observe`, from 0 to the total number of steps.
     checkpoint : path, optional
-        Where the state is kept while the run is under way. If there is one, the run goes on from it, to the very result
-        it would have had without the interruption. The last one is left there, for whoever stores the record to delete.
+        File in which the state is kept while the run is under way. If it exists, the run goes on from there, to exactly
+        the result it would have had without the interruption. The last checkpoint is left in place: delete it once the
+        record is stored.
     checkpoint_every : int, optional
         Steps between checkpoints; by default one is written whenever a minute has passed.
 
@@ -77,10 +88,11 @@ def train(
     dict
         Plain values: ``config``, ``status`` ("complete" or "diverged"), ``steps`` taken, ``seconds``, and the metrics
         ``train_loss``, ``train_accuracy``, ``test_loss``, ``test_accuracy`` (``None`` if diverged). Losses are mean
-        cross-entropies in nats, without the L2 term, which is ``l2_term``. The training loss is the one being
-        minimised, of the training set (but for examples beyond its last whole ghost batch) under ghost batch
-        statistics, or those of batches where the network has torch's batch norm; test metrics use running statistics.
-        ``network`` says which class it was, with how many parameters; ``divergence`` how it diverged, or ``None``.
+        cross-entropies in nats; the L2 penalty, which they leave out, is ``l2_term``. The training loss is the one that
+        is minimised: over the training set, except for examples beyond its last whole ghost batch, with the statistics
+        of ghost batches, or of batches where the network has torch's batch norm. Test metrics use running statistics.
+        ``network`` gives the network's class and its number of parameters, ``divergence`` how the run diverged, or
+        ``None``.
 
     Raises
     ------
@@ -116,18 +128,21 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
         logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
-    with _global_generators_left_alone(config.device):
+    # The run seeds torch's global generators, for networks that draw from them; the caller gets them back as they were.
+    with _preserving_global_generators(config.device):
         while not run.finished:
             if observe is not None and run.step in observe_at:
                 observe(run.step, run.model)
             run.advance()
             now = time.perf_counter()
+            # Without a number of steps, by the clock, so that checkpoints cost a bounded share of the time.
             due = run.step % checkpoint_every == 0 if checkpoint_every else now - saved_at >= CHECKPOINT_SECONDS
             if checkpoint is not None and due and not run.finished:
                 checkpoints.write(checkpoint, run.state(elapsed + now - started))
                 saved_at = time.perf_counter()
         if run.divergence is None and observe is not None and run.step in observe_at:
             observe(run.step, run.model)
+        # A last update can diverge without a minibatch that shows it: then the final training loss does.
         metrics: dict[str, Any] = dict.fromkeys(METRICS)
         if run.divergence is None:
             metrics = evaluate(run.model, run.data, config)
@@ -158,16 +173,16 @@ class TrainingRun:
     ----------
     config : TrainConfig
     data : ImageDataset
-        Moved to the configuration's device.
+        The data set, which is copied to the configuration's device.
     model : torch.nn.Module or callable, optional
-        As for :func:`train`.
+        A network of one's own, as for :func:`train`.
 
     Attributes
     ----------
     step : int
-        Updates taken.
+        Number of updates taken.
     divergence : str or None
-        Why the run ended early.
+        How the run diverged, if it did.
 
     Examples
     --------
@@ -183,7 +198,7 @@ class TrainingRun:
         self.config = config
         self.data = resident(data, config.device, channels_last=config.channels_last)
         self.schedule = config.schedule(data.train_size)
-        self.model = network(config, data, model)
+        self.model = build_network(config, data, model)
         check_groups(self.model, config)
         trainable = any(parameter.requires_grad for parameter in self.model.parameters())
         checks.require(trainable, "model", "parameters to train", "none that require gradients", "Unfreeze some.")
@@ -194,11 +209,11 @@ class TrainingRun:
         self.step = 0
         self.divergence: str | None = None
         self._forward: Any = torch.compile(self.model) if config.compile else self.model
-        self._pieces = pieces(config.batch_size, config.micro_batch_size)
-        self._answers = False
+        self._micro_batches = micro_batches(config.batch_size, config.micro_batch_size)
+        self._output_checked = False
         self._batches: dict[int, torch.Tensor] = {}
-        self._drops = has_dropout(self.model)
-        self._changes = {0, *self.schedule.boundaries.tolist()}
+        self._has_dropout = has_dropout(self.model)
+        self._rate_changes = {0, *self.schedule.boundaries.tolist()}
         self._set_rate()
         self.model.train()
 
@@ -208,8 +223,8 @@ class TrainingRun:
         return self.divergence is not None or self.step >= self.schedule.steps
 
     def advance(self) -> None:
-        """One update; none, but `divergence`, if its batch shows that the run has diverged."""
-        if self.step in self._changes:
+        """Take one update, unless the loss of its batch shows divergence: then only `divergence` is set."""
+        if self.step in self._rate_changes:
             self._set_rate()
         self.optimizer.zero_grad()
         loss = self._differentiate()
@@ -220,7 +235,7 @@ class TrainingRun:
         self.step += 1
 
     def state(self, seconds: float = 0.0) -> dict[str, Any]:
-        """What a checkpoint holds: everything that is not a function of the configuration and the step."""
+        """What a checkpoint holds: all that the configuration and the step do not determine."""
         buffers = [self.optimizer.buffers.get(parameter) for parameter in self.optimizer.parameters]
         return {
             "config": self.config.as_dict(),
@@ -231,12 +246,19 @@ class TrainingRun:
         }
 
     def restore(self, state: dict[str, Any], name: str = "state") -> float:
-        """Go on from `state`; returns the seconds that had been spent.
+        """Continue from `state`, and return the seconds that the run had taken until then.
+
+        Parameters
+        ----------
+        state : dict
+            From :meth:`state`.
+        name : str
+            What to call it in an error.
 
         Raises
         ------
         ValueError
-            If it is another run's, or its network has other parameters.
+            If it is the state of another run, or its network has other parameters.
         """
         remedy = "Delete it to start this run, or resume with the configuration it was written by."
         missing = sorted({"config", "step", "seconds", "model", "momentum"} - state.keys())
@@ -257,6 +279,7 @@ class TrainingRun:
         except RuntimeError as error:
             raise ValueError(f"{name}: expected the parameters of this network ({error}). {remedy}") from error
         for parameter, buffer in zip(parameters, state["momentum"], strict=True):
+            # A copy with the memory layout of the parameter, which the fused update takes for granted.
             if buffer is not None:
                 self.optimizer.buffers[parameter] = torch.empty_like(parameter).copy_(buffer)
         self.step = state["step"]
@@ -264,45 +287,51 @@ class TrainingRun:
         return float(state["seconds"])
 
     def _set_rate(self) -> None:
+        """Give the optimizer the learning rate of the present step: ε times the schedule, and 1/l of it under SVAG."""
         if self.step < self.schedule.steps:
-            rate = self.config.learning_rate * float(self.schedule.at(self.step)) / self.config.svag
-            self.optimizer.lr = rate  # a new optimizer would forget its momentum
+            self.optimizer.lr = self.config.learning_rate * float(self.schedule.at(self.step)) / self.config.svag
 
     def _differentiate(self) -> float:
-        """Add the gradient of the update's loss to ``.grad``; the mean cross-entropy of its batches."""
+        """Add the gradient of the update's loss to ``.grad``, and return the mean cross-entropy of its batches."""
         config = self.config
         draws = weighted_draws(config.dynamics, config.svag, self.step)
-        if len(draws) == 1 and len(self._pieces) == 1:
+        if len(draws) == 1 and len(self._micro_batches) == 1:
             return self._differentiate_batch(*draws[0])
+        # Several passes make one update: running averages must move once, and l updates of SVAG as far as one of SGD.
         with one_update(self.model, substeps=config.svag):
             return sum(self._differentiate_batch(weight, draw) for weight, draw in draws) / len(draws)
 
     def _differentiate_batch(self, weight: float, draw: int) -> float:
+        """Add `weight` times the gradient of one batch's loss to ``.grad``, and return the batch's cross-entropy."""
         config, size, device = self.config, self.config.batch_size, self.config.device
         batch = self._batch(draw)
         images, labels = take(self.data.train_images, batch), self.data.train_labels[batch]
         if config.augment:
             images = augment(images, indices=batch, seed=config.seed, step=draw)
-        if self._drops:
+        if self._has_dropout:
             draw_masks(self.model, seed=config.seed, step=draw, batch_size=size, device=device)
-        if config.model != WIDE_RESNET:  # which may draw from the global generator, as torch's own dropout does
+        # A network of the user's own may draw from the global generator, as torch's dropout does.
+        if config.model != WIDE_RESNET:
             word = random_words(config.seed, Purpose.DROPOUT, replica=2**31, step=draw, count=1)[0]
             torch.manual_seed(int(word >> 1))
         try:
-            if len(self._pieces) == 1:
-                return float(self._differentiate_piece(images, labels, weight))
+            if len(self._micro_batches) == 1:
+                return float(self._differentiate_micro_batch(images, labels, weight))
+            # The batch's loss is a mean, so a micro-batch counts by its share of the examples. The sum stays on the
+            # device, since reading each term would wait for the GPU.
             total = torch.zeros((), device=device)
-            for rows in self._pieces:
+            for rows in self._micro_batches:
                 share = (rows.stop - rows.start) / size
                 take_rows(self.model, rows)
-                total += share * self._differentiate_piece(images[rows], labels[rows], weight * share)
+                total += share * self._differentiate_micro_batch(images[rows], labels[rows], weight * share)
             return float(total)
         finally:
-            if self._drops:
+            if self._has_dropout:
                 forget_masks(self.model)
 
-    def _differentiate_piece(self, images: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
-        with fp32_precision(self.config.precision):  # which backward passes read as well
+    def _differentiate_micro_batch(self, images: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
+        # Autocast ends before the backward pass; the precision of float32 products has to hold in both.
+        with fp32_precision(self.config.precision):
             with autocast_precision(self.config.precision, self.config.device):
                 logits = self._logits(images)
             loss = F.cross_entropy(logits.float(), labels)
@@ -310,8 +339,8 @@ class TrainingRun:
         return loss.detach()
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        """The network's answer, checked once: a network of one's own may expect other images or give other things."""
-        if self._answers:
+        """The network's output, checked once: the user's own may expect other images or return something else."""
+        if self._output_checked:
             logits: torch.Tensor = self._forward(images)
             return logits
         layout = "channels_last " if self.config.channels_last else ""
@@ -324,13 +353,14 @@ class TrainingRun:
             raise ValueError(f"model: expected {expected}, got an error: {error}. {remedy}") from error
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         checks.require(found == size, "model", expected, found, "Return one logit for each class and image.")
-        self._answers = True
+        self._output_checked = True
         return logits
 
     def _batch(self, draw: int) -> torch.Tensor:
-        """The batch of step `draw`, on the device; drawn some steps at a time, which costs less each."""
+        """Indices of the batch of step `draw`, on the device. Several steps are drawn at a time, which costs less."""
         if draw not in self._batches:
             size, seed, examples = self.config.batch_size, self.config.seed, self.data.train_size
+            # Every example of the data set draws a word for every batch: at most a million words at a time.
             ahead = max(1, min(AHEAD, 2**20 // examples))
             rows = np.stack([minibatch(seed, draw + k, size, examples) for k in range(ahead)])
             batches = torch.from_numpy(rows).to(self.config.device)
@@ -339,13 +369,13 @@ class TrainingRun:
 
 
 def heavy_ball(model: nn.Module, config: TrainConfig) -> HeavyBall:
-    """The optimizer of a run."""
+    """The optimizer of a run, with the penalty that its configuration asks for."""
     groups = parameter_groups(model, l2=config.l2, convention=config.l2_convention, exempt=config.l2_exempt)
     return HeavyBall(groups, lr=config.learning_rate, momentum=config.momentum)
 
 
 def loss_limit(classes: int) -> float:
-    """Largest minibatch cross-entropy, in nats, of a run that goes on; no run returns from there.
+    """Largest cross-entropy, in nats, that does not count as divergence; no run recovers from one so large.
 
     >>> round(loss_limit(10))
     11513
@@ -368,7 +398,8 @@ def _check_device(device: str) -> None:
     checks.require(there, "device", "a device that PyTorch finds here", device, remedy)
 
 
-def _global_generators_left_alone(device: str) -> Any:
+def _preserving_global_generators(device: str) -> AbstractContextManager[None]:
+    """Within the block torch's global generators may be moved: they are put back in the end."""
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     return torch.random.fork_rng(devices=devices)
 

@@ -1,7 +1,7 @@
 """The paper's optimizer, u ← m u + g, ω ← ω − ε u, without dampening or Nesterov's step, and its L2 penalty.
 
-Papers mean two things by "an L2 coefficient of λ": ½ λ‖ω‖², whose gradient λω is PyTorch's ``weight_decay=λ``, and
-λ‖ω‖², which is twice as strong. Which of the two, and which parameters are exempt, are options of a run.
+"An L2 coefficient of λ" can mean two penalties: ½ λ‖ω‖², whose gradient λω is PyTorch's ``weight_decay=λ``, and λ‖ω‖²,
+which is twice as strong. A run's options say which of the two it has, and which parameters are exempt.
 """
 
 from typing import Any
@@ -10,21 +10,23 @@ import torch
 from torch import nn
 
 from noisysgd.theory.common import checks
-from noisysgd.validation.networks.factory import dense
+from noisysgd.validation.networks.factory import is_non_overlapping_and_dense
 
 
 class HeavyBall:
-    """Heavy ball, or SGD where `momentum` is 0, with one fused update of all parameters.
+    """Heavy ball, or SGD if `momentum` is 0, with one fused update of all parameters.
 
-    The arithmetic is that of ``torch.optim.SGD(fused=True)``. Its class costs small networks more than the arithmetic
-    does, hence this one.
+    The arithmetic is that of ``torch.optim.SGD(fused=True)``, whose own bookkeeping takes small networks more time than
+    the arithmetic does.
 
     Parameters
     ----------
     groups : list of dict
         ``params`` and ``weight_decay`` of each group, as :func:`parameter_groups` makes them.
-    lr, momentum : float
-        ε, which may be set anew before every step, and m.
+    lr : float
+        Learning rate ε; the attribute may be set anew before every step.
+    momentum : float
+        Coefficient m.
 
     Raises
     ------
@@ -49,16 +51,17 @@ class HeavyBall:
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float) -> None:
-        # The fused update walks through memory in a line, over gaps too.
-        loose = [tuple(p.stride()) for group in groups for p in group["params"] if not dense(p)]
+        # The fused update walks through memory in a line, so it would change what lies in a gap.
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        loose = [tuple(p.stride()) for p in parameters if not is_non_overlapping_and_dense(p)]
         remedy = "Make them so: parameter.data = parameter.data.contiguous()."
         checks.require(not loose, "parameters", "parameters that fill their memory without gaps", loose, remedy)
         # The fused update takes parameters of one type at a time.
-        types = sorted({parameter.dtype for group in groups for parameter in group["params"]}, key=str)
+        types = sorted({parameter.dtype for parameter in parameters}, key=str)
         split = [group | {"params": [p for p in group["params"] if p.dtype == t]} for group in groups for t in types]
         self.param_groups = [group for group in split if group["params"]]
         self.lr, self.momentum = lr, momentum
-        self.parameters: list[torch.Tensor] = [parameter for group in groups for parameter in group["params"]]
+        self.parameters: list[torch.Tensor] = parameters
         self.buffers: dict[torch.Tensor, torch.Tensor] = {}
 
     def zero_grad(self) -> None:
@@ -92,7 +95,7 @@ class HeavyBall:
 
 
 def weight_decay(l2: float, convention: str) -> float:
-    """The factor of ω in the penalty's gradient.
+    """The factor of ω in the penalty's gradient: torch's ``weight_decay`` for an L2 coefficient of either convention.
 
     >>> weight_decay(5e-4, "half"), weight_decay(5e-4, "full")
     (0.0005, 0.001)
@@ -101,10 +104,10 @@ def weight_decay(l2: float, convention: str) -> float:
 
 
 def parameter_groups(model: nn.Module, *, l2: float, convention: str, exempt: str) -> list[dict[str, Any]]:
-    """Parameter groups for a torch optimizer: those that decay and, if there are any, those that are spared.
+    """Parameter groups for an optimizer: those that decay and, if there are any, those that are exempt.
 
-    "normalization and biases" spares parameters with fewer than two axes: in this project's networks the scales and
-    shifts of normalisation, biases, and SkipInit's α.
+    Exempting "normalization and biases" spares all parameters with fewer than two axes. In this project's networks
+    these are the scales and shifts of normalisation, the biases, and SkipInit's α.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     spared = [parameter for parameter in trainable if exempt != "nothing" and parameter.ndim < 2]
@@ -118,7 +121,7 @@ def parameter_groups(model: nn.Module, *, l2: float, convention: str, exempt: st
 
 @torch.no_grad()
 def penalty(groups: list[dict[str, Any]]) -> float:
-    """The penalty's value, of an optimizer's parameter groups.
+    """The value of the L2 penalty, for the parameter groups of an optimizer.
 
     >>> import torch
     >>> penalty([{"params": [torch.tensor([3.0, 4.0])], "weight_decay": 0.2}])

@@ -11,7 +11,7 @@ from noisysgd.validation import GhostBatchNorm2d, TrainConfig, load_dataset, tra
 from noisysgd.validation.networks.arithmetic_precision import fp32_precision
 from noisysgd.validation.networks.dropout import SeededDropout
 from noisysgd.validation.training.loop import TrainingRun, minibatch
-from noisysgd.validation.training.optimizer import HeavyBall, dense
+from noisysgd.validation.training.optimizer import HeavyBall, is_non_overlapping_and_dense
 
 CONFIG = TrainConfig(learning_rate=0.1, batch_size=32, momentum=0.9, steps=6, model="own", ghost_batch_size=1)
 
@@ -90,7 +90,7 @@ def test_the_optimizer_itself_refuses_gaps():
     part = torch.ones(4, 6)[:, :3].requires_grad_()
     with pytest.raises(ValueError, match="parameters that fill their memory without gaps"):
         HeavyBall([{"params": [part], "weight_decay": 0.0}], lr=0.1, momentum=0.0)
-    assert dense(torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last))
+    assert is_non_overlapping_and_dense(torch.zeros(2, 3, 4, 5).to(memory_format=torch.channels_last))
 
 
 def test_torchs_batch_norm_is_evaluated_in_the_batches_it_was_trained_in():
