@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from noisysgd.theory.common.duration import duration
+
 INTERVAL = 0.2
 """Seconds between two writings of the line: more often is not read, and slows remote terminals."""
 
@@ -71,16 +73,3 @@ class TimeLeft:
         self._stream.write("\r" + line.ljust(self._width) + end)
         self._stream.flush()
         self._width = len(line)
-
-
-def duration(seconds: float) -> str:
-    """Name a length of time, to the precision that a wait needs.
-
-    >>> duration(3.2), duration(80), duration(7400), duration(200_000)
-    ('3 s', '1 min 20 s', '2 h 3 min', '2 d 7 h')
-    """
-    whole = round(seconds)
-    for large, small, size, unit in (("d", "h", 86400, 3600), ("h", "min", 3600, 60), ("min", "s", 60, 1)):
-        if whole >= size:
-            return f"{whole // size} {large} {whole % size // unit} {small}"
-    return f"{whole} s"

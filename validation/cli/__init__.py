@@ -1,1 +1,1 @@
-"""The command ``noisysgd``, a module for each of its commands; what is heavy is imported by the command that runs."""
+"""The command ``noisysgd``: one module for each subcommand, which imports PyTorch and the like only when it is run."""

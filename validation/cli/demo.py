@@ -3,7 +3,8 @@
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+
+from noisysgd.validation.cli.options import Commands, add_command
 
 DESCRIPTION = """\
 Predict the optimal learning rate of a noisy quadratic, check it by simulation, train a small Wide-ResNet on handwritten
@@ -16,21 +17,22 @@ examples:
 """
 
 
-def add_demo_command(commands: Any, common: argparse.ArgumentParser) -> None:
+def add_demo_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add ``demo`` to the command line."""
-    demo = commands.add_parser(
+    demo = add_command(
+        commands,
         "demo",
-        parents=[common],
+        common,
+        _demo,
         help="predict, simulate, train, measure and compare in a few minutes",
         description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        interrupted="Nothing finished is lost: the same command goes on from there.",
     )
     demo.add_argument("--out", type=Path, default=Path("noisysgd-demo"), help="output directory (%(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="seed of everything random (%(default)s)")
     demo.add_argument(
         "--quick", action="store_true", help="a much smaller sweep, to see the path in about half a minute"
     )
-    demo.set_defaults(run=_demo, interrupted="Nothing finished is lost: the same command goes on from there.")
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The command ``noisysgd``. Heavy modules are imported by the subcommand that needs them."""
+"""The command ``noisysgd``: its subcommands, and how each way of ending becomes an exit status."""
 
 import argparse
 import contextlib
@@ -14,7 +14,7 @@ from noisysgd.validation.cli.data import add_data_commands
 from noisysgd.validation.cli.demo import add_demo_command
 from noisysgd.validation.cli.measure import add_measure_command
 from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError
-from noisysgd.validation.cli.published import add_foreign_commands
+from noisysgd.validation.cli.published import add_published_commands
 from noisysgd.validation.cli.sweep import add_sweep_commands
 from noisysgd.validation.cli.train import add_train_command
 
@@ -40,27 +40,39 @@ COMMANDS = (
     add_measure_command,
     add_sweep_commands,
     add_data_commands,
-    add_foreign_commands,
+    add_published_commands,
 )
-"""What adds each command: a function of (subparsers, options that all share), in a small module of its own."""
+"""Functions of (commands, options that all commands share), each of which adds one command to the command line."""
+
+EXPECTED = (ValueError, OSError, ModuleNotFoundError, RuntimeError)
+"""Errors whose message is meant for the user; any other is a defect of the program."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+    """Run the command line.
 
-    A command may have statuses of its own, which its ``--help`` lists. One whose reader has gone, as in ``| head -1``,
-    ends without a word, with 1.
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the process.
+
+    Returns
+    -------
+    int
+        The exit status: 0 done, 1 failed, 2 bad usage, 130 interrupted; or another that the ``--help`` of the command
+        lists. If the program that reads the output has ended, as in ``| head -1``, the status is 1 and no message is
+        printed.
     """
     try:
         status = _main(arguments)
-        sys.stdout.flush()  # here, where an error can still be caught
+        sys.stdout.flush()  # Python would flush at its end, where the error of a closed pipe can no longer be caught
         return status
     except BrokenPipeError:
-        if not _forget_reader():  # the pipe was another
+        if not _forget_closed_output():  # then it was another pipe than that of the output
             raise
         return 1
-    except SystemExit:  # --help
-        _forget_reader()
+    except SystemExit:  # argparse has printed a help text, or an error
+        _forget_closed_output()
         raise
 
 
@@ -70,41 +82,31 @@ def _main(arguments: Sequence[str] | None) -> int:
     if options.debug:
         for noisy in ("numba", "matplotlib", "PIL"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
-    # A background job of a shell starts with Ctrl-C ignored; whoever sends the signal to it means it.
+    # A shell starts its background jobs with Ctrl-C ignored. If the signal is sent to one, it is meant for it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Batch systems send SIGTERM first: the same orderly end.
+    # Batch systems send SIGTERM some time before they kill a job: end as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return int(options.run(options))
-    except KeyboardInterrupt as end:  # which may say what is left; each command knows it otherwise
-        print(f"\nInterrupted. {str(end) or options.interrupted}", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:  # may carry a message of its own on what is left
+        print(f"\nInterrupted. {str(interrupt) or options.interrupted}", file=sys.stderr)
         return 130
-    except UsageError as error:
-        if options.debug:
-            raise
-        print(f"noisysgd: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError as error:
-        if _forget_reader():
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _forget_closed_output():
             return 1
         if options.debug:
             raise
-        print(f"noisysgd: {error}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
-        if options.debug:
-            raise
-        print(f"noisysgd: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if options.debug:
-            raise
-        print(f"noisysgd: {type(error).__name__}: {error} (a defect; --debug shows where)", file=sys.stderr)
-        return 1
+        expected = isinstance(error, EXPECTED)
+        text = f"{error}" if expected else f"{type(error).__name__}: {error} (a defect; --debug shows where)"
+        print(f"noisysgd: {text}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
 
 
-def _forget_reader() -> bool:
-    """Whether nobody reads what is printed any more; if so, it goes nowhere from now on, when Python ends too."""
+def _forget_closed_output() -> bool:
+    """Whether the reader of standard output or error has gone; such a stream is redirected to nowhere.
+
+    Otherwise Python's own flush at the end of the process would fail again and print a message.
+    """
     gone = [stream for stream in (sys.stdout, sys.stderr) if _reader_gone(stream)]
     for stream in gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -112,12 +114,14 @@ def _forget_reader() -> bool:
 
 
 def _reader_gone(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
     try:
         stream.flush()
     except BrokenPipeError:
         return True
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # no descriptor, or a system that cannot say
-        poll = select.poll()  # what is not buffered leaves nothing to flush
+    # If nothing is buffered, flushing tells nothing: ask the system, if it can say and the stream has a descriptor.
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        poll = select.poll()
         poll.register(stream.fileno(), 0)
         return any(event & select.POLLERR for _, event in poll.poll(0))
     return False

@@ -1,19 +1,63 @@
-"""What the commands' options have in common: lists of integers, folders that must exist. Nothing heavy is imported."""
+"""What the commands share: how they are added to the command line, and readers and checks of their options."""
 
 import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 COMMAND_STYLE = argparse.RawDescriptionHelpFormatter
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What ``ArgumentParser.add_subparsers`` returns; argparse has no public name for it."""
 
 
 class UsageError(ValueError):
-    """Options that do not go together: the command ends with exit status 2, as for one that it does not know."""
+    """Options that do not go together: the command ends with exit status 2, as it does for unknown options."""
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    common: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    help: str,
+    description: str,
+    interrupted: str | None = None,
+) -> argparse.ArgumentParser:
+    """Add a command, or a verb of one, to the command line; returns its parser, to which options can be added.
+
+    Parameters
+    ----------
+    commands
+        The commands, or verbs, that there are already.
+    name : str
+    common : ArgumentParser
+        Options that all commands have.
+    run : callable
+        Carries out the command with the parsed options and returns the exit status.
+    help, description : str
+        One line for the list of commands, and the text that ``--help`` shows.
+    interrupted : str, optional
+        What an interruption leaves, for whoever interrupts the command.
+    """
+    parser = commands.add_parser(
+        name, parents=[common], help=help, description=description, formatter_class=COMMAND_STYLE
+    )
+    parser.set_defaults(run=run)
+    if interrupted is not None:
+        parser.set_defaults(interrupted=interrupted)
+    return parser
+
+
+def add_verbs(commands: Commands, name: str, *, help: str, description: str) -> Commands:
+    """Add a command that consists of verbs; returns the verbs, to which :func:`add_command` can add."""
+    parser = commands.add_parser(name, help=help, description=description, formatter_class=COMMAND_STYLE)
+    return parser.add_subparsers(metavar="verb", required=True)
 
 
 def positive(text: str) -> int:
-    """An integer ≥ 1.
+    """Read an integer ≥ 1.
 
     >>> positive("8")
     8
@@ -23,7 +67,15 @@ def positive(text: str) -> int:
 
 
 def integers(least: int, expected: str, *, most: int | None = None) -> Callable[[str], tuple[int, ...]]:
-    """A reader of distinct integers ≥ `least`, separated by commas; `expected` says in words what it reads.
+    """A function that reads distinct integers ≥ `least`, separated by commas, from the text of an option.
+
+    Parameters
+    ----------
+    least : int
+    expected : str
+        What is expected, in words, for the error message.
+    most : int, optional
+        Largest number of integers.
 
     >>> integers(0, "steps such as 0,50,200")("0,50")
     (0, 50)
@@ -42,7 +94,7 @@ def integers(least: int, expected: str, *, most: int | None = None) -> Callable[
 
 
 def check_output(option: str, path: Path | None) -> None:
-    """Raise, before the work is done, unless a file can be written at `path` or is not asked for.
+    """Raise, before any work is done, if no file can be written at `path`; ``None`` means that none is wanted.
 
     Raises
     ------

@@ -1,10 +1,18 @@
-"""``noisysgd foreign``: what others measured, read from their published files and written as a Sweep."""
+"""``noisysgd foreign``: read sweeps that others published, and write them as Sweeps of this package."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError, check_output, integers, positive
+from noisysgd.validation.cli.options import (
+    Commands,
+    UsageError,
+    add_command,
+    add_verbs,
+    check_output,
+    integers,
+    positive,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -55,26 +63,18 @@ examples:
 """
 
 
-def add_foreign_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+def add_published_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add ``foreign`` and its verbs to the command line."""
-    foreign = commands.add_parser(
-        "foreign",
-        help="read measurements that others published",
-        description=DESCRIPTION,
-        formatter_class=COMMAND_STYLE,
-    )
-    verbs = foreign.add_subparsers(metavar="verb", required=True)
-
-    def verb(name: str, run: Any, help: str, description: str) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = verbs.add_parser(
-            name, parents=[common], help=help, description=description, formatter_class=COMMAND_STYLE
+    verbs = add_verbs(commands, "foreign", help="read measurements that others published", description=DESCRIPTION)
+    shallue, pd1, tasks = (
+        add_command(verbs, name, common, run, help=help, description=text, interrupted="Nothing was written.")
+        for name, run, help, text in (
+            ("batch-science", _batch_science, "Shallue et al. 2019 as a Sweep", BATCH_SCIENCE),
+            ("pd1", _pd1, "PD1 as a Sweep", PD1),
+            ("pd1-tasks", _tasks, "the tasks in files of PD1", TASKS),
         )
-        parser.set_defaults(run=run, interrupted="Nothing was written.")
-        return parser
-
-    shallue = verb("batch-science", _batch_science, "Shallue et al. 2019 as a Sweep", BATCH_SCIENCE)
+    )
     shallue.add_argument("path", type=Path, help="a folder dataset/model/optimizer")
-    pd1 = verb("pd1", _pd1, "PD1 as a Sweep", PD1)
     pd1.add_argument("paths", type=Path, nargs="+", help="files of JSON lines, .jsonl or .jsonl.gz")
     for parser in (shallue, pd1):
         parser.add_argument("out", type=Path, help="the netCDF file")
@@ -88,7 +88,6 @@ def add_foreign_commands(commands: Any, common: argparse.ArgumentParser) -> None
         text = "move trials to powers of 2^(1/FRACTION) in ε/(1−m) and 1/(1−m), where those that meet become seeds"
         parser.add_argument("--fraction", type=positive, help=text)
     pd1.add_argument("--task", help="the task to read, where there are several: see pd1-tasks")
-    tasks = verb("pd1-tasks", _tasks, "the tasks in files of PD1", TASKS)
     tasks.add_argument("paths", type=Path, nargs="+", help="files of JSON lines, .jsonl or .jsonl.gz")
 
 
@@ -115,6 +114,7 @@ def _tasks(options: argparse.Namespace) -> int:
 
 
 def _selection(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that both readers share."""
     return {"batch_sizes": options.batch_sizes, "budget": _budget(options), "fraction": options.fraction}
 
 
@@ -131,6 +131,7 @@ def _budget(options: argparse.Namespace) -> "Budget | None":
 
 
 def _write(sweep: "xr.Dataset", out: Path) -> int:
+    """Write a Sweep and print how many trials it has, and what was left out; returns the exit status."""
     import json
 
     from noisysgd.theory.sweeps.dataset import DIVERGED, MISSING, save_sweep

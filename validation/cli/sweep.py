@@ -1,17 +1,27 @@
-"""``noisysgd sweep``: plan, run, look, export and import. Heavy modules are imported by the verb that needs them."""
+"""``noisysgd sweep``: plan, run, inspect, export and import sweeps of training runs."""
 
 import argparse
+import functools
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from noisysgd.validation.cli.options import UsageError, check_output, integers, positive
+from noisysgd.validation.cli.options import (
+    Commands,
+    UsageError,
+    add_command,
+    add_verbs,
+    check_output,
+    integers,
+    positive,
+)
 
 if TYPE_CHECKING:
     from noisysgd.validation.runs.store import RunStore
     from noisysgd.validation.sweeps.cost import CostModel
-    from noisysgd.validation.sweeps.growth import MakeExecutor, State
+    from noisysgd.validation.sweeps.growing_sweep import ExecutorFactory, SweepState
     from noisysgd.validation.sweeps.plan import Plan
 
 DESCRIPTION = """\
@@ -31,27 +41,26 @@ exit status: 0 done; 1 failed; 2 bad usage; 3 an optimum is not bracketed, or (s
 130 interrupted.
 """
 UNFINISHED = 3
+"""Exit status: done, but an optimum is not bracketed, or runs are missing."""
+GOES_ON = "Nothing finished is lost: the same command goes on from there."
 
 
-def add_sweep_commands(commands: Any, common: argparse.ArgumentParser) -> None:
+def add_sweep_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add ``sweep`` and its verbs to the command line."""
-    sweep = commands.add_parser(
-        "sweep",
-        help="plan, run, export and import sweeps of training runs",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verbs = sweep.add_subparsers(metavar="verb", required=True)
+    help = "plan, run, export and import sweeps of training runs"
+    verbs = add_verbs(commands, "sweep", help=help, description=DESCRIPTION)
 
-    def verb(name: str, run: Any, help: str, examples: str, *, file: bool = True) -> argparse.ArgumentParser:
-        parser: argparse.ArgumentParser = verbs.add_parser(
-            name,
-            parents=[common],
-            help=help,
-            description=f"{help[0].upper()}{help[1:]}.\n\nexamples:\n{examples}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        parser.set_defaults(run=run)
+    def verb(
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        help: str,
+        examples: str,
+        *,
+        file: bool = True,
+        interrupted: str | None = None,
+    ) -> argparse.ArgumentParser:
+        text = f"{help[0].upper()}{help[1:]}.\n\nexamples:\n{examples}"
+        parser = add_command(verbs, name, common, run, help=help, description=text, interrupted=interrupted)
         if file:
             parser.add_argument("file", type=Path, help="the sweep, as a TOML file")
         return parser
@@ -74,9 +83,8 @@ def add_sweep_commands(commands: Any, common: argparse.ArgumentParser) -> None:
         "  noisysgd sweep run sweep.toml --devices 0,1,2,3 --out sweep.nc\n"
         "  noisysgd sweep run sweep.toml --dask tcp://10.0.0.1:8786"
     )
-    run = verb("run", _run, "run what the store lacks, until every optimum is bracketed", text)
+    run = verb("run", _run, "run what the store lacks, until every optimum is bracketed", text, interrupted=GOES_ON)
     add_store(run)
-    run.set_defaults(interrupted="Nothing finished is lost: the same command goes on from there.")
     run.add_argument("--workers", type=positive, help="processes on this machine (one per core)")
     numbers = integers(0, "distinct numbers of GPUs such as 0,1,2")
     run.add_argument("--devices", type=numbers, default=(), help="GPUs, as 0,1,2: one run at a time on each")
@@ -89,14 +97,15 @@ def add_sweep_commands(commands: Any, common: argparse.ArgumentParser) -> None:
     status.add_argument("--check", action="store_true", help="exit with 3 unless the sweep is finished and bracketed")
 
     text = "  noisysgd sweep export sweep.toml sweep.nc"
-    export = verb("export", _export, "write what the store has of a sweep as one netCDF file", text)
-    export.set_defaults(interrupted="Nothing was written.")
+    help = "write what the store has of a sweep as one netCDF file"
+    export = verb("export", _export, help, text, interrupted="Nothing was written.")
     export.add_argument("out", type=Path, help="the netCDF file")
     add_store(export)
 
     text = "  noisysgd sweep import sweep.nc my-runs --plan sweep.toml"
-    back = verb("import", _import, "add the runs of an exported file to a store", text, file=False)
-    back.set_defaults(interrupted="Runs that were added stay: the same command goes on from there.")
+    help = "add the runs of an exported file to a store"
+    left = "Runs that were added stay: the same command goes on from there."
+    back = verb("import", _import, help, text, file=False, interrupted=left)
     back.add_argument("dataset", type=Path, help="the netCDF file")
     back.add_argument("store", type=Path, help="directory of the runs")
     back.add_argument("--plan", type=Path, help="also write the sweep's own file, with which it goes on")
@@ -128,11 +137,12 @@ def _run(options: argparse.Namespace) -> int:
     state = plan.sweep.state(store)
     if state.missing:
         _show_plan(plan, state, _model(plan, state), _workers(options.workers or len(options.devices) or None))
-    # A copy beside the runs, which says what they were for.
+    # A copy of the plan beside the runs says what they were for.
     try:
         write_text(store.root / f"plan-{_digest(plan.text)}.toml", plan.text)
     except OSError:
-        if not state.finished:  # else a store that can only be read will do
+        # A finished sweep only has to be read: a store that cannot be written to will do.
+        if not state.finished:
             raise
     started = time.perf_counter()
     dataset = plan.sweep.run(store, _executor(options), progress=_Line())
@@ -192,7 +202,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _check_plan(options: argparse.Namespace, text: str | None) -> None:
-    """Raise unless a dataset has a plan, and writing it would replace no other."""
+    """Raise if the dataset has no plan, or if writing the plan would replace another one."""
     if text is None:
         raise ValueError(f"{options.dataset}: expected the text of a plan, got none. Export it with noisysgd sweep.")
     if options.plan.exists() and options.plan.read_text(encoding="utf-8") != text:
@@ -202,7 +212,7 @@ def _check_plan(options: argparse.Namespace, text: str | None) -> None:
 
 
 def _check_resources(options: argparse.Namespace) -> None:
-    """Raise unless --workers, --devices and --dask go together, whether or not there is anything to run."""
+    """Raise if --workers, --devices and --dask do not go together, even if there is nothing to run."""
     workers, devices = options.workers, len(options.devices)
     if options.dask not in (None, "local") and (workers or devices):
         raise UsageError("--dask: expected no --workers or --devices, got some. A running cluster has its own.")
@@ -212,6 +222,7 @@ def _check_resources(options: argparse.Namespace) -> None:
 
 
 def _open(options: argparse.Namespace) -> "tuple[Plan, RunStore]":
+    """The plan in the file, and its store: by default the folder NAME-runs beside NAME.toml."""
     from noisysgd.validation.runs.store import RunStore
     from noisysgd.validation.sweeps.plan import read_plan
 
@@ -219,30 +230,31 @@ def _open(options: argparse.Namespace) -> "tuple[Plan, RunStore]":
     return read_plan(options.file), RunStore(options.store or default)
 
 
-def _model(plan: "Plan", state: "State") -> "CostModel":
-    """What the file states; else what the runs took that are done; else what a short one takes here."""
+def _model(plan: "Plan", state: "SweepState") -> "CostModel":
+    """A model of costs: the one stated in the file, else one fitted to the finished runs, else to short runs here."""
     from noisysgd.validation.sweeps.cost import CostModel
 
     if plan.cost is not None and plan.cost.stated:
         return plan.cost
-    price = plan.cost.price_per_hour if plan.cost is not None else None
-    fitted = CostModel.from_records(state.found, price_per_hour=price)
-    return fitted or CostModel.from_timed_runs(state.configs, price_per_hour=price)
+    fitted = CostModel.from_records(state.found, price_per_hour=plan.price_per_hour)
+    return fitted or CostModel.from_timed_runs(state.configs, price_per_hour=plan.price_per_hour)
 
 
-def _show_plan(plan: "Plan", state: "State", model: "CostModel", workers: int) -> None:
-    from noisysgd.validation.sweeps.cost import Estimate, duration
+def _show_plan(plan: "Plan", state: "SweepState", model: "CostModel", workers: int) -> None:
+    """Print how many runs there are, and what those that are left, and those that growth may add, will cost."""
+    from noisysgd.theory.common.duration import duration
+    from noisysgd.validation.sweeps.cost import CostEstimate
 
     print(f"{len(state.configs)} runs, {len(state.found)} of them done")
     names = ("to do now", "more at most, if every grid grows to its limits")
     for name, configs in zip(names, (state.missing, plan.sweep.extra(state.windows)), strict=True):
         if not configs:
             continue
-        cost = Estimate.of(configs, model, workers)
+        cost = CostEstimate.of(configs, model, workers)
         price = "" if cost.price is None else f", price {cost.price:.2f}"
         print(
-            f"{cost.runs} runs {name}: {cost.steps} steps, about {duration(cost.device_seconds)} of device time, "
-            f"{duration(cost.wall_seconds)} on {workers} worker{'s' if workers > 1 else ''}{price}"
+            f"{cost.runs} runs {name}: {cost.steps} steps, about {duration(cost.device_seconds, rough=True)} of device "
+            f"time, {duration(cost.wall_seconds, rough=True)} on {workers} worker{'s' if workers > 1 else ''}{price}"
         )
     print(
         f"one run takes {model.seconds_per_run:.2g} s, {model.seconds_per_step:.2g} s per pass of a batch or piece "
@@ -250,10 +262,8 @@ def _show_plan(plan: "Plan", state: "State", model: "CostModel", workers: int) -
     )
 
 
-def _executor(options: argparse.Namespace) -> "MakeExecutor":
-    """What makes the executor; if one breaks, the sweep makes another."""
-    import functools
-
+def _executor(options: argparse.Namespace) -> "ExecutorFactory":
+    """What makes the executor: if one breaks, the sweep makes another."""
     if options.dask is not None:
         if not options.debug:
             _silence_distributed()
@@ -266,18 +276,19 @@ def _executor(options: argparse.Namespace) -> "MakeExecutor":
 
 
 def _silence_distributed() -> None:
-    """Dask would show a traceback for every connection that is lost; the command says it in a line."""
+    """Keep Dask from showing a traceback for every lost connection, of which the command itself tells in one line."""
     import logging
 
     import distributed
 
-    own = (f"{distributed.__name__}.", "tornado.")  # its children have levels of their own
+    own = (f"{distributed.__name__}.", "tornado.")  # Dask sets levels for these loggers one by one
     names = [name for name in logging.root.manager.loggerDict if name.startswith(own)]
     for name in ("distributed", "tornado", "asyncio", *names):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _verdict(plan: "Plan", unbracketed: list[str]) -> int:
+    """Print whether all optima are bracketed; returns the exit status."""
     if not plan.sweep.metrics:
         print("no optimum was judged: the plan names no metrics")
         return 0
@@ -301,24 +312,28 @@ def _digest(text: str) -> str:
 
 
 class _Line:
-    """Progress with the time left: one line on a terminal, now and then a line of its own elsewhere."""
+    """Progress with the time left: on a terminal one line that is rewritten, elsewhere a new line twice a minute."""
 
     EVERY = 30.0
+    """Seconds between two lines where there is no terminal."""
 
     def __init__(self) -> None:
         self._start, self._first, self._last = time.monotonic(), -1.0, -1e9
 
     def __call__(self, done: int, planned: int, share: float) -> None:
-        from noisysgd.validation.sweeps.cost import duration
+        from noisysgd.theory.common.duration import duration
 
         now = time.monotonic()
-        if self._first < 0:  # what an earlier start has done says nothing about the speed of this one
+        # The time left is judged by what this start of the sweep has done, not by runs that were there before.
+        if self._first < 0:
             self._first = share
         terminal, end = sys.stderr.isatty(), done == planned
         if not (terminal or end or now - self._last > self.EVERY):
             return
         self._last = now
         gained = share - self._first
-        left = f", {duration((now - self._start) * (1 - share) / gained)} left" if gained > 0 and not end else ""
+        left = ""
+        if gained > 0 and not end:
+            left = f", {duration((now - self._start) * (1 - share) / gained, rough=True)} left"
         start, stop = ("\r", "\n" if end else "") if terminal else ("", "\n")
         print(f"{start}{share:4.0%}: {done} of {planned} runs{left:<20}", end=stop, file=sys.stderr, flush=True)

@@ -3,9 +3,9 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError, positive
+from noisysgd.validation.cli.options import Commands, UsageError, add_command, positive
 
 if TYPE_CHECKING:
     from noisysgd.validation.configuration import TrainConfig
@@ -25,21 +25,32 @@ exit status: 0 done, be the run complete or diverged; 1 failed; 2 bad usage; 130
 """
 
 
-def add_train_command(commands: Any, common: argparse.ArgumentParser) -> None:
+def add_train_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add ``train`` to the command line."""
-    train = commands.add_parser(
-        "train", parents=[common], help="train one network", description=DESCRIPTION, formatter_class=COMMAND_STYLE
+    train = add_command(
+        commands,
+        "train",
+        common,
+        _train,
+        help="train one network",
+        description=DESCRIPTION,
+        interrupted="Without --store nothing of the run is kept.",
     )
     train.add_argument("file", type=Path, help="the configuration, as a TOML file")
     train.add_argument("--store", type=Path, help="directory of runs to take the record from, or to keep it in")
     train.add_argument(
         "--checkpoint-every", type=positive, metavar="STEPS", help="with --store: steps between checkpoints (a minute)"
     )
-    train.set_defaults(run=_train, interrupted="Without --store nothing of the run is kept.")
 
 
 def read_config(path: Path) -> "TrainConfig":
-    """The configuration in a TOML file; a ``ValueError`` that names the file if it holds none."""
+    """The configuration in a TOML file.
+
+    Raises
+    ------
+    ValueError
+        If the file holds no valid configuration; the message begins with its path.
+    """
     from noisysgd.validation.configuration import TrainConfig
     from noisysgd.validation.runs.toml_files import read_toml
 
@@ -54,7 +65,7 @@ def _train(options: argparse.Namespace) -> int:
         from noisysgd.validation.runs.single_run import one_thread
         from noisysgd.validation.training.loop import train
 
-        with one_thread():  # as every stored run has it
+        with one_thread():  # as for runs in a store, so that the record is the same
             record = train(config)
     else:
         from noisysgd.validation.runs.single_run import run_one

@@ -1,4 +1,4 @@
-"""The paper's protocol over many runs: grids that grow, what they cost, the files that say so."""
+"""Sweeps of many training runs: grids that grow until they bracket their optima, what they cost, and their files."""
 
 import lazy_loader
 

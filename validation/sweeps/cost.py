@@ -1,5 +1,6 @@
-"""What runs cost in time and money: from a model that is stated, from records, or from a short timed run."""
+"""Time and money that training runs cost: from a stated model, from one fitted to records, or to short timed runs."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,23 +14,24 @@ from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.data.catalogue import DATASETS
 
 TIMED_BATCH = 256
-"""Largest batch of a timed run: what a step costs is extrapolated from there."""
+"""Largest batch of a timed run; the cost of larger ones is extrapolated."""
 TIMED_SECONDS = 0.7
-"""About as long as one of the timed runs takes."""
+"""About how long the longer of the two timed runs of a batch size takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """Seconds of one run: a + batches · (b · passes + c · batch size), with one batch per step, or two under SVAG.
+    """Seconds that one run takes: a + batches · (b · passes + c · batch size).
 
-    A batch that is passed through the network in pieces (``micro_batch_size``) costs b for each of them.
+    There is one batch per step, or two under SVAG. A batch that goes through the network in pieces
+    (``micro_batch_size``) takes as many passes.
 
     Parameters
     ----------
     seconds_per_run, seconds_per_step, seconds_per_example : float
-        a, b and c.
+        The coefficients a, b and c, in seconds.
     price_per_hour : float, optional
-        Of the device on which one run takes place.
+        Price of one hour of the device that trains one run at a time, in any currency.
     source : str
         Where the numbers come from, in words.
 
@@ -55,11 +57,11 @@ class CostModel:
 
     @property
     def stated(self) -> bool:
-        """Whether it says anything about time."""
+        """Whether the model says anything about time: a model may state a price alone."""
         return self.seconds_per_run + self.seconds_per_step + self.seconds_per_example > 0
 
     def seconds(self, *, steps: int, batch_size: int, passes: int = 1) -> float:
-        """Of one run that differentiates `steps` batches, each in so many passes."""
+        """Seconds of one run that computes the gradients of `steps` batches, each in `passes` passes."""
         return self.seconds_per_run + steps * (passes * self.seconds_per_step + batch_size * self.seconds_per_example)
 
     def of(self, config: TrainConfig) -> float:
@@ -68,11 +70,23 @@ class CostModel:
         return self.seconds(steps=batches, batch_size=config.batch_size, passes=passes_per_batch(config))
 
     @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]], **more: Any) -> Self | None:
-        """The model that fits the seconds of finished runs best; ``None`` if none of them says how long it took.
+    def from_records(cls, records: Iterable[Mapping[str, Any]], *, price_per_hour: float | None = None) -> Self | None:
+        """The model that fits the times of finished runs best, by least squares of relative errors with a, b, c ≥ 0.
 
-        Least squares of relative errors under a, b, c ≥ 0. With runs of one kind only, it extrapolates as well as it
-        can, and not well.
+        If the records are all of one batch size, b and c cannot be told apart, and the model extrapolates badly to
+        other batch sizes.
+
+        Parameters
+        ----------
+        records : iterable of mappings
+            Records of runs, as a store has them.
+        price_per_hour : float, optional
+            As in :class:`CostModel`.
+
+        Returns
+        -------
+        CostModel or None
+            ``None`` if no record has both ``steps`` and ``seconds``.
         """
         from scipy.optimize import nnls
 
@@ -81,52 +95,67 @@ class CostModel:
             return None
         passes, examples, seconds = np.array(rows, dtype=np.float64).T
         columns = np.stack([np.ones_like(passes), passes, examples], axis=1)
+        # Examples outnumber runs by many orders of magnitude: columns of size 1 make the problem well conditioned.
         scale = columns.max(axis=0)
+        # Rows divided by the measured seconds, with 1 as their target: errors are relative, so that short runs count
+        # as much as long ones.
         found = nnls(columns / scale / seconds[:, None], np.ones_like(seconds))[0] / scale
         return cls(
             seconds_per_run=found[0],
             seconds_per_step=found[1],
             seconds_per_example=found[2],
             source=f"fitted to {len(rows)} finished runs",
-            **more,
+            price_per_hour=price_per_hour,
         )
 
     @classmethod
-    def from_timed_runs(cls, configs: Sequence[TrainConfig], **more: Any) -> Self:
-        """The model fitted to short runs, here and now, at the smallest and the largest batch size of `configs`.
+    def from_timed_runs(cls, configs: Sequence[TrainConfig], *, price_per_hour: float | None = None) -> Self:
+        """The model fitted to short runs that are trained here and now.
 
-        Batches larger than 256 are not timed but extrapolated to.
+        They have the smallest and the largest batch size of `configs`. Batches of more than 256 examples are not timed:
+        the model extrapolates to them.
+
+        Raises
+        ------
+        RuntimeError
+            If no timed run has finished.
         """
         from noisysgd.validation.training.loop import train
 
         sizes = sorted({config.batch_size for config in configs})
+        # The largest whole number of ghost batches up to the limit, unless the smallest batch is beyond it already.
         group = configs[0].ghost_batch_size
         largest = min(sizes[-1], max(sizes[0], TIMED_BATCH // group * group))
-        rate = min(config.learning_rate for config in configs)
+        rate = min(config.learning_rate for config in configs)  # the least likely to diverge
         shared: dict[str, Any] = {"learning_rate": rate, "final_learning_rate": None, "epochs": None}
         records = []
         for size in sorted({sizes[0], largest}):
             config = configs[0].with_(**shared, batch_size=size, steps=2)
-            train(config)  # warms caches up
+            train(config)  # not timed: the first run also loads data and fills caches
             step = _seconds(train, config)["seconds"] / 2
+            # Two lengths at each batch size: they tell the fixed cost of a run from the cost of its steps.
             many = int(np.clip(TIMED_SECONDS / step, 6, 60))
             records += [_seconds(train, config.with_(steps=steps)) for steps in (many // 3, many)]
-        model = cls.from_records(records, **more)
+        model = cls.from_records(records, price_per_hour=price_per_hour)
         if model is None:
             raise RuntimeError("no timed run came to its end. State a [cost] in the sweep's file.")
         where = f"timed here, by short runs at B = {' and '.join(map(str, sorted({sizes[0], largest})))}"
-        return cls(
-            seconds_per_run=model.seconds_per_run,
-            seconds_per_step=model.seconds_per_step,
-            seconds_per_example=model.seconds_per_example,
-            source=where,
-            **more,
-        )
+        return dataclasses.replace(model, source=where)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """Of a list of runs: their number, device time, wall-clock time on so many workers, and price."""
+class CostEstimate:
+    """What a list of runs will cost.
+
+    Parameters
+    ----------
+    runs, steps : int
+        Number of runs, and of their updates in all.
+    device_seconds, wall_seconds : float
+        Time of all runs one after the other, and elapsed time on several workers.
+    price : float or None
+        Price of the device time, if the price of an hour is known.
+    """
 
     runs: int
     steps: int
@@ -136,10 +165,13 @@ class Estimate:
 
     @classmethod
     def of(cls, configs: Sequence[TrainConfig], model: CostModel, workers: int) -> Self:
-        """Of runs on `workers` workers: no shorter than the longest run, nor than the mean share of a worker.
+        """The cost of `configs` by a model, on so many workers.
+
+        The elapsed time is estimated by the larger of two lower bounds: the longest run, and the device time divided by
+        the number of workers.
 
         >>> runs = [TrainConfig(learning_rate=1.0, batch_size=64, steps=100, seed=seed) for seed in range(4)]
-        >>> Estimate.of(runs, CostModel(seconds_per_step=0.5), workers=2).wall_seconds
+        >>> CostEstimate.of(runs, CostModel(seconds_per_step=0.5), workers=2).wall_seconds
         100.0
         """
         each = [model.of(config) for config in configs]
@@ -154,12 +186,12 @@ class Estimate:
 
 
 def steps_of(config: TrainConfig) -> int:
-    """Updates that a run is allowed."""
+    """Number of updates in the budget of a run."""
     return config.schedule(training_examples(config)).steps
 
 
 def passes_per_batch(config: TrainConfig) -> int:
-    """Pieces in which a batch is passed through the network.
+    """Number of pieces in which a batch goes through the network.
 
     >>> passes_per_batch(TrainConfig(learning_rate=1.0, batch_size=80, steps=1, micro_batch_size=32))
     3
@@ -172,38 +204,39 @@ def training_examples(config: TrainConfig) -> int:
     return DATASETS[config.dataset].training_examples if config.subset is None else config.subset
 
 
-def duration(seconds: float) -> str:
-    """In words.
+def relative_cost(config: TrainConfig) -> float:
+    """Cost of a run in units that runs of one budget share: the examples it sees, plus 40 for every pass of a batch."""
+    fixed = 40.0 * passes_per_batch(config)
+    if config.steps is not None:
+        cost = config.steps * (config.batch_size + fixed)
+    else:  # epochs · N/B updates; the size N of the training set is common to all runs and left out
+        cost = (config.epochs or 0.0) * (1.0 + fixed / config.batch_size)
+    return cost * config.svag * config.batches_per_update
 
-    >>> duration(0.2), duration(59), duration(3725), duration(1e6)
-    ('0.2 s', '59 s', '1 h 2 min', '11 d 14 h')
+
+def costliest_first(configs: list[TrainConfig]) -> list[TrainConfig]:
+    """The order in which runs are started: the longest first, so that none is left to run alone at the end.
+
+    Equal costs are ordered by seed, so that the first runs to finish cover the whole grid.
     """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, rest = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {rest} min"
-    days, left = divmod(round(seconds / 3600), 24)
-    return f"{days} d {left} h"
+    final = [config.final_learning_rate or 0.0 for config in configs]
+    keys = [(-relative_cost(c), c.seed, c.momentum, c.learning_rate, f) for c, f in zip(configs, final, strict=True)]
+    return [config for _, config in sorted(zip(keys, configs, strict=True), key=lambda pair: pair[0])]
 
 
 def _seconds(train: Callable[[TrainConfig], dict[str, Any]], config: TrainConfig) -> dict[str, Any]:
-    """A run's record, with the time that it took altogether."""
+    """The record of a run, with the time of the whole call as its ``seconds``."""
     started = time.perf_counter()
     return train(config) | {"seconds": time.perf_counter() - started}
 
 
 def _passes_and_examples(record: Mapping[str, Any]) -> tuple[int, int]:
-    """That a finished run differentiated."""
+    """Passes through the network, and examples in them, of which a finished run has computed gradients."""
     config = TrainConfig.from_dict(record["config"])
     batches = int(record["steps"]) * config.batches_per_update
     return batches * passes_per_batch(config), batches * config.batch_size
 
 
 def _timed(record: Mapping[str, Any]) -> bool:
+    """Whether a record says how many steps its run took in how many seconds."""
     return all(isinstance(record.get(name), int | float) and record[name] > 0 for name in ("steps", "seconds"))

@@ -1,4 +1,4 @@
-"""A sweep as one netCDF file, and back: what is exported can be imported into a store, and the sweep goes on."""
+"""Sweeps as netCDF files: export what a store has of a sweep, and import it into another store, to go on there."""
 
 import json
 import logging
@@ -22,16 +22,25 @@ from noisysgd.validation.sweeps.trained_pairs import SCHEMA as PAIRS
 
 logger = logging.getLogger(__name__)
 
-NO_NUMBERS = {"config", "status", "provenance", *METRICS}
-WHOLE = {"steps"}
-"""Numbers of records that are integers; netCDF 3 has none wide enough."""
+NOT_EXTRA = {"config", "status", "provenance", *METRICS}
+"""Entries of records that every dataset has in one form or another."""
+INTEGERS = {"steps"}
+"""Entries of records that are integers. They are floats in the file: netCDF 3 has no integers of 64 bits."""
 
 
 def export(plan: Plan, store: RunStore) -> xr.Dataset:
-    """What a store has of a plan, as the dataset of the sweep with all further numbers of its records.
+    """The dataset of a sweep, from the records that a store has.
 
-    Learning rates that the sweep has grown by are included, unfinished runs are missing. The attribute ``plan`` is the
-    plan's TOML text.
+    Parameters
+    ----------
+    plan : Plan
+    store : RunStore
+
+    Returns
+    -------
+    xarray.Dataset
+        As :meth:`Sweep.run` returns it, with a variable for every further number in the records, and the TOML text of
+        the plan as the attribute ``plan``. It includes what the grid has grown by. Unfinished runs are missing.
 
     Raises
     ------
@@ -45,19 +54,19 @@ def export(plan: Plan, store: RunStore) -> xr.Dataset:
         name
         for record in state.found
         for name, value in record.items()
-        if name not in NO_NUMBERS and isinstance(value, int | float) and not isinstance(value, bool)
+        if name not in NOT_EXTRA and isinstance(value, int | float) and not isinstance(value, bool)
     }
     return plan.sweep.collect(state.windows, state.found, sorted(numbers)).assign_attrs(plan=plan.text)
 
 
 def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write an exported dataset as netCDF, under a temporary name until it is whole."""
+    """Write an exported dataset as netCDF, under a temporary name that is changed at the end; returns the path."""
     path = Path(path)
     if dataset.attrs.get("schema") != PAIRS:
         return save_sweep(dataset, path)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        # netCDF 3 has no 64-bit integers; seeds may need them.
+        # netCDF 3 has no integers of 64 bits, which seeds may need.
         dataset.assign_coords(seed=dataset.seed.astype(str)).to_netcdf(partial, engine="scipy")
         partial.replace(path)
     finally:
@@ -88,22 +97,29 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of the runs of an imported dataset."""
+    """What became of the runs of an imported dataset.
+
+    Parameters
+    ----------
+    added, known : int
+        Number of runs that are new in the store, and of those that it had with the same result.
+    different : tuple of str
+        Names of the runs that the store had with another result, which stays.
+    """
 
     added: int
     known: int
     different: tuple[str, ...]
-    """Names of runs that the store has with another result; the store's stays."""
 
 
 def import_runs(dataset: xr.Dataset, store: RunStore) -> Imported:
-    """Add the runs of an exported dataset to a store, as if they had taken place there.
+    """Add the runs of an exported dataset to a store, as if they had been trained there.
 
     Raises
     ------
     ValueError
-        If the dataset does not say what its runs were: one of theory or a simulator, or of another program, such as
-        what :func:`noisysgd.validation.read_pd1` reads.
+        If the runs have no :class:`TrainConfig`: a dataset of theory or of a simulator, or one that others published,
+        as :func:`noisysgd.validation.read_pd1` returns it.
     """
     source = dataset.attrs.get("source")
     remedy = "Pass one made by `noisysgd sweep export` or Sweep.run."
@@ -115,6 +131,7 @@ def import_runs(dataset: xr.Dataset, store: RunStore) -> Imported:
     checks.require(origin is None, "dataset", expected, f"trials of others, which have none: {origin}", remedy)
     added, known, different = 0, 0, []
     provenance = json.loads(dataset.attrs.get("runs_provenance") or "[]")
+    # The dataset does not say which run has which provenance: if there are several, every record is given the list.
     provenance = provenance[0] if len(provenance) == 1 else provenance
     for config, record in _records(dataset):
         stored = store.read(config)
@@ -129,9 +146,10 @@ def import_runs(dataset: xr.Dataset, store: RunStore) -> Imported:
 
 
 def _records(dataset: xr.Dataset) -> Iterator[tuple[TrainConfig, dict[str, Any]]]:
-    """Configuration and record of every run in a dataset."""
+    """The configuration and the record of every run in a dataset, rebuilt from its variables and attributes."""
     shared = json.loads(dataset.attrs.get("configuration") or "{}")
     dims = [str(dim) for dim in dataset.status.dims]
+    # Variables over all dimensions of the status are numbers of single runs.
     numbers = [str(name) for name in dataset.data_vars if name != "status" and set(dataset[name].dims) == set(dims)]
     values = {name: dataset[name].transpose(*dims).values for name in numbers}
     names = {code: name for name, code in STATUSES.items()}
@@ -140,12 +158,12 @@ def _records(dataset: xr.Dataset) -> Iterator[tuple[TrainConfig, dict[str, Any]]
         place = {dim: dataset[dim].values[k] for dim, k in zip(dims, at, strict=True)}
         record: dict[str, Any] = {"status": names[int(dataset.status.values[at])]}
         for name, table in values.items():
-            record |= _number(name, float(table[at]))
+            record |= _entry(name, float(table[at]))
         yield TrainConfig.from_dict(shared | _varied(dataset, place, dims, at)), record
 
 
 def _varied(dataset: xr.Dataset, place: Mapping[str, Any], dims: Sequence[str], at: Sequence[int]) -> dict[str, Any]:
-    """What a run's configuration has of its own."""
+    """The part of a run's configuration that its coordinates give: seed, rates, batch size, momentum and budget."""
     own: dict[str, Any] = {"seed": int(place["seed"])}
     if "initial" in place:
         unit = 1.0 - float(dataset.attrs["momentum"])
@@ -158,9 +176,13 @@ def _varied(dataset: xr.Dataset, place: Mapping[str, Any], dims: Sequence[str], 
     return own
 
 
-def _number(name: str, value: float) -> dict[str, Any]:
-    """A metric, ``None`` where a diverged run has none; any other number, if the record had it."""
+def _entry(name: str, value: float) -> dict[str, Any]:
+    """The entry that a record had for a number in a dataset.
+
+    Metrics that a diverged run lacks are ``None`` in its record. Of other numbers a record that lacked them has no
+    entry.
+    """
     finite = math.isfinite(value)
     if name in METRICS:
         return {name: value if finite else None}
-    return {name: int(value) if name in WHOLE else value} if finite else {}
+    return {name: int(value) if name in INTEGERS else value} if finite else {}

@@ -1,7 +1,7 @@
-"""The paper's protocol and experiments: by name, as numbers of runs, and as files for ``noisysgd sweep``.
+"""The experiments of the paper: how many runs they have, and files with which ``noisysgd sweep`` repeats them.
 
-The paper prints no grids of learning rates. Those to begin with are ours, around the optima that it reports, and every
-grid grows until its optima are bracketed.
+The paper prints no grids of learning rates. The initial grids here are ours, around the optima that it reports, and
+every grid grows until its optima are bracketed.
 """
 
 import math
@@ -13,12 +13,12 @@ from noisysgd.validation.data.catalogue import CIFAR10
 from noisysgd.validation.runs.toml_files import to_toml
 
 RUNS_AND_KEEP = {"paper": (15, 12), "paper-pairs": (7, 5)}
-"""Runs per point and how many of them count: section 4, and section 7.1 for pairs of learning rates."""
+"""Runs per learning rate, and how many of them count: from section 4, and from section 7.1 for pairs."""
 
 MICRO_BATCH = 1024
-"""Examples passed through the network at once: larger batches come in pieces."""
+"""Examples that go through the network at once: larger batches are split into pieces of this size."""
 SKIPINIT_DROPOUT = 0.6
-"""Assumed: the paper refers to De & Smith (2020) for it."""
+"""Dropout with SkipInit. An assumption: the paper refers to De & Smith (2020) for it."""
 
 HEADER = """\
 # {source}
@@ -29,7 +29,7 @@ NAMES = ("table-1", "figure-1", "figure-2", "figure-2-skipinit", "figure-3")
 
 
 def runs_and_keep(preset: str) -> tuple[int, int]:
-    """Runs per point, and how many of them count.
+    """Runs per learning rate (or pair of them), and how many of them count, under a protocol of the paper.
 
     >>> runs_and_keep("paper"), runs_and_keep("paper-pairs")
     ((15, 12), (7, 5))
@@ -40,24 +40,25 @@ def runs_and_keep(preset: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One table or figure of the paper as a list of runs: everything that its cost depends on.
-
-    The paper does not print its grids of learning rates. `learning_rates` is our assumption of how many are needed to
-    bracket an optimum with its error bar, on both metrics where both are optimised.
+    """One table or figure of the paper: the numbers on which the cost of its runs depends.
 
     Parameters
     ----------
-    name, source : str
+    name : str
+    source : str
+        The section of the paper, and what is trained.
     batch_sizes : tuple of int
     budgets : tuple of float
         In epochs of CIFAR-10, or in steps.
     unit : {"epochs", "steps"}
     variants : int
-        Optimizers × networks.
+        Number of optimizers times number of networks.
     learning_rates : int
-        Per variant, batch size and budget: learning rates, or pairs of them.
+        Number of learning rates, or of pairs, for each variant, batch size and budget. The paper does not state it: it
+        is our assumption of how many are needed to bracket an optimum and its error bar, for both metrics where both
+        are optimised.
     runs : int
-        Per learning rate.
+        Runs per learning rate.
     """
 
     name: str
@@ -79,16 +80,16 @@ class Experiment:
 
     @property
     def total_runs(self) -> int:
-        """Training runs in all."""
+        """Number of training runs."""
         return len(self.batch_sizes) * len(self.budgets) * self.variants * self.learning_rates * self.runs
 
     @property
     def total_steps(self) -> int:
-        """Updates of all runs together."""
+        """Number of updates of all runs."""
         return self._sum(lambda size: 1)
 
     def total_passes(self, micro_batch_size: int) -> int:
-        """Pieces of at most so many examples in which all updates' batches pass through the network.
+        """Number of passes through the network in all runs, if at most `micro_batch_size` examples pass at once.
 
         >>> PAPER["table 1"].total_passes(1024) / PAPER["table 1"].total_steps
         8.125
@@ -97,10 +98,11 @@ class Experiment:
 
     @property
     def total_examples(self) -> int:
-        """Examples that all updates together see."""
+        """Number of examples in the batches of all updates of all runs."""
         return self._sum(lambda size: size)
 
     def _sum(self, of_batch: Callable[[int], int]) -> int:
+        """Sum over all updates of all runs of a function of the batch size."""
         each = self.variants * self.learning_rates * self.runs
         return each * sum(
             self.steps(size, budget) * of_batch(size) for size in self.batch_sizes for budget in self.budgets
@@ -108,7 +110,7 @@ class Experiment:
 
 
 DOUBLING_EPOCHS = tuple(50.0 * 2**k for k in range(8))
-"""Budgets of figures 2 and 3: 50 to 6400 epochs."""
+"""Budgets of figures 2 and 3, in epochs: 50 to 6400."""
 
 PAPER = {
     "table 1": Experiment(
@@ -152,16 +154,23 @@ PAPER = {
         runs=7,
     ),
 }
-"""Main text of Smith, Elsen & De 2020. The text does not list the batch sizes of figure 1: they are assumed to be the
-powers of two from one ghost batch, 64, to 16384, two octaves and more on either side of the boundary at 512."""
+"""The experiments in the main text of Smith, Elsen & De 2020, by name.
+
+The text does not list the batch sizes of figure 1. They are assumed to be the powers of two from 64, one ghost batch,
+to 16384: three octaves below and five above the boundary between the regimes at 512."""
 
 
 def experiment_file(name: str) -> str:
-    """The text of a sweep's file.
+    """The text of a TOML file with which ``noisysgd sweep`` repeats an experiment of the paper.
 
     Parameters
     ----------
     name : {"table-1", "figure-1", "figure-2", "figure-2-skipinit", "figure-3"}
+
+    Returns
+    -------
+    str
+        Read by :func:`noisysgd.validation.sweeps.plan.parse_plan`.
 
     Examples
     --------
@@ -196,7 +205,7 @@ def _momenta(name: str) -> list[float]:
 
 
 def _rates(name: str, paper: Experiment) -> dict[str, object]:
-    """Exponents of two to begin with."""
+    """The part of the section ``[grid]`` that states the initial exponents of learning rates."""
     if name == "figure-3":
         width = math.isqrt(paper.learning_rates) - 1
         return {"initial": [2 - width, 2], "final": [-7 - width, -7]}
@@ -214,10 +223,17 @@ def _rates(name: str, paper: Experiment) -> dict[str, object]:
 
 
 def guess(momentum: float, batch_size: int, *, fixed_steps: bool) -> int:
-    """About where the paper has the best effective learning rate, as an exponent of two.
+    """Roughly the exponent k of the best effective learning rate ε/(1−m) = 2^k in the paper.
 
-    With epochs fixed it grows with the batch from 2² at B = 512, up to there without momentum and to 2⁵ with it
-    (Figure 1c). With steps fixed it goes from 2² at B = 256 to 2⁵ at 32768 (Table 1).
+    At a fixed number of epochs (Figure 1c) it is proportional to the batch size, with k = 2 at B = 512, until it levels
+    off: at k = 2 without momentum and at k = 5 with it. At a fixed number of steps (Table 1) it grows as the square
+    root of the batch size, from k = 2 at B = 256 to k = 5 at B = 32768.
+
+    Parameters
+    ----------
+    momentum, batch_size : float, int
+    fixed_steps : bool
+        Whether the number of steps is fixed, or that of epochs.
 
     >>> guess(0.0, 64, fixed_steps=False), guess(0.0, 4096, fixed_steps=False), guess(0.9, 4096, fixed_steps=False)
     (-1, 2, 5)

@@ -1,4 +1,4 @@
-"""A sweep as a TOML file: what it reads, what it means, and where it says too little or too much."""
+"""Sweeps as TOML files: the names that a file may have, the sweep that it describes, and errors where it is wrong."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.sweeps.grid import Grid
 from noisysgd.validation.configuration import METRICS, WIDE_RESNET, TrainConfig
 from noisysgd.validation.data.catalogue import DATASETS
 from noisysgd.validation.runs.toml_files import from_toml, read_toml, to_toml
@@ -39,6 +40,7 @@ extensions = 4              # learning rates that may be added at either end
 """
 
 SECTIONS = {
+    # Of a run's configuration everything but what the other sections vary.
     "run": tuple(
         field.name
         for field in fields(TrainConfig)
@@ -49,11 +51,21 @@ SECTIONS = {
     "protocol": ("preset", "runs", "keep", "metrics", "extensions"),
     "cost": ("seconds_per_run", "seconds_per_step", "seconds_per_example", "price_per_hour"),
 }
+"""Sections of a file, and the names that each may have."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a file describes: a sweep, its text in canonical form, and a cost model if it states one."""
+    """What a TOML file describes.
+
+    Parameters
+    ----------
+    sweep : Sweep or PairSweep
+    text : str
+        The file in canonical form: without comments, sections in a fixed order. It describes the same plan.
+    cost : CostModel or None
+        The section ``[cost]``, if there is one.
+    """
 
     sweep: Sweep | PairSweep
     text: str
@@ -61,29 +73,29 @@ class Plan:
 
     @property
     def price_per_hour(self) -> float | None:
-        """Of one device, if stated."""
+        """Price of one hour of one device, if the file states it."""
         return self.cost.price_per_hour if self.cost is not None else None
 
 
 def read_plan(path: str | Path) -> Plan:
-    """The plan in a TOML file.
+    """The plan in a TOML file; see :func:`parse_plan`.
 
     Raises
     ------
     ValueError
-        For a file that is not TOML, unknown names, anything that no sweep can have, and runs that could not take
-        place; the message names the file.
+        If the file is not TOML, has unknown names or impossible values, or describes runs that would fail at their
+        start. The message begins with the path.
     OSError
-        For a file that is not there or cannot be read.
+        If the file is not there or cannot be read.
     """
     return read_toml(path, _plan_of)
 
 
 def parse_plan(text: str) -> Plan:
-    """The plan in TOML text; see :data:`EXAMPLE`.
+    """The plan in TOML text, of which :data:`EXAMPLE` explains the names.
 
-    With ``initial`` and ``final`` instead of ``exponents`` in the grid, pairs of initial and final learning rates are
-    tuned (section 7.1).
+    With ``initial`` and ``final`` instead of ``exponents`` in the section ``[grid]``, pairs of initial and final
+    learning rates are tuned (section 7.1).
 
     Examples
     --------
@@ -97,6 +109,7 @@ def parse_plan(text: str) -> Plan:
 
 
 def _plan_of(given: dict[str, Any]) -> Plan:
+    """The plan that the values of a file describe."""
     for section, table in given.items():
         checks.one_of("section", section, list(SECTIONS))
         checks.instance(section, table, dict, remedy=f"Write a table, [{section}].")
@@ -116,7 +129,7 @@ def _plan_of(given: dict[str, Any]) -> Plan:
         checks.require(unlimited is None, "kind", "an epoch or step budget for pairs", "unlimited", "List budgets.")
         one_kind = "exponents" not in grid and "window" not in grid
         checks.require(one_kind, "[grid]", "exponents and windows, or initial and final", list(grid), "Choose.")
-        size, momentum = (_one(grid, name) for name in ("batch_sizes", "momenta"))
+        size, momentum = (_one(name, grid) for name in ("batch_sizes", "momenta"))
         base = TrainConfig.from_dict(run | {"learning_rate": 1.0, "batch_size": size, "momentum": momentum})
         _check_possible(base, [size])
         axes: dict[str, Any] = {name: _range(name, grid[name]) for name in ("initial", "final") if name in grid}
@@ -128,14 +141,15 @@ def _plan_of(given: dict[str, Any]) -> Plan:
         momenta = _list("momenta", grid)
         exponents = _exponents(grid, momenta, sizes)
         sweep = Sweep(base=base, batch_sizes=sizes, momenta=momenta, exponents=exponents, unlimited=unlimited, **shared)
+    # One run of each batch size and budget: computing its steps raises if the budget allows no schedule.
     for config in {(c.batch_size, c.epochs, c.steps): c for c in sweep.plan()}.values():
-        steps_of(config)  # budgets check themselves against the batch size
+        steps_of(config)
     cost = CostModel(**given["cost"], source="stated in the file") if "cost" in given else None
     return Plan(sweep, to_toml({section: given[section] for section in SECTIONS if section in given}), cost)
 
 
 def _check_possible(base: TrainConfig, sizes: Sequence[Any]) -> None:
-    """Raise for runs that would be refused when they begin: too few examples, or a network that cannot be imported."""
+    """Raise if a run would be refused at its start: for a batch that the data lack, or a network not to be imported."""
     there = DATASETS[base.dataset].training_examples
     enough = base.subset is None or base.subset <= there
     checks.require(enough, "subset", f"at most the {there} training examples", base.subset, "Leave it out for all.")
@@ -148,12 +162,13 @@ def _check_possible(base: TrainConfig, sizes: Sequence[Any]) -> None:
     divides = side % base.downsample == 0
     checks.require(divides, "downsample", f"a divisor of the images' side, {side}", base.downsample, "Choose one.")
     if base.model != WIDE_RESNET:
-        from noisysgd.validation.networks.factory import imported  # torch is imported where it is needed
+        from noisysgd.validation.networks.factory import imported  # imports torch, which most plans do without
 
         imported(base.model)
 
 
 def _budget(table: Mapping[str, Any]) -> tuple[list[float], Unlimited | None]:
+    """The budgets in ``[budget]``, and the rule by which they are doubled if its kind is "unlimited"."""
     kind = checks.one_of("kind", table.get("kind", "epoch"), ("epoch", "step", "unlimited"))
     units = [name for name in ("epochs", "steps") if name in table]
     wanted = {"epoch": ["epochs"], "step": ["steps"]}.get(kind)
@@ -171,6 +186,7 @@ def _budget(table: Mapping[str, Any]) -> tuple[list[float], Unlimited | None]:
 
 
 def _shared(protocol: Mapping[str, Any], default: str) -> dict[str, Any]:
+    """The arguments that both kinds of sweeps take from ``[protocol]``; `default` is the preset if it names none."""
     both = "preset" in protocol and ("runs" in protocol or "keep" in protocol)
     checks.require(not both, "[protocol]", "a preset, or runs and keep", list(protocol), "Choose.")
     some = "runs" in protocol or "keep" in protocol
@@ -186,11 +202,13 @@ def _shared(protocol: Mapping[str, Any], default: str) -> dict[str, Any]:
     return {"seeds": runs, "keep": keep, "bracket": bracket, "extensions": extensions}
 
 
-def _exponents(grid: Mapping[str, Any], momenta: Sequence[float], sizes: Sequence[int]) -> Any:
-    """One window for all, or one of its own for the points that ``[[grid.window]]`` names."""
+def _exponents(
+    grid: Mapping[str, Any], momenta: Sequence[float], sizes: Sequence[int]
+) -> Grid | dict[tuple[float, int], Grid]:
+    """The exponents of a grid: those for all points, or a mapping if ``[[grid.window]]`` gives points their own."""
     rows = grid.get("window", [])
     checks.instance("window", rows, list, remedy="Write [[grid.window]] for each.")
-    windows: dict[tuple[Any, Any], tuple[int, ...]] = {}
+    windows: dict[tuple[float, int], Grid] = {}
     for row in rows:
         checks.instance("window", row, dict, remedy="Write [[grid.window]] for each.")
         names = {"momentum", "batch_size", "exponents"}
@@ -209,8 +227,8 @@ def _exponents(grid: Mapping[str, Any], momenta: Sequence[float], sizes: Sequenc
     return windows | {point: _range("exponents", grid["exponents"]) for point in rest}
 
 
-def _range(name: str, value: Any) -> tuple[int, ...]:
-    """``[low, high]`` as all exponents between; ``[low, high, step]`` with gaps."""
+def _range(name: str, value: Any) -> Grid:
+    """The exponents from low to high that ``[low, high]`` stands for; ``[low, high, step]`` takes every step-th."""
     whole = isinstance(value, list) and len(value) in (2, 3) and all(type(k) is int for k in value)
     remedy = "Give the exponents of two at the ends."
     checks.require(whole, name, "[low, high] or [low, high, step], integers", value, remedy)
@@ -223,12 +241,14 @@ def _range(name: str, value: Any) -> tuple[int, ...]:
 
 
 def _list(name: str, grid: Mapping[str, Any]) -> list[Any]:
+    """An entry of ``[grid]`` that must be a list, not empty."""
     value = grid.get(name)
     checks.require(isinstance(value, list) and bool(value), name, "a list, not empty", value, "Add it to [grid].")
     return list(value or [])
 
 
-def _one(grid: Mapping[str, Any], name: str) -> Any:
+def _one(name: str, grid: Mapping[str, Any]) -> Any:
+    """The only value in such a list."""
     values = _list(name, grid)
     checks.require(len(values) == 1, name, "one, where pairs of learning rates are tuned", values, "Choose one.")
     return values[0]

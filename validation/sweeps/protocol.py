@@ -1,20 +1,22 @@
-"""What a sweep's protocol may say: runs and how many count, metrics, exponents, extensions. Each checks its input."""
+"""Checks of a sweep's arguments: numbers of runs, metrics, exponents, extensions. Each returns the checked value."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.sweeps.grid import Grid
 from noisysgd.validation.configuration import METRICS
 
 FURTHEST = 1000
-"""Largest exponent of two, either way: the range of doubles ends a little beyond 2^±1000."""
+"""Largest exponent k of a learning rate 2^±k: the range of doubles ends a little beyond 2^±1000."""
 MOST_EXTENSIONS = 100
-"""Points that a grid may gain at either end: learning rates then span thirty orders of magnitude more."""
+"""Points that a grid may gain at either end: thirty orders of magnitude of the learning rate."""
+
+Value = TypeVar("Value", bound=Hashable)
 
 
-def exponents(name: str, values: Iterable[Any]) -> Grid:
-    """Exponents of two, ascending.
+def exponents(name: str, values: Iterable[object]) -> Grid:
+    """`values` as exponents of two, ascending: distinct integers from -1000 to 1000, at least one.
 
     >>> exponents("initial", [0, -2.0])
     (-2, 0)
@@ -28,8 +30,8 @@ def exponents(name: str, values: Iterable[Any]) -> Grid:
     return tuple(sorted(found))
 
 
-def runs_kept(runs: Any, keep: Any, names: tuple[str, str] = ("seeds", "keep")) -> tuple[int, int]:
-    """Runs at each point and how many of them count, as integers.
+def runs_kept(runs: object, keep: object, names: tuple[str, str] = ("seeds", "keep")) -> tuple[int, int]:
+    """Runs at each point of a grid, and how many of them count, as integers; `names` are for error messages.
 
     >>> runs_kept(15, 12.0)
     (15, 12)
@@ -41,8 +43,8 @@ def runs_kept(runs: Any, keep: Any, names: tuple[str, str] = ("seeds", "keep")) 
     return whole, kept
 
 
-def bracketed_metrics(metrics: Sequence[Any], name: str = "bracket") -> tuple[str, ...]:
-    """Metrics to be bracketed, each named once.
+def bracketed_metrics(metrics: Sequence[str], name: str = "bracket") -> tuple[str, ...]:
+    """`metrics`, if all are metrics of a run's record and none is named twice.
 
     >>> bracketed_metrics(["train_loss"])
     ('train_loss',)
@@ -54,8 +56,8 @@ def bracketed_metrics(metrics: Sequence[Any], name: str = "bracket") -> tuple[st
     return tuple(metrics)
 
 
-def extension(value: Any) -> int:
-    """How many points a grid may gain at either end.
+def extension(value: object) -> int:
+    """The number of points that a grid may gain at either end, from 0 to 100.
 
     >>> extension(4)
     4
@@ -66,8 +68,8 @@ def extension(value: Any) -> int:
     return count
 
 
-def distinct_values(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    """The values, of which there must be one and no two the same.
+def distinct_values(name: str, values: Sequence[Value]) -> tuple[Value, ...]:
+    """`values`, if there is at least one and no two are the same.
 
     >>> distinct_values("momenta", [0.0, 0.9])
     (0.0, 0.9)

@@ -1,8 +1,7 @@
-"""Sweeps over optimizers, batch sizes, budgets, learning rates and seeds, on any executor, resumable at any moment."""
+"""Sweeps of training runs over optimizers, batch sizes, budgets, learning rates and seeds."""
 
 import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,37 +13,42 @@ from noisysgd.theory.sweeps.dataset import sweep_from_records
 from noisysgd.theory.sweeps.grid import Grid, error_bar, optimum_at, wider
 from noisysgd.theory.sweeps.optimum_rule import optimum
 from noisysgd.validation.configuration import METRICS, TrainConfig
-from noisysgd.validation.sweeps.growth import Growing, Place, Progress, Windows, costliest_first
-from noisysgd.validation.sweeps.protocol import (
-    FURTHEST,
-    bracketed_metrics,
-    distinct_values,
-    exponents,
-    extension,
-    runs_kept,
+from noisysgd.validation.sweeps.growing_sweep import (
+    GrowingSweep,
+    RateWindows,
+    Record,
+    Setting,
+    in_words,
+    provenances,
 )
-
-__all__ = ["METRICS", "Progress", "Sweep", "Unlimited"]
+from noisysgd.validation.sweeps.protocol import FURTHEST, distinct_values, exponents
 
 MOST_DOUBLINGS = 30
-"""Of an unlimited budget: a billion times the first."""
+"""Largest number of doublings of an unlimited budget, to a billion times the first."""
 VARIED = ("learning_rate", "batch_size", "momentum", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unlimited:
-    """The unlimited budget (section 2): train longer, twice each time, for as long as it helps.
+    """The unlimited budget (section 2): the budget is doubled for as long as longer training helps.
+
+    Training has ceased to help when, from one budget to the next, the best mean of the metric over learning rates
+    improves by no more than one standard deviation of the runs behind that mean, or when every run of the last budget
+    diverged.
 
     Parameters
     ----------
     metric : str
-        Where more training counts. It has ceased to help when, from one budget to the next, the best mean over
-        learning rates improves by no more than one standard deviation of the runs behind it, or when every run of the
-        last budget diverged.
+        The metric by which this is judged.
     target : float, optional
         Stop instead at the first budget whose best mean reaches this value.
     doublings : int
-        Most doublings of the first budget, up to 30; from 50 to 6400 epochs there are 7.
+        Doublings of the first budget at most, up to 30; from 50 to 6400 epochs there are 7.
+
+    Raises
+    ------
+    ValueError
+        For an unknown metric, or too many doublings.
     """
 
     metric: str = "test_accuracy"
@@ -62,10 +66,17 @@ class Unlimited:
             object.__setattr__(self, "target", checks.scalar("target", self.target))
 
     def enough(self, before: xr.Dataset | None, last: xr.Dataset) -> bool:
-        """Whether no longer budget is called for, from :func:`noisysgd.theory.optimum` at the last two."""
-        sign = -1.0 if self.metric.endswith("accuracy") else 1.0
+        """Whether no longer budget is to be tried.
+
+        Parameters
+        ----------
+        before, last : xarray.Dataset
+            What :func:`noisysgd.theory.optimum` finds at the last budget but one (``None`` if there is none), and at
+            the last.
+        """
+        sign = -1.0 if self.metric.endswith("accuracy") else 1.0  # so that smaller is better
         mean = sign * float(last["mean"])
-        if not np.isfinite(mean):  # training for longer does not mend what diverges
+        if not np.isfinite(mean):  # what diverges also diverges when it is trained for longer
             return True
         if self.target is not None:
             return mean <= sign * self.target
@@ -75,35 +86,35 @@ class Unlimited:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Growing):
+class Sweep(GrowingSweep):
     """A grid of training runs that grows until the optima lie inside it.
 
     Parameters
     ----------
     base : TrainConfig
-        Everything that the grid does not vary.
+        Everything that the grid does not vary. The first seed is the base's.
     batch_sizes : sequence of int
     momenta : sequence of float
         0 is plain SGD.
     exponents : mapping or sequence of int
-        Effective learning rates ε/(1−m) = 2^k to begin with. A mapping from (momentum, batch size) gives each its own
-        window.
+        Exponents k of the effective learning rates ε/(1−m) = 2^k to begin with. A mapping from (momentum, batch size)
+        gives each combination a window of its own.
     seeds : int
-        Runs at each point.
+        Runs at each learning rate.
     bracket : str, sequence of str or None
-        Metrics whose optima, each with its error bar, must come to lie inside the grid (``keep`` runs as in
-        :func:`noisysgd.theory.optimum`). Each metric has its own optimum: the learning rate of the smallest training
-        loss need not be that of the best test accuracy (section 7).
+        Metrics whose optima, as :func:`noisysgd.theory.optimum` finds them, must lie inside the grid with their error
+        bars. Each metric has its own optimum: the learning rate of the smallest training loss need not be that of the
+        best test accuracy (section 7). ``None`` keeps the grid as it is.
     keep : int
-        Runs kept of each `seeds`; the paper keeps 12 of 15.
+        The best so many of the `seeds` runs count; the paper keeps 12 of 15.
     extensions : int
-        Learning rates that a window may grow by, at each end, in search of a bracket; at most 100.
+        Learning rates that a window may grow by, at each end, to bracket an optimum; at most 100.
     budgets : sequence of float, optional
         Several budgets instead of the base's own, in its unit (epochs or steps).
     unlimited : Unlimited, optional
-        Adds budgets, doubling the largest, for as long as that helps. Its metric must be among those of `bracket`:
-        whether more training helps is a question about tuned learning rates. With no metric to bracket, grids are
-        fixed, and the rule decides within them.
+        Doubles the largest budget for as long as that helps. The metric of the rule must be among those of `bracket`,
+        since whether longer training helps has to be judged at tuned learning rates. If there is no metric to bracket,
+        grids are fixed and the rule judges within them.
 
     Raises
     ------
@@ -130,16 +141,11 @@ class Sweep(Growing):
     unlimited: Unlimited | None = None
 
     def __post_init__(self) -> None:
-        seeds, keep = runs_kept(self.seeds, self.keep)
+        self._check_shared_fields()
         remedy = "A batch has at least one example."
         sizes = [checks.integer("batch_size", size, 1, remedy=remedy) for size in self.batch_sizes]
         momenta = [checks.scalar("momenta", checks.momentum(momentum, "momenta")) for momentum in self.momenta]
-        values: dict[str, Any] = {"seeds": seeds, "keep": keep, "extensions": extension(self.extensions)}
-        values |= {"batch_sizes": distinct_values("batch_sizes", sizes), "momenta": distinct_values("momenta", momenta)}
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-        if self.budgets is not None:
-            distinct_values("budgets", [checks.scalar("budgets", budget) for budget in self.budgets])
+        self._set(batch_sizes=distinct_values("batch_sizes", sizes), momenta=distinct_values("momenta", momenta))
         chosen = self.exponents
         if isinstance(chosen, Mapping):
             lacking = [pair for pair in self.points if pair not in chosen]
@@ -148,8 +154,7 @@ class Sweep(Growing):
             chosen = {pair: exponents("exponents", chosen[pair]) for pair in self.points}
         else:
             chosen = exponents("exponents", chosen)
-        object.__setattr__(self, "exponents", chosen)
-        bracketed_metrics(self.metrics)
+        self._set(exponents=chosen)
         if self.unlimited is not None and self.metrics:
             rule = self.unlimited.metric
             remedy = f"Whether more training helps is judged at tuned learning rates: bracket {rule!r} too."
@@ -159,112 +164,97 @@ class Sweep(Growing):
 
     @property
     def points(self) -> list[tuple[float, int]]:
-        """All (momentum, batch size)."""
+        """All combinations (momentum, batch size)."""
         return list(itertools.product(self.momenta, self.batch_sizes))
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Metrics to be bracketed."""
-        if self.bracket is None:
-            return ()
-        return (self.bracket,) if isinstance(self.bracket, str) else tuple(self.bracket)
-
-    @property
-    def unit(self) -> str:
-        """Unit of the budgets: ``epochs`` or ``steps``."""
-        return "epochs" if self.base.steps is None else "steps"
-
-    def start(self) -> Windows:
-        """The windows to begin with: of every (momentum, batch size, budget), exponents of effective learning rates."""
+    def start(self) -> RateWindows:
+        """The windows to begin with: one axis ``learning_rate`` at every (momentum, batch size, budget)."""
         return {
             (momentum, size, budget): {"learning_rate": self._window((momentum, size))}
             for momentum, size in self.points
             for budget in self._budgets()
         }
 
-    def plan(self, windows: Windows | None = None) -> list[TrainConfig]:
-        """Configurations of the grid, the costliest first: those of the given windows, or of the initial ones."""
-        return costliest_first(
-            [
-                self.base.with_(
-                    momentum=float(momentum),
-                    batch_size=size,
-                    learning_rate=2.0**exponent * (1.0 - momentum),
-                    seed=self.base.seed + seed,
-                    **({} if budget is None else {self.unit: budget}),
-                )
-                for (momentum, size, budget), axes in (windows or self.start()).items()
-                for exponent in axes["learning_rate"]
-                for seed in range(self.seeds)
-            ]
-        )
+    def _variations(self, setting: Setting, axes: Mapping[str, Grid]) -> Iterator[dict[str, Any]]:
+        momentum, size, _ = setting
+        for exponent in axes["learning_rate"]:
+            rate = 2.0**exponent * (1.0 - momentum)
+            yield {"momentum": float(momentum), "batch_size": size, "learning_rate": rate}
 
-    def collect(self, windows: Windows, records: Sequence[Mapping[str, Any]], more: Sequence[str] = ()) -> xr.Dataset:
-        """A Sweep over (optimizer, batch_size, learning_rate, seed), and budget if the sweep has several."""
-        several = self._several
-        shared = {name: value for name, value in self.base.as_dict().items() if name not in VARIED}
-        if several:
-            del shared[self.unit]
+    def collect(self, windows: RateWindows, records: Sequence[Record], more: Sequence[str] = ()) -> xr.Dataset:
+        """A Sweep (see :func:`noisysgd.theory.load_sweep`) over optimizer, batch size, learning rate and seed.
+
+        There is a dimension ``budget`` too if the sweep has several. Parameters are those of
+        :meth:`GrowingSweep.collect`.
+        """
+        several = self._several_budgets
         rows = [
             record["config"] | record | ({"budget": record["config"][self.unit]} if several else {})
             for record in records
         ]
+        shared = self._shared_configuration(*VARIED)
         dataset = sweep_from_records(rows, source="training", metrics=(*METRICS, *more), configuration=shared)
         if several:
             dataset.budget.attrs = {"long_name": "budget", "units": self.unit}
         return dataset.assign_attrs(runs_provenance=provenances(records))
 
-    def grow(self, windows: Windows, dataset: xr.Dataset) -> Windows:
-        """Windows with a learning rate more where an error bar touches an end; then, where it helps, another budget."""
+    def grow(self, windows: RateWindows, dataset: xr.Dataset) -> RateWindows:
+        """Windows with another learning rate at each end that an error bar touches, or with a doubled budget.
+
+        Budgets are doubled only when no window grows any more.
+        """
         best = [optimum(dataset, metric, keep=self.keep) for metric in self.metrics]
         grown = dict(windows)
-        for place, axes in windows.items():
-            momentum, size, _ = place
+        for setting, axes in windows.items():
+            momentum, size, _ = setting
             initial = self._window((momentum, size))
-            bars = [error_bar(each, **self._coordinates(place)) for each in best]
+            bars = [error_bar(each, **_coordinates(setting)) for each in best]
+            # Limits count from the initial window, so that growth does not depend on how many rounds it took.
             lowest = max(initial[0] - self.extensions, -FURTHEST)
             highest = min(initial[-1] + self.extensions, FURTHEST)
-            grown[place] = {"learning_rate": wider(axes["learning_rate"], bars, lowest=lowest, highest=highest)}
+            grown[setting] = {"learning_rate": wider(axes["learning_rate"], bars, lowest=lowest, highest=highest)}
+        # Whether a longer budget helps is judged by tuned learning rates: only once the windows have settled.
         if grown == windows and self.unlimited is not None:
             grown |= self._longer(windows, dataset, self.unlimited)
         return grown
 
-    def limits(self, windows: Windows) -> Windows:
+    def limits(self, windows: RateWindows) -> RateWindows:
         """The given windows, grown as far as `extensions` and the doublings of an unlimited budget allow."""
         extensions = self.extensions if self.metrics else 0
-        grown: dict[Place, dict[str, Grid]] = {}
-        for momentum, size, budget in self._places(windows):
+        grown: dict[Setting, dict[str, Grid]] = {}
+        for momentum, size, budget in self._possible_settings(windows):
             initial = self._window((momentum, size))
             below = range(max(initial[0] - extensions, -FURTHEST), initial[0])
             above = range(initial[-1] + 1, min(initial[-1] + extensions, FURTHEST) + 1)
             grown[momentum, size, budget] = {"learning_rate": (*below, *initial, *above)}
         return grown
 
-    def _places(self, windows: Windows) -> list[Place]:
-        """Those of the windows, and those that doublings may add."""
+    def _possible_settings(self, windows: RateWindows) -> list[Setting]:
+        """The settings of the windows, and those that doublings of the budget may add."""
         if self.unlimited is None:
             return list(windows)
         last = max(budget for budget in self._budgets() if budget is not None)
         doubled = [last * 2**k for k in range(1, self.unlimited.doublings + 1)]
         return list(dict.fromkeys([*windows, *((*point, budget) for point in self.points for budget in doubled)]))
 
-    def unbracketed(self, windows: Windows, dataset: xr.Dataset) -> list[str]:
-        """Where, and for which metric, the optimum or its error bar is still at an end of the grid, in words.
+    def unbracketed(self, windows: RateWindows, dataset: xr.Dataset) -> list[str]:
+        """In words, at which settings and for which metrics the optimum or its error bar is at an end of the grid.
 
-        Among the metrics is that of the rule of an unlimited budget, even where no metric is to be bracketed.
+        The metric of an unlimited budget's rule is among them even if no metric is to be bracketed.
         """
         rule = (self.unlimited.metric,) if self.unlimited is not None else ()
         lacking = []
         for metric in dict.fromkeys((*self.metrics, *rule)):
             best = optimum(dataset, metric, keep=self.keep)
-            for place in windows:
-                if not bool(optimum_at(best, **self._coordinates(place)).bracketed):
-                    lacking.append(f"{metric} at {describe(place, self.unit)}")
+            for setting in windows:
+                if not bool(optimum_at(best, **_coordinates(setting)).bracketed):
+                    lacking.append(f"{metric} at {in_words(setting, self.unit)}")
         return lacking
 
-    def _longer(self, windows: Windows, dataset: xr.Dataset, rule: Unlimited) -> dict[Place, dict[str, Grid]]:
+    def _longer(self, windows: RateWindows, dataset: xr.Dataset, rule: Unlimited) -> dict[Setting, dict[str, Grid]]:
+        """Windows at twice the largest budget, for each (momentum, batch size) where longer training still helps."""
         best = optimum(dataset, rule.metric, keep=self.keep)
-        added: dict[Place, dict[str, Grid]] = {}
+        added: dict[Setting, dict[str, Grid]] = {}
         for momentum, size in self.points:
             budgets = sorted(b for m, s, b in windows if (m, s) == (momentum, size) and b is not None)
             if len(budgets) - len(self._budgets()) >= rule.doublings:
@@ -274,36 +264,22 @@ class Sweep(Growing):
                 added[momentum, size, 2 * budgets[-1]] = {"learning_rate": self._window((momentum, size))}
         return added
 
-    def _coordinates(self, place: Place) -> dict[str, float]:
-        momentum, size, budget = place
-        return {"momentum": momentum, "batch_size": size} | ({} if budget is None else {"budget": budget})
-
     @property
-    def _several(self) -> bool:
+    def _several_budgets(self) -> bool:
         return self.budgets is not None or self.unlimited is not None
 
     def _budgets(self) -> list[float | None]:
-        if self.budgets is not None:
-            return list(self.budgets)
-        return [self.base.epochs if self.base.steps is None else self.base.steps] if self._several else [None]
+        if self.unlimited is not None and self.budgets is None:
+            return [self.base.epochs if self.base.steps is None else self.base.steps]
+        return super()._budgets()
 
-    def _window(self, pair: tuple[float, int]) -> Grid:
+    def _window(self, point: tuple[float, int]) -> Grid:
+        """The initial exponents at a (momentum, batch size)."""
         chosen = self.exponents
-        return tuple(chosen[pair] if isinstance(chosen, Mapping) else chosen)
+        return tuple(chosen[point] if isinstance(chosen, Mapping) else chosen)
 
 
-def provenances(records: Sequence[Mapping[str, Any]]) -> str:
-    """The distinct versions, commits and machines behind records, as JSON; imported records may have several."""
-    each = [record.get("provenance", []) for record in records]
-    flat = [one for some in each for one in (some if isinstance(some, list) else [some])]
-    return "[" + ", ".join(sorted({json.dumps(one, sort_keys=True) for one in flat})) + "]"
-
-
-def describe(place: Place, unit: str) -> str:
-    """A place in words.
-
-    >>> describe((0.9, 64, 50.0), "epochs")
-    'momentum 0.9, B = 64, 50 epochs'
-    """
-    momentum, size, budget = place
-    return f"momentum {momentum:g}, B = {size}" + ("" if budget is None else f", {budget:g} {unit}")
+def _coordinates(setting: Setting) -> dict[str, float]:
+    """A setting as coordinates of a dataset."""
+    momentum, size, budget = setting
+    return {"momentum": momentum, "batch_size": size} | ({} if budget is None else {"budget": budget})

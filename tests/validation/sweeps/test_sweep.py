@@ -28,9 +28,8 @@ from noisysgd.validation.networks.factory import imported
 from noisysgd.validation.runs import executors, single_run
 from noisysgd.validation.runs.dask_executor import local_cluster, worker_options
 from noisysgd.validation.runs.toml_files import to_toml
-from noisysgd.validation.sweeps.cost import CostModel, Estimate, steps_of
+from noisysgd.validation.sweeps.cost import CostEstimate, CostModel, relative_cost, steps_of
 from noisysgd.validation.sweeps.export import export, import_runs, load, save
-from noisysgd.validation.sweeps.growth import relative_cost
 from noisysgd.validation.sweeps.paper import NAMES, PAPER, experiment_file, runs_and_keep
 from noisysgd.validation.sweeps.plan import EXAMPLE, parse_plan, read_plan
 from noisysgd.validation.sweeps.trained import Unlimited
@@ -401,7 +400,7 @@ def test_the_papers_files_have_the_runs_and_the_steps_that_the_costs_page_counts
     share = 2 if name.startswith("figure-2") else 1  # two networks, two files
     configs = plan.sweep.plan()
     assert share * len(configs) == paper.total_runs
-    cost = Estimate.of(configs, plan.cost, workers=1)
+    cost = CostEstimate.of(configs, plan.cost, workers=1)
     assert share * cost.steps == paper.total_steps
     assert share * sum(steps_of(config) * config.batch_size for config in configs) == paper.total_examples
     assert {config.normalization for config in configs} == {"skipinit" if "skip" in name else "ghost_batch"}
@@ -608,12 +607,12 @@ def test_the_fitted_cost_is_the_one_that_made_the_records():
 def test_an_estimate_adds_up():
     configs = [BASE.with_(steps=n, seed=seed) for n in (10, 1000) for seed in range(3)]
     model = CostModel(seconds_per_step=0.01, price_per_hour=36.0)
-    cost = Estimate.of(configs, model, workers=2)
+    cost = CostEstimate.of(configs, model, workers=2)
     assert (cost.runs, cost.steps) == (6, 3030)
     assert cost.device_seconds == pytest.approx(30.3)
     assert cost.price == pytest.approx(0.303)
     assert cost.wall_seconds == pytest.approx(15.15)
-    assert Estimate.of(configs, model, workers=100).wall_seconds == pytest.approx(10)
+    assert CostEstimate.of(configs, model, workers=100).wall_seconds == pytest.approx(10)
 
 
 def test_every_piece_of_a_batch_costs_a_pass():
@@ -737,7 +736,7 @@ def test_the_page_on_costs_shows_what_its_program_computes():
     page = (docs / "costs.md").read_text(encoding="utf-8")
     assert program["table"]() in page
     files = [parse_plan(experiment_file(name)) for name in NAMES]
-    hours = [Estimate.of(file.sweep.plan(), file.cost, workers=1).device_seconds / 3600 for file in files]
+    hours = [CostEstimate.of(file.sweep.plan(), file.cost, workers=1).device_seconds / 3600 for file in files]
     table, one, two, skipinit, three = hours
     shown = [float(found.replace(",", "")) for found in re.findall(r"^\| [tf]\w+ \d \|.* ([\d,]+) \|$", page, re.M)]
     np.testing.assert_allclose(shown, [table, one, two + skipinit, three], rtol=2e-3)  # c has three digits in the files
