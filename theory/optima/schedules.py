@@ -38,10 +38,11 @@ def optimal_initial_final(
     """Initial and final learning rates, tuned separately, with the smallest expected loss at the end of the budget.
 
     The schedule is the paper's shape between the two, :func:`~noisysgd.theory.initial_to_final`: constant for half of
-    the steps, then ten equal drops (section 7.1, Figure 3). Both rates are scanned on a grid of initial rates and of
-    ratios initial/final from 2⁻⁴ to 2²⁴; the method of Nelder and Mead then refines the four lowest points to a
-    relative precision of 1e-3. Where the ratio makes no difference, as without noise, the one returned means nothing;
-    where no decay helps, it stays the lowest of the grid. For a problem that starts at its minimum both rates are 0.
+    the steps, then ten drops by equal factors (section 7.1, Figure 3). Both rates are scanned on a grid of initial
+    rates and of ratios initial/final from 2⁻⁴ to 2²⁴; the method of Nelder and Mead then refines the four lowest points
+    to a relative precision of 1e-3. Where the ratio makes no difference, as without noise, the one returned means
+    nothing; where no decay helps, it stays the lowest of the grid. For a problem that starts at its minimum both rates
+    are 0.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How optima move with the batch size: regimes, scaling rules, the corner between them, noise scales."""
+"""How the optimal learning rate depends on the batch size: regimes, scaling rules, their corner, noise scales."""
 
 from noisysgd.theory.scaling.corner import CornerFit, SharpCorner, fit_corner
 from noisysgd.theory.scaling.noise_scale import (

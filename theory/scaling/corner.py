@@ -1,9 +1,13 @@
-"""How sharp the corner between linear scaling and a constant learning rate is, and where: fits with intervals."""
+"""The corner between linear scaling and a constant learning rate: where it is and how sharp, fitted with intervals.
+
+*Sharpness* is that of the corner here, a number p of the curve ε(B); it has nothing to do with the Hessian.
+"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -24,19 +28,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SHARPEST = 64.0
-"""Finite sharpness is looked for up to here; what is sharper counts as infinitely sharp."""
+"""Largest finite sharpness that fits consider; sharper corners count as infinitely sharp."""
 BLUNTEST = 0.125
-"""Sharpness 1/8 is nearly a power law with exponent ½ over 16 octaves; below it nothing is looked for."""
+"""Smallest sharpness that fits consider: at 1/8 the curve is nearly a power law with exponent ½ over 16 octaves."""
 BLUNTNESS = np.geomspace(1 / SHARPEST, 1 / BLUNTEST, 25)
-"""Inverse sharpness 1/p, in which misfits are smooth, on a grid; 0 is judged apart."""
+"""Grid of 1/p, in which misfits are smooth; 0, an infinitely sharp corner, is treated separately."""
 
 
 @dataclass(frozen=True)
 class SharpCorner:
-    """ε = ε_c/(1 + (B*/B)^p)^(1/p): linear below B*, constant above, as sharp in between as the data say.
+    """ε = ε_c/(1 + (B*/B)^p)^(1/p): linear far below B*, constant far above, with a corner of sharpness p in between.
 
-    p = 1 is :class:`~noisysgd.theory.McCandlish`, p = ∞ :class:`~noisysgd.theory.LinearWithCap`. Not derived from
-    anything: it measures how sharp the corner is.
+    p = 1 is :class:`~noisysgd.theory.McCandlish`, p = ∞ :class:`~noisysgd.theory.LinearWithCap`. The formula is not
+    derived from a model; it is a family between the two, to measure with p how sharp the corner of data is.
 
     Parameters
     ----------
@@ -45,7 +49,7 @@ class SharpCorner:
     boundary_batch_size : float
         B*, where the two asymptotes meet; 0 is a constant learning rate.
     sharpness : float
-        p > 0, ``inf`` allowed. Fits look between 1/8 and 64, and at ``inf``.
+        p > 0 of the corner, ``inf`` allowed. Fits consider 1/8 to 64, and ``inf``.
 
     Examples
     --------
@@ -72,32 +76,33 @@ class SharpCorner:
         names = ("maximum", "boundary_batch_size", "sharpness")
         return {name: getattr(self, name) for name in names}
 
-    def learning_rate(self, batch_size: Any) -> FloatArray:
+    def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
         with np.errstate(divide="ignore"):
             distance = np.log2(checks.batch_size(batch_size)) - np.log2(self.boundary_batch_size)
         return np.asarray(self.maximum * np.exp2(corner(distance, self.sharpness)))
 
     @classmethod
-    def fit(cls, batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None) -> Self:
-        """The rule closest to data: see :meth:`RuleFamily.fit`. A corner too sharp to tell has sharpness ``inf``."""
+    def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
+        """The rule closest to data: see :meth:`RuleFamily.fit`. A corner beyond sharpness 64 gets sharpness ``inf``."""
         factor, place, sharpness, _ = _fit(fit_data(batch_sizes, learning_rates, log_errors, parameters=3))
         return cls(power(factor), power(place), sharpness)
 
 
 @dataclass(frozen=True)
 class CornerFit:
-    """A fitted corner with profile-likelihood intervals.
+    """A fitted corner with profile-likelihood intervals, made by :func:`fit_corner`.
 
     Attributes
     ----------
     rule : SharpCorner
         The best fit.
     sharpness_interval : (float, float)
-        Of p: ``inf`` above where data cannot tell the corner from a sharp one, 0 below where no bluntness is too much:
-        then there may be no corner at all, and `boundary_interval` means little.
+        Interval of the corner's sharpness p. Its upper end is ``inf`` if the data agree with an infinitely sharp one.
+        Its lower end is 0 if they agree with p = 1/8: then there may be no corner at all, and `boundary_interval` means
+        little.
     boundary_interval : (float, float)
-        Of B*: 0 or ``inf`` at the end at which data show no corner.
+        Interval of B*; an end is 0 or ``inf`` if the data agree with a corner as far as 2²⁰ beyond them on that side.
     confidence : float
         Level of both intervals.
     """
@@ -108,20 +113,24 @@ class CornerFit:
     confidence: float
 
 
-def fit_corner(batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None, confidence: float = 0.95) -> CornerFit:
+def fit_corner(
+    batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None, confidence: float = 0.95
+) -> CornerFit:
     """:class:`SharpCorner` fitted to data, with intervals for its sharpness p and its boundary batch size B*.
 
-    An interval holds the values for which the best choice of the other parameters fits the data acceptably: χ² within
-    z² of its minimum, or, with errors unknown, within t²/(K−3) of itself, by Student's t for K−3 degrees of freedom. So
-    it need not be symmetric, nor finite. Where acceptable values come in several pieces, it spans them all.
+    An interval holds the values for which the best choice of the other parameters fits the data acceptably. With known
+    errors, χ² may exceed its minimum by z²; with unknown errors, by the share t²/(K−3) of the minimum, with Student's t
+    for K−3 degrees of freedom. So an interval need not be symmetric, nor finite. Where acceptable values come in
+    several pieces, it spans them all.
 
     Parameters
     ----------
     batch_sizes, learning_rates, log_errors
-        As of :meth:`RuleFamily.fit`. Give `log_errors` for data read off a coarse grid, whose scatter tells nothing. If
-        batch sizes lie on that grid too, rounding can shift the boundary by a grid step beyond its interval.
+        As of :meth:`RuleFamily.fit`. Give `log_errors` for data that were read off a coarse grid: their scatter says
+        little about their errors. If batch sizes lie on the same grid, rounding can shift the boundary by one grid step
+        beyond its interval.
     confidence : float
-        Level between 0 and 1.
+        Level of the intervals, between 0 and 1.
 
     Returns
     -------
@@ -155,6 +164,7 @@ def fit_corner(batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None,
     margin = float(ndtri(tail)) ** 2 if data.known else least * float(stdtrit(spare, tail)) ** 2 / spare
     limit = least + margin + _slack(data)
 
+    # Profiles of χ²: one parameter is given, the others are fitted.
     def height_of_bluntness(bluntness: float) -> float:
         return _fit_boundary(data, 1.0 / bluntness if bluntness > 0 else np.inf)[2]
 
@@ -179,27 +189,27 @@ def fit_corner(batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None,
     )
 
 
-def corner(distance: FloatArray, sharpness: Any) -> FloatArray:
-    """Log₂ of (1 + 2^(−p·distance))^(−1/p), p = sharpness; `distance` from the corner in octaves. They broadcast."""
-    # At p = 1e18 what distinguishes it from ∞ has fallen below rounding, and p·0 is still 0.
+def corner(distance: FloatArray, sharpness: ArrayLike) -> FloatArray:
+    """Log₂ of (1 + 2^(−p·distance))^(−1/p) for p = `sharpness` and distances log₂(B/B*); the two broadcast."""
+    # Infinite p is replaced by 1e18: the difference is below rounding, and p·0 stays 0.
     p = np.minimum(sharpness, 1e18)
     return np.asarray(np.minimum(distance, 0.0) - np.log1p(np.exp2(-p * np.abs(distance))) / (np.log(2.0) * p))
 
 
 def fit_boundary(data: Data, sharpness: float) -> tuple[float, float]:
-    """Log₂ of maximum and boundary batch size of the best corner of given sharpness."""
+    """Log₂ of the maximum and of the boundary batch size of the best corner of given sharpness."""
     factor, place, _ = _fit_boundary(data, sharpness)
     return factor, place
 
 
 def _places(data: Data) -> FloatArray:
-    """Places to look for a corner: log₂ of batch sizes, from far below the data to far beyond."""
+    """Places where a corner is looked for, as log₂ of batch sizes: from far below the data to far beyond."""
     x = data.log_batch
     return scan(float(x.min()) - OCTAVES_BEYOND, float(x.max()) + OCTAVES_BEYOND, kinks=x)
 
 
 def _fit_boundary(data: Data, sharpness: float) -> tuple[float, float, float]:
-    """Best corner of given sharpness: log₂ of its maximum, log₂ of its batch size, χ²."""
+    """Best corner of given sharpness: log₂ of its maximum, log₂ of its batch size, and χ²."""
 
     def height(places: FloatArray) -> FloatArray:
         return misfit(corner(data.log_batch - places[:, None], sharpness), data)[0]
@@ -210,7 +220,7 @@ def _fit_boundary(data: Data, sharpness: float) -> tuple[float, float, float]:
 
 
 def _fit(data: Data) -> tuple[float, float, float, float]:
-    """Best corner of all: log₂ of its maximum, log₂ of its batch size, sharpness, χ²."""
+    """Best corner of any sharpness: log₂ of its maximum, log₂ of its batch size, its sharpness, and χ²."""
     from scipy.optimize import least_squares
 
     root = np.sqrt(data.weight)
@@ -219,12 +229,14 @@ def _fit(data: Data) -> tuple[float, float, float, float]:
         shape = corner(data.log_batch - point[0], 1 / point[1])
         return np.asarray(root * (data.log_rate - shape - misfit(shape, data)[1]))
 
-    # A sharp corner is judged apart: around it the misfit does not depend on sharpness, and no slope leads to it.
+    # An infinitely sharp corner is fitted by itself: close to it χ² hardly depends on p, and no slope leads there.
     factor, place, least = _fit_boundary(data, np.inf)
     sharpness = float("inf")
     profile = [_fit_boundary(data, 1 / bluntness) for bluntness in BLUNTNESS]
     limit = float(np.abs(_places(data)).max())
     limits = ([-limit, BLUNTNESS[0]], [limit, BLUNTNESS[-1]])
+    # From the three lowest minima of the profile over a grid of 1/p, place and 1/p are refined together; the maximum is
+    # solved for at every step. A finite p has to fit better by more than rounding to replace the infinite one.
     for k in local_minima(np.array([height for _, _, height in profile]))[:3]:
         start = np.array([profile[k][1], BLUNTNESS[k]])
         found = least_squares(residual, start, "3-point", limits, xtol=1e-15, ftol=1e-15, gtol=1e-15).x
@@ -235,20 +247,21 @@ def _fit(data: Data) -> tuple[float, float, float, float]:
 
 
 def _slack(data: Data) -> float:
-    """Differences in χ² that are rounding."""
+    """Difference in χ² that rounding can make."""
     return (EXACT * 1e-3) ** 2 * float(data.weight.sum())
 
 
 def _inverse(value: FloatArray) -> FloatArray:
-    """1/value, of 0 and ∞ too."""
+    """1/value, with 1/0 = ∞ and 1/∞ = 0."""
     with np.errstate(divide="ignore"):
         return np.asarray(1.0 / value)
 
 
 def _hull(height: "Callable[[float], float]", grid: FloatArray, best: float, limit: float) -> tuple[float, float]:
-    """First and last place at which `height` is at most `limit`, as it is at `best`."""
+    """First and last place, within the grid, at which `height` is at most `limit`; at `best` it certainly is."""
     from scipy.optimize import brentq
 
+    # Each end is refined between the outermost acceptable point of the grid and its neighbour; all in between counts.
     grid = np.union1d(grid, best)
     inside = np.array([point == best or height(float(point)) <= limit for point in grid])
     first, last = (int(k) for k in np.flatnonzero(inside)[[0, -1]])

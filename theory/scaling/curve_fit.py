@@ -1,9 +1,10 @@
-"""Fitting curves in log–log coordinates: data, misfit, and a search that no local minimum catches."""
+"""Fitting curves in log–log coordinates: checked data, their misfit, and a minimiser for functions of one variable."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
@@ -12,11 +13,11 @@ OCTAVES_BEYOND = 20.0
 """How far beyond the data, in octaves, a boundary batch size is looked for."""
 POINTS_PER_OCTAVE = 8
 EXACT = 1e-6
-"""Residuals in octaves below which a fit counts as exact, so that rounding errors choose no rule."""
+"""Residuals in octaves below which a fit counts as exact, so that rounding errors do not decide between rules."""
 
 
 class Data(NamedTuple):
-    """Data to fit: logarithms to base 2, inverse squared errors, and whether these are known."""
+    """Data to fit, (K,): log₂ of batch sizes and learning rates, weights 1/error², and whether errors are known."""
 
     log_batch: FloatArray
     log_rate: FloatArray
@@ -24,8 +25,10 @@ class Data(NamedTuple):
     known: bool
 
 
-def fit_data(batch_sizes: Any, learning_rates: Any, log_errors: Any, *, parameters: int) -> Data:
-    """Checked data, with at least as many different batch sizes as `parameters`."""
+def fit_data(
+    batch_sizes: ArrayLike, learning_rates: ArrayLike, log_errors: ArrayLike | None, *, parameters: int
+) -> Data:
+    """Checked data for :meth:`RuleFamily.fit`, with at least as many different batch sizes as `parameters`."""
     size = checks.vector("batch_sizes", checks.batch_size(batch_sizes, name="batch_sizes"))
     remedy = "Leave infinite batches out of a fit."
     checks.require(bool(np.isfinite(size).all()), "batch_sizes", "finite batch sizes", batch_sizes, remedy)
@@ -47,23 +50,27 @@ def fit_data(batch_sizes: Any, learning_rates: Any, log_errors: Any, *, paramete
 
 
 def misfit(shape: FloatArray, data: Data) -> tuple[FloatArray, FloatArray]:
-    """χ² of curves known up to a factor, log₂ of which is given as (..., K), at their best factor; and its log₂."""
+    """χ² of curves that are known up to a factor, at the best factor of each, and log₂ of that factor: shape (...).
+
+    `shape` is log₂ of the curves at the K data, (..., K). In logarithms the best factor is a mean weighted by 1/error².
+    """
     residual = data.log_rate - shape
     factor = (residual * data.weight).sum(-1) / data.weight.sum()
     return np.asarray((data.weight * (residual - factor[..., None]) ** 2).sum(-1)), np.asarray(factor)
 
 
 def scan(low: float, high: float, kinks: FloatArray) -> FloatArray:
-    """A grid from `low` to `high`, in octaves, that resolves a function with those kinks."""
+    """A grid from `low` to `high`, in octaves, with a point on every kink of the function that it is for."""
     grid = np.linspace(low, high, int(np.ceil((high - low) * POINTS_PER_OCTAVE)) + 2)
     return np.unique(np.concatenate([grid, kinks[(kinks > low) & (kinks < high)]]))
 
 
 def minimise(function: Callable[[FloatArray], FloatArray], grid: FloatArray) -> float:
-    """Minimiser of a function on an interval that `grid` resolves, kinks being on it; to 1e-8 of the grid's spacing.
+    """Minimiser of a function on the interval that `grid` spans, to 1e-8 of its spacing; kinks must be on the grid.
 
-    The lowest on the grid need not be the lowest of all: around the five lowest minima there, two cells to either side
-    are narrowed down by nested grids. Two, since the minimum may lie behind a kink that is just beside the first.
+    The lowest point of the grid need not be next to the lowest minimum. So around each of the five lowest minima on the
+    grid, two cells to either side are narrowed down by nested grids: two, since the minimum may lie behind a kink that
+    is very close.
     """
     if grid.size == 1:
         return float(grid[0])
@@ -72,6 +79,7 @@ def minimise(function: Callable[[FloatArray], FloatArray], grid: FloatArray) -> 
     cells = np.unique(np.clip(nearby, 0, grid.size - 2))
     low, high = grid[cells], grid[cells + 1]
     rows = np.arange(cells.size)
+    # Ten times every cell, all at once, is replaced by the two of fourteen around its lowest point.
     for _ in range(10):
         finer = np.linspace(low, high, 15, axis=1)
         heights = function(finer.ravel()).reshape(finer.shape)
@@ -81,21 +89,25 @@ def minimise(function: Callable[[FloatArray], FloatArray], grid: FloatArray) -> 
 
 
 def local_minima(values: FloatArray) -> IntArray:
-    """Indices of local minima, lowest first; of a plateau only its edges, or else rounding would make many."""
+    """Indices of local minima, lowest first. Of a plateau only the edges count: rounding makes minima all along it."""
     before, after = np.diff(values, prepend=np.inf), np.diff(values, append=np.inf)
     level = 1e-9 * np.abs(values)
+    # Neither neighbour is lower by more than rounding, and at least one is higher by more than that.
     edge = (np.minimum(-before, after) >= -level) & (np.maximum(-before, after) > level)
     found = np.flatnonzero(edge)
     return found[np.argsort(values[found], kind="stable")]
 
 
-def power(log: Any) -> float:
-    """Two to that power."""
+def power(log: ArrayLike) -> float:
+    """2^log, as a float."""
     return float(np.exp2(log))
 
 
 def parameter(rule: object, name: str, *, zero: bool = False, infinite: bool = False) -> float:
-    """The field `name` of a rule as a float in its range, put back as such."""
+    """Check that the field `name` of a frozen rule is a number > 0, store it as a float, and return it.
+
+    `zero` and `infinite` allow these two values as well.
+    """
     given = getattr(rule, name)
     value = checks.scalar(name, given)
     expected = f"a number {'≥' if zero else '>'} 0{'' if infinite else ', finite'}"

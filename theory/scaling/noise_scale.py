@@ -1,15 +1,16 @@
 """Gradient noise scales: the batch sizes at which noise stops mattering for the next step.
 
-To second order a step of ε along a minibatch gradient changes the loss by −ε|G|² + ½ε²(GᵀHG + tr(HF)/B), with G the
-gradient, H the curvature and F the covariance of one example's gradient. Minimising over ε gives the learning rate and
-the noise scale of McCandlish et al. 2018 (arXiv 1812.06162); on a quadratic the second order is all there is.
+To second order, a step with learning rate ε along a minibatch gradient is expected to change the loss by
+−ε|G|² + ½ε²(GᵀHG + tr(HF)/B), with G the full gradient, H the Hessian and F the covariance of the gradient of one
+training example. Minimising this over ε gives the learning rate and the noise scale of McCandlish et al. 2018
+(arXiv 1812.06162). On a quadratic the expansion is exact.
 """
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -20,10 +21,10 @@ from noisysgd.theory.problems.quadratic import noise_factor
 
 @dataclass(frozen=True, eq=False, init=False)
 class NoiseScales:
-    """Noise scales and best single steps, from four numbers about the place where the step is taken.
+    """Noise scales and best single steps, from four numbers about the point where the step is taken.
 
-    Made by :func:`noise_scales` for a problem, or from measurements: gradients, Hessian-vector products, trace
-    estimates. The formulas are those of McCandlish et al. 2018, section 2.2.
+    :func:`noise_scales` computes them for a problem. For a network they can be measured with gradients, Hessian-vector
+    products and trace estimates. The formulas are those of McCandlish et al. 2018, section 2.2.
 
     Parameters
     ----------
@@ -32,11 +33,12 @@ class NoiseScales:
     gradient_curvature : array_like
         GᵀHG ≥ 0.
     noise_trace : array_like
-        tr F ≥ 0, the summed variance of one example's gradient.
+        tr F ≥ 0, the summed variance of the gradient of one training example.
     noise_curvature : array_like
         tr(HF) ≥ 0.
     dataset_size : int, optional
-        Number N of examples, if batches are drawn from them without replacement: then 1/B below is (N−B)/((N−1)B).
+        Number N of training examples, if batches are drawn from them without replacement: then (N−B)/((N−1)B) takes
+        the place of 1/B below.
 
     Raises
     ------
@@ -60,10 +62,10 @@ class NoiseScales:
 
     def __init__(
         self,
-        gradient_squared: Any,
-        gradient_curvature: Any,
-        noise_trace: Any,
-        noise_curvature: Any,
+        gradient_squared: ArrayLike,
+        gradient_curvature: ArrayLike,
+        noise_trace: ArrayLike,
+        noise_curvature: ArrayLike,
         dataset_size: int | None = None,
     ) -> None:
         remedy = "The second-order model has no best step along negative curvature."
@@ -84,7 +86,7 @@ class NoiseScales:
 
     @property
     def simple(self) -> FloatArray:
-        """B_simple = tr F/|G|², the batch size at which noise and gradient are of one length.
+        """B_simple = tr F/|G|², the batch size at which the noise of a minibatch gradient is as long as the gradient.
 
         >>> float(NoiseScales(2.0, 4.0, noise_trace=30.0, noise_curvature=40.0).simple)
         15.0
@@ -119,46 +121,47 @@ class NoiseScales:
         """
         return _ratio(self.gradient_squared, self.gradient_curvature)
 
-    def optimal_learning_rate(self, batch_size: Any) -> FloatArray:
-        """ε_opt = ε_max/(1 + B_noise/B), the best single step with batches of B.
+    def optimal_learning_rate(self, batch_size: ArrayLike) -> FloatArray:
+        """ε_opt = ε_max/(1 + B_noise/B), the learning rate of the best single step with a batch of B.
 
         >>> NoiseScales(2.0, 4.0, noise_trace=30.0, noise_curvature=40.0).optimal_learning_rate([1, 10, 1000])
         array([0.04545455, 0.25      , 0.4950495 ])
         """
         return _ratio(self.gradient_squared, self._resistance(batch_size))
 
-    def largest_improvement(self, batch_size: Any) -> FloatArray:
-        """ΔL = ½|G|²·ε_opt, the expected fall of the loss in that step.
+    def largest_improvement(self, batch_size: ArrayLike) -> FloatArray:
+        """ΔL = ½|G|²·ε_opt, by which the loss is expected to fall in the best single step.
 
         >>> NoiseScales(2.0, 4.0, noise_trace=30.0, noise_curvature=40.0).largest_improvement([10, np.inf])
         array([0.25, 0.5 ])
         """
         return np.asarray(0.5 * self.gradient_squared * self.optimal_learning_rate(batch_size))
 
-    def _resistance(self, batch_size: Any) -> FloatArray:
+    def _resistance(self, batch_size: ArrayLike) -> FloatArray:
         """GᵀHG + tr(HF)/B, twice the coefficient of ε² in the loss."""
         size = checks.batch_size(batch_size, self.dataset_size)
         checks.broadcast(batch_size=size, noise_curvature=self.noise_curvature)
         return np.asarray(self.gradient_curvature + noise_factor(size, self.dataset_size) * self.noise_curvature)
 
 
-def noise_scales(problem: NoisyQuadratic | LeastSquares, second_moment: Any = None) -> NoiseScales:
-    """Noise scales of a problem: of its start, or wherever E θ² is as given.
+def noise_scales(problem: NoisyQuadratic | LeastSquares, second_moment: ArrayLike | None = None) -> NoiseScales:
+    """Noise scales of a problem, at its start or at points with the given E θ².
 
     |G|² = Σ wλ²E θ², GᵀHG = Σ wλ³E θ², tr F = Σ wF, tr(HF) = Σ wλF; only the diagonal of a full covariance matters.
-    Least squares has F = λ Σ wλE θ² + (κ−2)λ²E θ² + σ²λ. For a random θ these are ratios of expectations, so that
-    the optimal learning rate is the best one for the expected loss.
+    Least squares has F = λ Σ wλE θ² + (κ−2)λ²E θ² + σ²λ. For a random θ the noise scales are ratios of expectations, so
+    that the optimal learning rate is the best one for the expected loss.
 
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
     second_moment : (..., D) array, optional
-        E θ² of each mode; for a single point, θ². The start by default. Leading axes are kept: a training curve, say.
+        E θ² of each mode, by default at the start; θ² for a single point. Leading axes may be the points of a training
+        curve, for instance.
 
     Returns
     -------
     NoiseScales
-        Of arrays of shape (...), drawing batches from the problem's data set where it knows the size.
+        With arrays of shape (...), and with the size of the problem's data set if that is known.
 
     Raises
     ------
@@ -197,12 +200,14 @@ def noise_scales(problem: NoisyQuadratic | LeastSquares, second_moment: Any = No
     )
 
 
-def steps_and_examples(*, minimum_steps: Any, minimum_examples: Any, batch_size: Any) -> tuple[FloatArray, FloatArray]:
-    """Steps S and examples E = BS needed at each batch size, on the hyperbola (S/S_min − 1)(E/E_min − 1) = 1.
+def steps_and_examples(
+    *, minimum_steps: ArrayLike, minimum_examples: ArrayLike, batch_size: ArrayLike
+) -> tuple[FloatArray, FloatArray]:
+    """Steps S and training examples E = BS needed at each batch size, on the hyperbola (S/S_min − 1)(E/E_min − 1) = 1.
 
-    S = S_min(1 + B*/B) and E = E_min(1 + B/B*) with B* = E_min/S_min, at which both are twice their minimum
-    (McCandlish et al. 2018, section 2.3). 1/S lies on the same curve as the optimal learning rate, which is how to fit
-    S_min and B*: ``McCandlish.fit(batch_sizes, 1 / steps)`` has ``maximum`` 1/S_min and ``noise_scale`` B*.
+    S = S_min(1 + B*/B) and E = E_min(1 + B/B*). At B* = E_min/S_min both are twice their minimum (McCandlish et al.
+    2018, section 2.3). As a function of B, 1/S has the same form as the optimal learning rate, so S_min and B* can be
+    fitted by ``McCandlish.fit(batch_sizes, 1 / steps)``: its ``maximum`` is 1/S_min, its ``noise_scale`` B*.
 
     Parameters
     ----------
@@ -214,6 +219,7 @@ def steps_and_examples(*, minimum_steps: Any, minimum_examples: Any, batch_size:
     Returns
     -------
     steps, examples : arrays of the broadcast shape
+        S and E.
 
     Raises
     ------
@@ -233,18 +239,19 @@ def steps_and_examples(*, minimum_steps: Any, minimum_examples: Any, batch_size:
     return least_steps + least_examples / size, least_examples + least_steps * size
 
 
-def interpolation_batch_size(*, largest_squared_norm: Any, largest_eigenvalue: Any) -> FloatArray:
-    """m* = β/λ₁: where linear scaling ends for least squares that fits every example exactly.
+def interpolation_batch_size(*, largest_squared_norm: ArrayLike, largest_eigenvalue: ArrayLike) -> FloatArray:
+    """m* = β/λ₁, the batch size where linear scaling ends for least squares that can fit every example exactly.
 
-    Below it m steps with batches of one do nearly what one step with a batch of m does; above it a batch does nearly
-    what the whole data set does (Ma, Bassily & Belkin 2018). Learning rates: :class:`~noisysgd.theory.MaBassilyBelkin`.
+    Below m*, one step with a batch of m does nearly as much as m steps with single examples; above it, hardly less than
+    a step with the whole data set (Ma, Bassily & Belkin 2018). The learning rates that belong to this are those of
+    :class:`~noisysgd.theory.MaBassilyBelkin`.
 
     Parameters
     ----------
     largest_squared_norm : array_like
-        β = max |x|² over examples (their features, for linear models), > 0.
+        β = max |x|² > 0 over the training examples, with x the features of one.
     largest_eigenvalue : array_like
-        λ₁ of the mean of x xᵀ, > 0; never beyond β.
+        λ₁ > 0, the largest eigenvalue of the mean of x xᵀ; it is at most β.
 
     Returns
     -------
@@ -269,16 +276,17 @@ def interpolation_batch_size(*, largest_squared_norm: Any, largest_eigenvalue: A
 
 @dataclass(frozen=True)
 class NoiseScaleEstimate:
-    """What :func:`two_batch_noise_scale` finds. Nothing is clamped: estimates of |G|² and tr F can come out negative.
+    """Result of :func:`two_batch_noise_scale`. Unbiased estimates of |G|² and tr F can be negative, and are left so.
 
     Attributes
     ----------
     noise_scale, noise_scale_error : float
-        tr F/|G|² and its standard error to first order, ``inf`` unless `resolved`.
+        tr F/|G|², and its standard error to first order, which is ``inf`` unless `resolved`.
     interval : (float, float)
-        Confidence interval (Fieller) of the noise scale. Unless `resolved` it has no upper end.
+        Confidence interval (Fieller) of the noise scale. Its upper end is ``inf`` unless `resolved`.
     resolved : bool
-        Whether |G|² is clearly positive at the level `confidence`. If not, take more measurements or larger batches.
+        Whether |G|² is significantly positive at the level `confidence`. If not, take more measurements or larger
+        batches.
     gradient_squared, gradient_squared_error, noise_trace, noise_trace_error : float
         |G|² and tr F with their standard errors; both estimates are unbiased.
     confidence : float
@@ -297,8 +305,8 @@ class NoiseScaleEstimate:
 
 
 def two_batch_noise_scale(
-    small_squared_norms: Any,
-    big_squared_norms: Any,
+    small_squared_norms: ArrayLike,
+    big_squared_norms: ArrayLike,
     *,
     small_batch_size: float,
     big_batch_size: float,
@@ -308,39 +316,41 @@ def two_batch_noise_scale(
 ) -> NoiseScaleEstimate:
     """The simple noise scale tr F/|G|², and both its parts, from squared norms of gradients at two batch sizes.
 
-    A minibatch gradient has E|g|² = |G|² + γ(B) tr F. From means s and b over many measurements of either kind,
+    A minibatch gradient has E|g|² = |G|² + γ(B) tr F. With s and b the means of |g|² over many small and many big
+    batches,
 
         tr F = (s − b)/(γ_s − γ_b),    |G|² = (γ_s b − γ_b s)/(γ_s − γ_b),
 
-    and the noise scale is the ratio of these averages (McCandlish et al. 2018, appendix A.1, where γ = 1/B): an average
-    of ratios would be biased at any number of measurements.
+    and the noise scale is the ratio of these averages (McCandlish et al. 2018, appendix A.1, where γ = 1/B). An average
+    of ratios would be biased however many measurements there are.
 
-    *Whose gradient?* Given `dataset_size` N, batches are drawn from these examples without replacement, γ is
-    (N−B)/((N−1)B), and the estimates are unbiased for the data set at hand: G its full-batch gradient, F the covariance
-    over its examples, with denominator N. Without it γ = 1/B, which is unbiased for the distribution that examples come
-    from (or for the data set, if drawn with replacement). The same measurements read without N give N/(N−1) tr F, the
-    estimate of the distribution's variance, and |G|² − tr F/(N−1): averaging over the data set has left some noise in
-    its gradient. Errors are those of drawing batches; that the data set is itself a draw is not in them.
+    *Whose gradient?* With `dataset_size` N, batches are drawn without replacement from N training examples and γ is
+    (N−B)/((N−1)B). The estimates are then unbiased for this data set: G is its full-batch gradient, F the covariance
+    over its examples, with denominator N. Without N, γ = 1/B, and the estimates are unbiased for the distribution that
+    the examples come from (or for the data set, if batches are drawn from it with replacement). If N is left out for
+    batches that were drawn without replacement, the results are N/(N−1) tr F, the estimate of the distribution's
+    variance, and |G|² − tr F/(N−1), since the gradient of the data set still has some noise. The errors are those of
+    drawing batches from the data set; that it is itself a random sample is not included.
 
     Parameters
     ----------
     small_squared_norms, big_squared_norms : (n,) and (m,) arrays
-        |g|² of independent minibatches, at least two of each; a single one at B = N, which has no noise.
+        |g|² of independent minibatches, at least two of each size; one is enough at B = N, where there is no noise.
     small_batch_size, big_batch_size : float
-        Their sizes, small < big, counted in independent units: in ghost batches where batch norm couples examples.
+        Their sizes, small < big, counted in independent units: in ghost batches if batch norm couples examples.
     dataset_size : int, optional
         N, see above.
     paired : bool
-        Whether the k-th small and the k-th big measurement share examples, such as a worker's gradient and the mean
-        over workers (average |g|² over the workers first). Their covariance is then accounted for.
+        Whether the k-th small and the k-th big measurement share examples, as the gradient of one worker and the mean
+        over all workers do (average the workers' |g|² first). Their covariance is then taken into account.
     confidence : float
         Level of the interval, between 0 and 1.
 
     Returns
     -------
     NoiseScaleEstimate
-        The interval is Fieller's, with Student's t at the smaller sample's degrees of freedom. Where |G|² is not
-        clearly positive, a noise scale of any size beyond the lower end is compatible with the measurements.
+        Its interval is Fieller's, with Student's t for the degrees of freedom of the smaller sample. If |G|² may be
+        zero, every noise scale above the lower end is compatible with the measurements.
 
     Raises
     ------
@@ -364,7 +374,8 @@ def two_batch_noise_scale(
     sizes = f"{small.size} and {big.size}"
     checks.require(matched, "paired", "as many small as big measurements", sizes, "Drop those without a partner.")
 
-    # Covariance of the two means, then of (tr F, |G|²), which are linear in them; in units in which nothing overflows.
+    # First the covariance of the two means, then that of (tr F, |G|²), which are linear in them. Norms are divided by
+    # the largest, so that no square overflows.
     unit = float(max(small.max(), big.max()))
     small, big = small / unit, big / unit
     means = np.array([small.mean(), big.mean()])
@@ -382,6 +393,7 @@ def two_batch_noise_scale(
     trace_error, squared_error = (float(np.sqrt(max(cov[k, k], 0.0))) for k in (0, 1))
     resolved = squared > quantile * squared_error
     ratio = float(_ratio(np.array(trace), np.array(squared)))
+    # Variance of tr F − ρ|G|² at the estimated ratio ρ; over |G|⁴ it is that of ρ to first order.
     spread = cov[0, 0] - 2 * ratio * cov[0, 1] + ratio**2 * cov[1, 1] if resolved else np.inf
     return NoiseScaleEstimate(
         noise_scale=ratio,
@@ -397,7 +409,7 @@ def two_batch_noise_scale(
 
 
 def _one_example_noise(problem: NoisyQuadratic | LeastSquares, moment: FloatArray) -> FloatArray:
-    """F_ii where E θ² is `moment`, shape (..., D)."""
+    """F_ii at points with E θ² = `moment`, (..., D)."""
     if isinstance(problem, LeastSquares):
         h = problem.eigenvalues
         doubled_loss = (problem.weights * h * moment).sum(-1, keepdims=True)
@@ -411,16 +423,17 @@ def _ratio(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
         return np.asarray(np.where(numerator == 0, 0.0, numerator / denominator))
 
 
-def _positive(name: str, value: Any, remedy: str) -> FloatArray:
+def _positive(name: str, value: ArrayLike, remedy: str) -> FloatArray:
+    """`value` as an array, checked to be positive."""
     array = checks.at_least(name, value, 0.0, remedy=remedy)
     checks.require(bool(np.all(array > 0)), name, "values > 0", value, remedy)
     return array
 
 
 def _measurements(
-    small: Any, big: Any, small_batch_size: Any, big_batch_size: Any, dataset_size: int | None
+    small: ArrayLike, big: ArrayLike, small_batch_size: float, big_batch_size: float, dataset_size: int | None
 ) -> tuple[FloatArray, FloatArray, float, float]:
-    """Both samples and their noise factors, checked."""
+    """The samples of small and of big batches and the noise factors of both, checked."""
     if dataset_size is not None:
         dataset_size = checks.integer("dataset_size", dataset_size, 2, remedy="Pass the number of examples.")
     sizes, factors = [], []
@@ -432,8 +445,8 @@ def _measurements(
     ordered = sizes[0] < sizes[1] and factors[0] > factors[1]
     checks.require(ordered, "small_batch_size, big_batch_size", "small < big", got, "Swap them.")
     samples = []
-    for name, value, factor in (("small_squared_norms", small, factors[0]), ("big_squared_norms", big, factors[1])):
-        sample = checks.at_least(name, value, 0.0, remedy="Pass squared norms |g|².")
+    for name, norms, factor in (("small_squared_norms", small, factors[0]), ("big_squared_norms", big, factors[1])):
+        sample = checks.at_least(name, norms, 0.0, remedy="Pass squared norms |g|².")
         sample = checks.vector(name, sample)
         enough = sample.size > 1 or factor == 0
         remedy = "One alone says nothing about its spread."
@@ -445,14 +458,16 @@ def _measurements(
 
 
 def _variance_of_mean(sample: FloatArray) -> float:
+    """Of a single measurement zero, since that is allowed only where there is no noise."""
     return float(sample.var(ddof=1) / sample.size) if sample.size > 1 else 0.0
 
 
 def _fieller(trace: float, squared: float, cov: FloatArray, quantile: float, resolved: bool) -> tuple[float, float]:
-    """All ρ for which trace − ρ·squared is within `quantile` standard errors of zero: aρ² − 2bρ + c ≤ 0.
+    """The interval of all ρ for which trace − ρ·squared is within `quantile` standard errors of zero.
 
-    Unresolved, the solutions are the complement of an interval, or everything. Of those the hull of the part ρ ≥ 0 is
-    returned, for a noise scale is not negative; a |G|² clearly below zero is taken to be as good as none.
+    Squared, this is aρ² − 2bρ + c ≤ 0. If |G|² is not `resolved`, the solutions are the complement of an interval, or
+    all numbers. Noise scales are not negative, so the smallest interval with all solutions ρ ≥ 0 is returned. A |G|²
+    clearly below zero is treated like one that may be zero.
     """
     a = squared**2 - quantile**2 * cov[1, 1]
     b = trace * squared - quantile**2 * cov[0, 1]

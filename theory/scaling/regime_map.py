@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -22,22 +23,23 @@ if TYPE_CHECKING:
 
 NOISE_DOMINATED = "noise dominated"
 CURVATURE_DOMINATED = "curvature dominated"
+"""Labels of the two regimes."""
 
 
 def regimes(
     problem: Quadratic,
     budget: Budget,
     *,
-    batch_sizes: Any,
-    momentum: Any = (0.0, 0.9),
+    batch_sizes: ArrayLike,
+    momentum: ArrayLike = (0.0, 0.9),
     schedule: ScheduleFamily | None = None,
 ) -> "xr.Dataset":
     """Optimal learning rate, its loss and its regime at each batch size.
 
-    A point is *curvature dominated* when its optimal learning rate lies within a factor of two of the curvature
-    constraint 2(1+m)/λ_max (or beyond it: under a decaying schedule a finite budget can profit from a transient
-    instability), and *noise dominated* below that, where ε ≪ ε_crit and the SDE of eq. 3 holds. On McCandlish's curve
-    ε_crit/(1 + B*/B) the two meet exactly at B = B*.
+    A point is *curvature dominated* if its optimal learning rate is at least half of the critical one,
+    ε_crit = 2(1+m)/λ_max. (It may also be above ε_crit: under a decaying schedule a finite budget can profit from a
+    transient instability.) Otherwise it is *noise dominated*: there ε ≪ ε_crit, and the SDE of eq. 3 holds. On the
+    curve ε_crit/(1 + B*/B) of McCandlish et al. the regimes meet exactly at B = B*.
 
     Parameters
     ----------
@@ -57,13 +59,12 @@ def regimes(
         ``loss`` and ``regime``. Over momentum:
 
         - ``critical_learning_rate``, the curvature constraint;
-        - ``boundary_batch_size``, at which a point sits on the border of the two regimes, to 1 % within the range
-          of the given ones; NaN if they do not straddle it. With momentum the optimum can jump from one local minimum
-          to another: then that is the boundary;
-        - ``sharpness`` p and ``corner_batch_size`` B* of the fit ε_c/(1 + (B*/B)^p)^(1/p) to all points (see
-          :class:`~noisysgd.theory.SharpCorner`); NaN below four batch sizes;
+        - ``boundary_batch_size``, at which the regime changes, to 1 %; NaN if all given batch sizes are in one regime.
+          With momentum the optimum can jump from one local minimum to another: then the jump is the boundary;
+        - ``sharpness`` p of the corner and ``corner_batch_size`` B* in the fit ε_c/(1 + (B*/B)^p)^(1/p) to all points
+          (see :class:`~noisysgd.theory.SharpCorner`); NaN for fewer than four batch sizes;
         - ``linear_scaling_exponent``, the slope of log ε against log B over the noise-dominated points: 1 where linear
-          scaling holds; NaN below two of them.
+          scaling holds; NaN if there are fewer than two of them.
 
     Raises
     ------
@@ -122,7 +123,10 @@ def regimes(
 
 
 def _crossing(sizes: FloatArray, share: FloatArray, share_at: Callable[[float], float]) -> float:
-    """Batch size at which `share` of the critical learning rate passes ½, by bisection to 1 %; NaN if it does not."""
+    """Batch size at which the `share` of the critical learning rate rises past ½, to 1 %; NaN if it does not.
+
+    `share` is known at `sizes`, and `share_at` computes it at any other. The last crossing counts, and is bisected.
+    """
     below = np.flatnonzero((share[:-1] < 0.5) & (share[1:] >= 0.5))
     if below.size == 0:
         return float("nan")
@@ -136,7 +140,7 @@ def _crossing(sizes: FloatArray, share: FloatArray, share_at: Callable[[float], 
 
 
 def _corner(sizes: FloatArray, rates: FloatArray) -> tuple[float, float]:
-    """Sharpness and batch size of the corner, or NaN."""
+    """Sharpness and batch size of the corner; NaN if fewer than four points can be fitted."""
     usable = np.isfinite(sizes) & np.isfinite(rates) & (rates > 0)
     if np.count_nonzero(usable) < 4:
         return float("nan"), float("nan")
@@ -145,7 +149,7 @@ def _corner(sizes: FloatArray, rates: FloatArray) -> tuple[float, float]:
 
 
 def _exponent(sizes: FloatArray, rates: FloatArray) -> float:
-    """Slope of log ε against log B, or NaN."""
+    """Slope of log ε against log B; NaN if fewer than two points can be fitted."""
     usable = np.isfinite(rates) & (rates > 0)
     if np.count_nonzero(usable) < 2:
         return float("nan")

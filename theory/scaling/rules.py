@@ -1,22 +1,24 @@
 """Scaling rules: how the best learning rate depends on the batch size, as curves that data can choose between.
 
-Every rule has ``learning_rate`` and ``fit``, least squares in log₂ of the learning rate. Which learning rate, plain or
-effective, is the user's: rules return what they were fitted to. Optima are read off grids, so that their errors are
-about as large as a grid step: rounding to the nearest power of two alone is an error of standard deviation 1/√12 = 0.29
-octaves. Where batch sizes are powers of two as well, rounding errors along a straight line are all the same: they leave
-exponents alone but shift either asymptote by up to half an octave, hence the boundary by up to one, however many the
-data.
+Every rule has ``learning_rate`` and ``fit``, a least-squares fit of log₂ of the learning rate. Learning rates may be plain
+or effective ones: rules return the kind that they were fitted to.
 
-No fit follows a slope into a local minimum: overall factors are solved for, and the one parameter that is left, the
-boundary batch size, is scanned. Where data show no boundary it is found 2²⁰ times beyond them, as good as infinite.
+Optima are read off grids, so their errors are about as large as a grid step: rounding to the nearest power of two alone
+makes an error of standard deviation 1/√12 = 0.29 octaves. If batch sizes are powers of two as well, rounding errors
+along a straight line are all equal. Then they do not change exponents, but shift either asymptote by up to half an
+octave, and so the boundary by up to one octave, however many data there are.
+
+No fit descends into a local minimum: the overall factor is solved for, and the one parameter that is left, the boundary
+batch size, is scanned. Where data show no boundary, the fitted one lies 2²⁰ times beyond them, as good as infinite.
 """
 
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -43,8 +45,9 @@ if TYPE_CHECKING:
 
 TABULATED_PER_OCTAVE = 2
 FINER_TABLES = 4
+"""How often a table may be refined, by halving intervals."""
 ROUGH = 0.02
-"""Error of linear interpolation, in octaves, from which a table is made finer."""
+"""Error of linear interpolation, in octaves, above which an interval of a table is halved."""
 
 
 class ScalingRule(Protocol):
@@ -54,22 +57,24 @@ class ScalingRule(Protocol):
     def parameters(self) -> dict[str, float]:
         """The fitted parameters by name."""
 
-    def learning_rate(self, batch_size: Any) -> FloatArray:
-        """Learning rate at each batch size; ``np.inf`` is a batch size too."""
+    def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
+        """Learning rate at each batch size; ``np.inf`` is allowed."""
 
 
 class RuleFamily(Protocol):
-    """What can be fitted: a rule's class, or a :class:`NoisyQuadraticRule`."""
+    """A family of rules that can be fitted: a rule's class, or an instance of :class:`NoisyQuadraticRule`."""
 
-    def fit(self, batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None) -> ScalingRule:
-        """The rule closest to data.
+    def fit(
+        self, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None
+    ) -> ScalingRule:
+        """The rule of the family that is closest to data.
 
         Parameters
         ----------
         batch_sizes, learning_rates : (K,) arrays
-            Data; at least as many different batch sizes as there are parameters.
+            Data, with at least as many different batch sizes as the rule has parameters.
         log_errors : scalar or (K,) array, optional
-            Standard errors of log₂ of the learning rates, > 0: in octaves. Equal if not given.
+            Standard errors > 0 of log₂ of the learning rates, in octaves. All equal if not given.
         """
 
 
@@ -77,8 +82,8 @@ class RuleFamily(Protocol):
 class LinearWithCap:
     """ε = min(slope·B, cap): the linear scaling rule up to a sharp corner (paper, section 3).
 
-    The limit of infinite sharpness of :class:`SharpCorner`. A fit to data that reach no corner has cap ``inf``, one to
-    data all beyond it slope ``inf``.
+    It is the limit p = ∞ of :class:`SharpCorner`. A fit to data that all lie below the corner has cap ``inf``, a fit to
+    data that all lie above it slope ``inf``.
 
     Examples
     --------
@@ -97,7 +102,7 @@ class LinearWithCap:
 
     @property
     def boundary_batch_size(self) -> float:
-        """Where the corner is."""
+        """The batch size of the corner, cap/slope."""
         return self.cap / self.slope if self.slope < np.inf else 0.0
 
     @property
@@ -105,16 +110,17 @@ class LinearWithCap:
         """The fitted parameters by name."""
         return {"slope": self.slope, "cap": self.cap}
 
-    def learning_rate(self, batch_size: Any) -> FloatArray:
+    def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
         return np.asarray(np.minimum(self.slope * checks.batch_size(batch_size), self.cap))
 
     @classmethod
-    def fit(cls, batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None) -> Self:
+    def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule closest to data, exactly: see :meth:`RuleFamily.fit`."""
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=2)
         x, ratio = data.log_batch, data.log_rate - data.log_batch
-        # The misfit is a parabola in the corner's place between neighbouring batch sizes: its vertex or an end is best.
+        # Between two neighbouring batch sizes χ² is a parabola in log₂ of the corner's batch size: its vertex or an end
+        # is lowest. At the vertex, slope and cap are the separate means of the data on either side.
         points = np.unique(x)
         corners = list(points)
         for low, high in itertools.pairwise(points):
@@ -125,7 +131,7 @@ class LinearWithCap:
         places = np.array(corners)
         misfits, factors = misfit(np.minimum(x - places[:, None], 0.0), data)
         best = int(np.argmin(misfits))
-        # A corner at an outermost point is a corner anywhere beyond it.
+        # A corner at the first or last batch size fits as well as one anywhere beyond: then the data show none.
         slack = 1e-9 * misfits[best] + EXACT**2 * 1e-6 * data.weight.sum()
         flat, linear = (float(misfits[corners.index(edge)]) for edge in (x.min(), x.max()))
         if linear <= misfits[best] + slack:
@@ -137,7 +143,7 @@ class LinearWithCap:
 
 @dataclass(frozen=True)
 class SquareRoot:
-    """ε = coefficient·√B: keeps the covariance of one update as the batch grows (Krizhevsky 2014).
+    """ε = coefficient·√B: the covariance of an update does not change with the batch size (Krizhevsky 2014).
 
     Examples
     --------
@@ -155,12 +161,12 @@ class SquareRoot:
         """The fitted parameter by name."""
         return {"coefficient": self.coefficient}
 
-    def learning_rate(self, batch_size: Any) -> FloatArray:
+    def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
         return np.asarray(self.coefficient * np.sqrt(checks.batch_size(batch_size)))
 
     @classmethod
-    def fit(cls, batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None) -> Self:
+    def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule closest to data: see :meth:`RuleFamily.fit`."""
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=1)
         return cls(power(misfit(data.log_batch / 2, data)[1]))
@@ -197,12 +203,12 @@ class McCandlish:
         """The fitted parameters by name."""
         return {"maximum": self.maximum, "noise_scale": self.noise_scale}
 
-    def learning_rate(self, batch_size: Any) -> FloatArray:
+    def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
         return np.asarray(self.maximum / (1.0 + self.noise_scale / checks.batch_size(batch_size)))
 
     @classmethod
-    def fit(cls, batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None) -> Self:
+    def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule closest to data: see :meth:`RuleFamily.fit`."""
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=2)
         factor, place = fit_boundary(data, 1.0)
@@ -213,26 +219,27 @@ class McCandlish:
 class MaBassilyBelkin:
     """The step that makes least squares with exact labels converge fastest (Ma, Bassily & Belkin 2018).
 
-    Of θ along curvature λ, a step with a batch of B leaves at most the share
+    A step with a batch of B multiplies E θ² of a mode with curvature λ by at most
 
         1 − 2ελ + ε²(λβ + (B−1)λ²)/B,    β = max |x|²,
 
-    of E θ², exactly so if all |x|² = β. The largest share over λ_n ≤ λ ≤ λ₁ is least at
+    and by exactly that if all |x|² = β. The largest of these factors over λ_n ≤ λ ≤ λ₁ is smallest for
 
         ε = B/(β + (B−1)λ_n)            for B ≤ 1 + β/(λ₁ − λ_n),
-        ε = 2B/(β + (B−1)(λ₁ + λ_n))    beyond:
+        ε = 2B/(β + (B−1)(λ₁ + λ_n))    beyond.
 
-    linear with slope 1/β, then bending over to 2/λ₁. With all curvatures equal this is ε = B/(β + (B−1)λ₁), their rule
-    for any smooth convex loss, and as a family of curves that of :class:`McCandlish`: no data can tell these apart.
+    This rises with slope 1/β at first and then bends over to 2/(λ₁ + λ_n). If all curvatures are equal, it is
+    ε = B/(β + (B−1)λ₁), their rule for any smooth convex loss. As a family of curves that is :class:`McCandlish`, so that
+    no data can tell the two apart.
 
     Parameters
     ----------
     beta : float
-        β, the largest squared norm of an example's features.
+        β, the largest squared norm of the features of a training example.
     largest : float
         λ₁ ≤ β, the largest curvature.
     smallest : float
-        λ_n, between 0 and `largest`. Not fitted: 0, for spectra with a long tail.
+        λ_n, between 0 and `largest`. It is not fitted: 0 is right for spectra with a long tail.
 
     Examples
     --------
@@ -264,9 +271,9 @@ class MaBassilyBelkin:
         """The fitted parameters by name."""
         return {"beta": self.beta, "largest": self.largest}
 
-    def learning_rate(self, batch_size: Any) -> FloatArray:
+    def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
-        # By B/B = 1, so that B = inf is no special case.
+        # Numerators and denominators divided by B, so that B = inf is no special case.
         inverse = 1.0 / checks.batch_size(batch_size)
         noise = self.beta * inverse
         with np.errstate(divide="ignore"):
@@ -275,7 +282,7 @@ class MaBassilyBelkin:
         return np.asarray(np.minimum(small, large))
 
     @classmethod
-    def fit(cls, batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None) -> Self:
+    def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule with λ_n = 0 that is closest to data: see :meth:`RuleFamily.fit`."""
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=2)
         sizes = np.exp2(data.log_batch)
@@ -285,6 +292,7 @@ class MaBassilyBelkin:
             beta = np.exp2(log_beta)[..., None]
             return np.log2(np.minimum(sizes / beta, 2.0 * sizes / (beta + sizes - 1.0)))
 
+        # The rule bends at B = 1 + β, so for given data the misfit has kinks at β = B − 1.
         kinks = np.log2(sizes[sizes > 2] - 1.0)
         grid = scan(0.0, float(data.log_batch.max()) + OCTAVES_BEYOND, kinks)
         log_beta = minimise(lambda b: misfit(shape(b), data)[0], grid)
@@ -294,17 +302,17 @@ class MaBassilyBelkin:
 
 @dataclass(frozen=True, eq=False)
 class NoisyQuadraticRule:
-    """The optimum of a noisy quadratic under a budget, in the units of data: rate_scale·ε_opt(B/batch_scale).
+    """The optimal learning rate ε_opt of a noisy quadratic under a budget, rescaled: rate_scale·ε_opt(B/batch_scale).
 
-    `problem` is a model of a network up to the size of its gradients and its noise; the two scales stand for these. A
-    rule is made for a problem and then fitted, so here ``fit`` is called on an instance.
+    `problem` models a network up to the sizes of its gradients and its noise, for which the two scales stand.
+    Unlike other rules, which are fitted by their class, this one is made for a problem, and ``fit`` called on that.
 
     Parameters
     ----------
     problem, budget, momentum, schedule
         As of :func:`~noisysgd.theory.optimal_learning_rate`, one momentum.
     batch_scale, rate_scale : float
-        Multipliers of the batch size and the learning rate, > 0. Data on a line through zero fix only their ratio.
+        Multipliers of the batch size and the learning rate, > 0. Data with ε ∝ B determine only their ratio.
 
     Raises
     ------
@@ -342,11 +350,11 @@ class NoisyQuadraticRule:
         """The fitted parameters by name."""
         return {"batch_scale": self.batch_scale, "rate_scale": self.rate_scale}
 
-    def learning_rate(self, batch_size: Any) -> FloatArray:
+    def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size between batch_scale and batch_scale times the size of the data set."""
         size = checks.batch_size(batch_size)
         most = sampled_from(self.problem, self.budget).dataset_size or np.inf
-        # Fitted scales put data on the border now and then, up to rounding.
+        # A fitted scale may put the smallest or largest batch size on the border of the range, up to rounding.
         scaled = size / self.batch_scale
         slack = 1 + 1e-9
         inside = bool(np.all((scaled * slack >= 1) & ((scaled <= most * slack) | np.isinf(size))))
@@ -355,16 +363,18 @@ class NoisyQuadraticRule:
         scaled = np.where(np.isinf(size), size, np.clip(scaled, 1.0, most))
         return np.asarray(self.rate_scale * self._optimum(scaled))
 
-    def fit(self, batch_sizes: Any, learning_rates: Any, *, log_errors: Any = None) -> Self:
-        """The two scales that bring this rule closest to data: see :meth:`RuleFamily.fit`.
+    def fit(self, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
+        """The rule with the two scales that are closest to data: see :meth:`RuleFamily.fit`.
 
-        The optimum is tabulated and interpolated: right to about 1 % where it is smooth, less where it jumps by
-        factors, as it does with momentum over a few dozen steps.
+        The optimum is tabulated and interpolated. That is accurate to about 1 % where it is smooth, and less so where
+        it jumps by factors, as it does with momentum over a few dozen steps.
         """
         from scipy.interpolate import PchipInterpolator
 
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=2)
         size = sampled_from(self.problem, self.budget).dataset_size
+        # The model has batch sizes 1…N, and the scaled data have to lie among them. With unlimited N the table reaches
+        # as far beyond the data as corners are looked for.
         low, high = float(data.log_batch.min()), float(data.log_batch.max())
         top = high - low + OCTAVES_BEYOND if size is None else float(np.log2(size))
         remedy = "Give the model a larger data set."
@@ -379,6 +389,7 @@ class NoisyQuadraticRule:
 
         grid = scan(high - top, low, kinks=data.log_batch)
         log_scale = minimise(lambda s: misfit(shape(s), data)[0], grid)
+        # With the batch scale found on the table, the rate scale is fitted to the exact optima.
         unscaled = replace(self, batch_scale=power(log_scale), rate_scale=1.0)
         exact = np.log2(unscaled.learning_rate(np.exp2(data.log_batch)))
         return replace(unscaled, rate_scale=power(misfit(exact, data)[1]))
@@ -390,18 +401,23 @@ class NoisyQuadraticRule:
 
 
 RULES: tuple[RuleFamily, ...] = (LinearWithCap, SquareRoot, McCandlish, MaBassilyBelkin, SharpCorner)
-"""The rules that need no problem."""
+"""The rules that are fitted without a model problem."""
 
 
 def compare_rules(
-    batch_sizes: Any, learning_rates: Any, *, rules: Iterable[RuleFamily] = RULES, log_errors: Any = None
+    batch_sizes: ArrayLike,
+    learning_rates: ArrayLike,
+    *,
+    rules: Iterable[RuleFamily] = RULES,
+    log_errors: ArrayLike | None = None,
 ) -> "xr.Dataset":
     """Fits of several rules to the same data, best first.
 
-    Rules are ranked by AICc, Akaike's criterion with its correction for few data: −2 log likelihood + 2k + 2k(k+1)/
-    (K−k−1) for Gaussian errors in log₂ of the learning rate. Without `log_errors` their variance is one more parameter.
-    A difference below 2 decides nothing, one of 10 leaves little for the other. With fewer than k + 2 data AICc is
-    ``inf``: too few to choose.
+    Rules are ranked by AICc, Akaike's criterion with its correction for few data,
+    −2 log likelihood + 2k + 2k(k+1)/(K−k−1), for k parameters, K data and Gaussian errors in log₂ of the learning rate.
+    Without `log_errors` the variance of the errors is one more parameter. A difference below 2 decides nothing; one of
+    10 leaves little support for the worse rule. With fewer than k + 2 data, which are too few to choose, AICc is
+    ``inf``.
 
     Parameters
     ----------
@@ -414,7 +430,7 @@ def compare_rules(
     -------
     xarray.Dataset
         Over ``rule``: ``parameters`` as text, ``parameter_count``, ``rms`` residual in octaves, ``aicc``, and
-        ``akaike_weight``, exp(−aicc/2) normalised: the share of the evidence.
+        ``akaike_weight``, the share of the evidence: exp(−aicc/2), normalised to sum to 1.
 
     Raises
     ------
@@ -460,21 +476,25 @@ def compare_rules(
 
 
 def linear_scaling_exponent(
-    batch_sizes: Any, learning_rates: Any, *, below: float | None = None, log_errors: Any = None
+    batch_sizes: ArrayLike,
+    learning_rates: ArrayLike,
+    *,
+    below: float | None = None,
+    log_errors: ArrayLike | None = None,
 ) -> tuple[float, float]:
     """Exponent α of ε ∝ B^α, and its standard error, by linear regression of log ε on log B.
 
-    1 in the noise-dominated regime by the paper's theory (section 3.2), and ½ by the square-root rule.
+    By the paper's theory α is 1 in the noise-dominated regime (section 3.2); by the square-root rule it is ½.
 
     Parameters
     ----------
     batch_sizes, learning_rates : (K,) arrays
         Data.
     below : float, optional
-        Use only B ≤ below, the boundary batch size; all by default.
+        Use only data with B ≤ `below`, such as the boundary batch size; all of them by default.
     log_errors : scalar or (K,) array, optional
-        Standard errors of log₂ of the learning rates. Without them the scatter about the line tells; pass them for data
-        on a coarse grid, which can lie on a line by rounding.
+        Standard errors of log₂ of the learning rates. By default they are estimated from the scatter about the line.
+        Pass them for data on a coarse grid, which may lie on a line only because they were rounded.
 
     Returns
     -------
@@ -492,7 +512,7 @@ def linear_scaling_exponent(
     """
     data = fit_data(batch_sizes, learning_rates, log_errors, parameters=1)
     limit = np.inf if below is None else checks.scalar("below", below)
-    # Rounding in log₂ must not decide about a batch size of exactly `below`.
+    # A batch size equal to `below` counts, although log₂ and back may have raised it by rounding.
     used = np.exp2(data.log_batch) <= limit * (1 + 1e-12)
     x, y, weight = data.log_batch[used], data.log_rate[used], data.weight[used]
     remedy = "Pass more data, or a larger `below`."
@@ -508,7 +528,7 @@ def linear_scaling_exponent(
 
 
 def _tabulate(function: Callable[[FloatArray], FloatArray], top: float) -> tuple[FloatArray, FloatArray]:
-    """Arguments in 0…top and values of a costly function, finer where it bends or jumps."""
+    """A table of a costly function on 0…top, as arguments and values, finer where the function bends or jumps."""
     x = np.linspace(0.0, top, int(np.ceil(top * TABULATED_PER_OCTAVE)) + 2)
     y = function(x)
     rough = np.ones(x.size - 1, dtype=bool)
@@ -518,9 +538,10 @@ def _tabulate(function: Callable[[FloatArray], FloatArray], top: float) -> tuple
             break
         middle = (x[left] + x[left + 1]) / 2
         values = function(middle)
+        # Where linear interpolation misses the value in the middle, both halves are divided again.
         bent = np.abs(values - (y[left] + y[left + 1]) / 2) > ROUGH
         x, y = np.insert(x, left + 1, middle), np.insert(y, left + 1, values)
-        # Both halves of a bent interval are rough; np.insert has shifted the k-th of them by k.
+        # The k-th interval that was divided has moved up by k, since np.insert put k midpoints before it.
         first = (left + np.arange(left.size))[bent]
         rough = np.zeros(x.size - 1, dtype=bool)
         rough[first] = rough[first + 1] = True
@@ -530,6 +551,8 @@ def _tabulate(function: Callable[[FloatArray], FloatArray], top: float) -> tuple
 def _akaike(residual: FloatArray, data: Data, count: int) -> float:
     """AICc up to a constant that is the same for all rules."""
     n = residual.size
+    # −2 log likelihood. With an unknown variance, estimated as the mean square, it is n log of that; exact fits all
+    # count alike, or rounding errors would rank them.
     if data.known:
         deviance = float((data.weight * residual**2).sum())
     else:
