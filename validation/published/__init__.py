@@ -1,4 +1,4 @@
-"""Sweeps that others have published, as Sweeps."""
+"""Readers of hyperparameter sweeps that others have published, which return them as Sweeps of this package."""
 
 import lazy_loader
 

@@ -1,33 +1,31 @@
-"""Measurements of Shallue et al. 2019, "Measuring the Effects of Data Parallelism on Neural Network Training".
+"""Reader of the data of Shallue et al. 2019, "Measuring the Effects of Data Parallelism on Neural Network Training".
 
-Published as `batch_science_data.tar.bz2` (https://github.com/google-research/google-research/tree/master/batch_science;
-its README describes the layout that is read here):
+They are published as `batch_science_data.tar.bz2`, unpacked into the layout that the README of
+https://github.com/google-research/google-research/tree/master/batch_science describes:
 
     dataset/model/optimizer/batch_size/study.json
     dataset/model/optimizer/batch_size/trial_id/metadata.json
     dataset/model/optimizer/batch_size/trial_id/measurements.csv
 """
 
-import collections
 import csv
 import io
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.validation.published.trials import (
-    ForeignTrial,
-    accuracy_or_loss,
-    at_its_end,
+    PublishedTrial,
+    Selection,
     checked_share,
     checked_step,
     checked_trial,
-    chosen_sizes,
-    last_step,
+    completed,
+    metric_names,
     parsed_json,
     sweep_from_trials,
     whole_file,
@@ -38,16 +36,15 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov_momentum")
 STATUSES = ("COMPLETE", "INCOMPLETE", "INFEASIBLE")
-COLUMNS = {
-    f"{theirs}/{column}": f"{ours}_{metric}"
-    for theirs, ours in (("train", "train"), ("val", "validation"), ("test", "test"))
-    for column, metric in (
-        ("cross_entropy_error", "loss"),
-        ("classification_error", "accuracy"),
-        ("average_precision", "average_precision"),
-    )
-}
-"""Our name of each column that is read; accuracies are one minus the error. Open Images has average precisions."""
+COLUMNS = metric_names(
+    {"train": "train", "val": "validation", "test": "test"},
+    {
+        "cross_entropy_error": "loss",
+        "classification_error": "accuracy",
+        "average_precision": "average_precision",
+    },
+)
+"""Our name of each column that is read. Accuracies are one minus the error; Open Images has average precisions."""
 REMEDY = "Unpack the archive again, or point to a folder dataset/model/optimizer."
 
 
@@ -65,45 +62,44 @@ def read_batch_science(
     workload : path
         A folder ``dataset/model/optimizer``, with one study per batch size.
     batch_sizes : collection of int, optional
-        Which studies to read; all by default.
+        Batch sizes of the studies to read; all by default.
     budget : Budget, optional
-        Take what was measured last within this budget; by default, at the end of each trial.
+        Take the last measurement within this budget; by default, the last one of each trial.
     fraction : int, optional
-        Move trials to the grid of powers of 2^(1/fraction) in ε/(1−m) and 1/(1−m): the search was random, so no two
-        trials share a point otherwise.
+        Move trials to the grid of powers of 2^(1/fraction) in ε/(1−m) and 1/(1−m). The search was random: otherwise no
+        two trials share a point.
 
     Returns
     -------
     xarray.Dataset
         A Sweep over (optimizer, batch_size, learning_rate, seed) with ``train_loss``, ``train_accuracy``, the same for
-        ``validation`` and ``test`` where measured, and ``trial``. COMPLETE trials are complete, INFEASIBLE ones
-        diverged; INCOMPLETE ones, and trials that did not reach the budget or measured nothing, are left out and
-        counted in the configuration, as ``left_out``. A metric that a trial did not measure at its last step is NaN,
-        counted as ``unmeasured``. Learning rates are initial ones: how each trial decayed it, and its other
-        metaparameters, are not in a Sweep. Optimizers are labelled by momentum; the configuration says whether it was
-        Nesterov's.
+        ``validation`` and ``test`` where measured, and ``trial``, the number of each trial.
 
     Raises
     ------
     ValueError
-        Where the tree does not follow the layout: with the path, and the line of a table.
+        If the folder does not follow the published layout; the message names the path, and the line of a table.
+
+    Notes
+    -----
+    COMPLETE trials are complete, INFEASIBLE ones diverged. INCOMPLETE ones, and those that did not reach the budget or
+    measured nothing, are left out; the configuration counts them as ``left_out``. A metric that a trial did not measure
+    at its last step is NaN, and counted as ``unmeasured``.
+
+    Learning rates are initial ones. How each trial decayed it, and its other metaparameters, are not in the Sweep.
+    Optimizers are labelled by their momentum; the configuration says whether it is Nesterov's.
     """
     root = Path(workload)
-    sizes_wanted = chosen_sizes(batch_sizes)
-    studies, trials = [], []
-    left_out: collections.Counter[str] = collections.Counter()
+    selection = Selection(batch_sizes, budget)
+    studies: list[dict[str, Any]] = []
+    found: list[PublishedTrial | str] = []
     for folder in _numbered(root, "study"):
         study = _read_study(folder)
-        if sizes_wanted is not None and study["batch_size"] not in sizes_wanted:
+        if not selection.wants(study["batch_size"]):
             continue
         studies.append(study)
-        limit = last_step(budget, study["batch_size"])
-        for place in _numbered(folder, "trial"):
-            trial = _read_trial(place, study, limit)
-            if isinstance(trial, str):
-                left_out[trial] += 1
-            else:
-                trials.append(trial)
+        limit = selection.last_step(study["batch_size"])
+        found += [_read_trial(place, study, limit) for place in _numbered(folder, "trial")]
     checks.require(bool(studies), "batch_sizes", f"some of those in {root}", batch_sizes, "Choose others, or None.")
     for name in ("dataset", "model", "optimizer"):
         kinds = sorted({str(study.get(name)) for study in studies})
@@ -113,17 +109,16 @@ def read_batch_science(
     configuration = {name: studies[0].get(name) for name in ("dataset", "model", "optimizer")} | {
         "origin": "Shallue et al. 2019, batch_science",
         "train_steps": {str(study["batch_size"]): study.get("train_steps") for study in studies},
-        "left_out": dict(left_out),
         "budget": repr(budget),
     }
-    return sweep_from_trials(trials, fraction=fraction, configuration=configuration)
+    return sweep_from_trials(found, fraction=fraction, configuration=configuration)
 
 
 def _numbered(root: Path, kind: str) -> list[Path]:
-    """Subfolders in the order of the numbers that are their names."""
+    """The subfolders of a folder, whose names must be numbers, in the order of these."""
     checks.require(root.is_dir(), f"{root}", "a folder", "none", REMEDY)
     folders = [path for path in root.iterdir() if path.is_dir()]
-    # 07 would be a second 7.
+    # Numbers with leading zeros are refused: 07 would be a second 7.
     odd = sorted(path.name for path in folders if not re.fullmatch(r"0|[1-9][0-9]{0,17}", path.name))
     checks.require(not odd, f"{root}", f"one folder per {kind}, each named by a number", odd, REMEDY)
     checks.require(bool(folders), f"{root}", f"one folder per {kind}", "none", REMEDY)
@@ -140,8 +135,8 @@ def _read_study(folder: Path) -> dict[str, Any]:
     return study
 
 
-def _read_trial(folder: Path, study: dict[str, Any], limit: float) -> ForeignTrial | str:
-    """A trial, or why it is left out."""
+def _read_trial(folder: Path, study: dict[str, Any], limit: float) -> PublishedTrial | str:
+    """The trial in a folder, with its metrics at the last measurement up to step `limit`; or why it is left out."""
     path = folder / "metadata.json"
     metadata = _read_json(path, ("parameters", "status"))
     status, parameters = metadata["status"], metadata["parameters"]
@@ -149,32 +144,39 @@ def _read_trial(folder: Path, study: dict[str, Any], limit: float) -> ForeignTri
     if status == "INCOMPLETE":
         return "incomplete"
     needed = ["learning_rate"] + ["momentum"] * (study["optimizer"] != "sgd")
-    lacking = [name for name in needed if not isinstance(parameters, dict) or name not in parameters]
+    lacking = _lacking(parameters, needed)
     checks.require(not lacking, f"{path}: parameters", f"{needed}", f"none of {lacking}", REMEDY)
     momentum = parameters["momentum"] if study["optimizer"] != "sgd" else 0.0
     trial = checked_trial(str(path), int(folder.name), momentum, study["batch_size"], parameters["learning_rate"])
+    # What was measured before a trial diverged is not its result: the table is not even opened.
     if status == "INFEASIBLE":
         return trial
     steps, curves = _read_table(folder / "measurements.csv")
-    return at_its_end(trial, steps, accuracy_or_loss(curves, COLUMNS), limit)
+    return completed(trial, steps, curves, COLUMNS, limit)
 
 
 def _read_json(path: Path, needed: Collection[str]) -> dict[str, Any]:
+    """The object in a JSON file, which must have the `needed` names."""
     values = parsed_json(str(path), whole_file(path, REMEDY), REMEDY)
-    lacking = [name for name in needed if not isinstance(values, dict) or name not in values]
+    lacking = _lacking(values, needed)
     checks.require(not lacking, f"{path}", f"an object with {sorted(needed)}", f"none of {lacking}", REMEDY)
     return dict(values)
 
 
+def _lacking(values: object, needed: Iterable[str]) -> list[str]:
+    """Those of the `needed` names that a value from JSON lacks; all of them if it is no object."""
+    return [name for name in needed if not isinstance(values, dict) or name not in values]
+
+
 def _read_table(path: Path) -> tuple[list[float], dict[str, list[float]]]:
-    """Steps, and by name the columns that are known; empty entries are NaN."""
+    """The steps in a table of measurements, and its columns in :data:`COLUMNS` by name; empty entries are NaN."""
     content = whole_file(path, REMEDY)
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}:{line}: expected a table in UTF-8, got other bytes. {REMEDY}") from error
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)  # which minds a quote that is never closed
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)  # strict: a quote that is never closed is an error
     try:
         return _table(path, lines)
     except csv.Error as error:
@@ -182,11 +184,13 @@ def _read_table(path: Path) -> tuple[list[float], dict[str, list[float]]]:
 
 
 def _table(path: Path, lines: Any) -> tuple[list[float], dict[str, list[float]]]:
+    """The table in the lines of a file; `path` is for error messages."""
     header: list[str] = next(lines, [])
     known = [name for name in header if name in COLUMNS]
     expected = f"a column `step` and some of {sorted(COLUMNS)}"
     checks.require("step" in header and bool(known), f"{path}:1", expected, header, REMEDY)
     table: dict[str, list[float]] = {name: [] for name in ["step", *known]}
+    # Other columns are of no interest; a repeated one that is read would silently hide the first.
     once = all(header.count(name) == 1 for name in table)
     checks.require(once, f"{path}:1", "each column once", header, REMEDY)
     for row in lines:
@@ -200,10 +204,11 @@ def _table(path: Path, lines: Any) -> tuple[list[float], dict[str, list[float]]]
 
 
 def _number(text: str, where: str, name: str) -> float:
+    """An entry of the column `name` as a number: NaN if it is empty, except for a step."""
     if not text.strip() and name != "step":
         return float("nan")
     try:
-        if "_" in text or not text.isascii():  # which Python's numbers may have, and no table's
+        if "_" in text or not text.isascii():  # float() takes 1_000 and digits of other scripts
             raise ValueError
         value = float(text)
     except ValueError:

@@ -1,7 +1,8 @@
-"""PD1, the tuning measurements of Wang et al., "Pre-trained Gaussian processes for Bayesian optimization" (HyperBO).
+"""Reader of PD1, the tuning data of Wang et al., "Pre-trained Gaussian processes for Bayesian optimization" (HyperBO).
 
-Published as `pd1.tar.gz` (https://github.com/google-research/hyperbo#pd1-benchmark), whose README describes the layout:
-four files ``pd1_{matched,unmatched}_phase{0,1}_results.jsonl``, zipped or not, with one trial per line. What is read:
+They are published as `pd1.tar.gz` (https://github.com/google-research/hyperbo#pd1-benchmark). Its README describes four
+files ``pd1_{matched,unmatched}_phase{0,1}_results.jsonl``, compressed by gzip or not, with one trial per line. Of each
+trial these entries are read:
 
 =============================  =====================================================================================
 ``status``                     "done" or "diverged"
@@ -10,12 +11,11 @@ four files ``pd1_{matched,unmatched}_phase{0,1}_results.jsonl``, zipped or not, 
 ``hps.lr_hparams.…``           ``initial_value``: the learning rate before its polynomial decay
 ``hps.opt_hparams.momentum``   m, of Nesterov's momentum
 ``global_step``                steps at which the curves were measured
-``train/ce_loss`` and others   the curves, see :data:`CURVES`; null where there is none
+``train/ce_loss`` and others   the curves, see :data:`CURVES`; null where one was not measured
 ``trial_dir``                  identifies the trial
 =============================  =====================================================================================
 """
 
-import collections
 import gzip
 import os
 import zlib
@@ -26,14 +26,13 @@ from typing import TYPE_CHECKING, Any
 from noisysgd.theory.common import checks
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.validation.published.trials import (
-    ForeignTrial,
-    accuracy_or_loss,
-    at_its_end,
+    PublishedTrial,
+    Selection,
     checked_share,
     checked_step,
     checked_trial,
-    chosen_sizes,
-    last_step,
+    completed,
+    metric_names,
     parsed_json,
     sweep_from_trials,
 )
@@ -43,11 +42,9 @@ if TYPE_CHECKING:
 
 RATE, MOMENTUM, SIZE = "hps.lr_hparams.initial_value", "hps.opt_hparams.momentum", "hps.batch_size"
 NEEDED = ("status", "study_group", SIZE, RATE, MOMENTUM)
-CURVES = {
-    f"{theirs}/{column}": f"{ours}_{metric}"
-    for theirs, ours in (("train", "train"), ("valid", "validation"), ("test", "test"))
-    for column, metric in (("ce_loss", "loss"), ("error_rate", "accuracy"))
-}
+CURVES = metric_names(
+    {"train": "train", "valid": "validation", "test": "test"}, {"ce_loss": "loss", "error_rate": "accuracy"}
+)
 """Our name of each curve that is read; accuracies are one minus the error rate."""
 REMEDY = "Fetch the file again."
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -68,53 +65,54 @@ def read_pd1(
     paths : path or sequence of paths
         Files of JSON lines, ``.jsonl`` or ``.jsonl.gz``; several are read as one.
     task : str, optional
-        One of those that :func:`pd1_tasks` lists, such as ``"cifar10_wrn,cifar10,wide_resnet,wrn"``. It may be left out
-        for files with a single one.
+        One of the tasks that :func:`pd1_tasks` lists, such as ``"cifar10_wrn,cifar10,wide_resnet,wrn"``. It may be left
+        out if the files have only one.
     batch_sizes : collection of int, optional
-        Which to read; all by default.
+        Batch sizes to read; all by default.
     budget : Budget, optional
-        Take what was measured last within this budget; by default, at the end of each trial.
+        Take the last measurement within this budget; by default, the last one of each trial.
     fraction : int, optional
-        Move trials to the grid of powers of 2^(1/fraction) in ε/(1−m) and 1/(1−m): the search was random, so no two
-        trials share a point otherwise.
+        Move trials to the grid of powers of 2^(1/fraction) in ε/(1−m) and 1/(1−m). The search was random: otherwise no
+        two trials share a point.
 
     Returns
     -------
     xarray.Dataset
         A Sweep over (optimizer, batch_size, learning_rate, seed) with ``train_loss``, ``train_accuracy``, the same for
-        ``validation`` and ``test`` where measured, and ``trial``, the line counted over all files. "done" is complete.
-        Trials that are done without a measurement, or short of the budget, are left out and counted in the
-        configuration, as ``left_out``. A metric that a trial did not measure at its last step is NaN, counted as
-        ``unmeasured``.
+        ``validation`` and ``test`` where measured, and ``trial``, the number of the trial's line, counted over all
+        files.
 
     Raises
     ------
     ValueError
-        For a task that is not there or not named, and for a line that does not follow the layout: with path and line.
+        If the task is not there, or not named where there are several; or if a line does not follow the published
+        layout: the message then names path and line.
+
+    Notes
+    -----
+    Trials that are "done" are complete. Those without a measurement, and those that did not reach the budget, are left
+    out; the configuration counts them as ``left_out``. A metric that a trial did not measure at its last step is NaN,
+    and counted as ``unmeasured``.
     """
-    files, sizes_wanted = _files(paths), chosen_sizes(batch_sizes)
+    files, selection = _files(paths), Selection(batch_sizes, budget)
     if task is None:
         tasks = _tasks(files)
         expected = f"the name of one of {len(tasks)} tasks: {tasks}"
         checks.require(len(tasks) == 1, "task", expected, task, "Name one as task=….")
         task = tasks[0]
-    trials: list[ForeignTrial] = []
-    left_out: collections.Counter[str] = collections.Counter()
-    seen: dict[str, str] = {}
+    found: list[PublishedTrial | str] = []
+    seen: dict[str, str] = {}  # by trial_dir, the file and line of each trial
     tasks_here = set()
     for number, (where, row) in enumerate(_rows(files), start=1):
         name, size = _study_group(where, row)
         tasks_here.add(name)
-        if name != task or (sizes_wanted is not None and size not in sizes_wanted):
+        if name != task or not selection.wants(size):
             continue
+        # A file given twice, or one that contains another, would count its trials twice.
         folder = str(row.get("trial_dir") or where)
         checks.require(folder not in seen, where, "a trial_dir of its own", f"that of {seen.get(folder)}", REMEDY)
         seen[folder] = where
-        trial = _trial(where, number, row, size, last_step(budget, size))
-        if isinstance(trial, str):
-            left_out[trial] += 1
-        else:
-            trials.append(trial)
+        found.append(_trial(where, number, row, size, selection.last_step(size)))
     checks.require(task in tasks_here, "task", f"one of {sorted(tasks_here)}", task, "Name one of those.")
     checks.require(bool(seen), "batch_sizes", f"some of those of {task}", batch_sizes, "Choose others, or None.")
     configuration = {
@@ -122,18 +120,18 @@ def read_pd1(
         "task": task,
         "optimizer": "nesterov_momentum",
         "files": [path.name for path in files],
-        "left_out": dict(left_out),
         "budget": repr(budget),
     }
-    return sweep_from_trials(trials, fraction=fraction, configuration=configuration)
+    return sweep_from_trials(found, fraction=fraction, configuration=configuration)
 
 
 def pd1_tasks(paths: Paths) -> list[str]:
-    """Tasks in files of PD1: dataset, model and variant, whatever the batch size.
+    """The tasks in files of PD1: combinations of dataset, model and variant, each with trials of several batch sizes.
 
     Parameters
     ----------
     paths : path or sequence of paths
+        Files of JSON lines, ``.jsonl`` or ``.jsonl.gz``.
 
     Returns
     -------
@@ -156,7 +154,7 @@ def _files(paths: Paths) -> list[Path]:
 
 
 def _rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(path:line, trial) for every line that is not blank."""
+    """For every line that is not blank, its place "path:line", and the trial as a dict."""
     for path in files:
         line = 0
         try:
@@ -172,6 +170,7 @@ def _rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _row(path: Path, line: int, text: bytes) -> dict[str, Any]:
+    """The JSON object in a line, which must have the :data:`NEEDED` names."""
     row = parsed_json(str(path), text, REMEDY, line=line)
     lacking = [name for name in NEEDED if not isinstance(row, dict) or row.get(name) is None]
     checks.require(not lacking, f"{path}:{line}", f"values for {NEEDED}", f"none for {lacking}", REMEDY)
@@ -179,6 +178,7 @@ def _row(path: Path, line: int, text: bytes) -> dict[str, Any]:
 
 
 def _study_group(where: str, row: dict[str, Any]) -> tuple[str, int]:
+    """Task and batch size of a trial, from its study_group, which must end with the batch size."""
     size = checks.integer(f"{where}: {SIZE}", row[SIZE], 1, remedy=REMEDY)
     task, _, last = str(row["study_group"]).rpartition(",")
     expected = f"a study_group task,…,{size}"
@@ -186,11 +186,12 @@ def _study_group(where: str, row: dict[str, Any]) -> tuple[str, int]:
     return task, size
 
 
-def _trial(where: str, number: int, row: dict[str, Any], size: int, limit: float) -> ForeignTrial | str:
-    """A trial, or why it is left out."""
+def _trial(where: str, number: int, row: dict[str, Any], size: int, limit: float) -> PublishedTrial | str:
+    """The trial of a line, with its metrics at the last measurement up to step `limit`; or why it is left out."""
     trial = checked_trial(where, number, row[MOMENTUM], size, row[RATE])
     known = row["status"] in ("done", "diverged")
     checks.require(known, f"{where}: status", "'done' or 'diverged'", row["status"], REMEDY)
+    # What was measured before a trial diverged is not its result: the curves are not even looked at.
     if row["status"] == "diverged":
         return trial
     measured = {name: row[name] for name in CURVES if row.get(name) is not None}
@@ -206,10 +207,11 @@ def _trial(where: str, number: int, row: dict[str, Any], size: int, limit: float
     for name, values in curves.items():
         for value in values:
             checked_share(f"{where}: {name}", CURVES[name], value, REMEDY)
-    return at_its_end(trial, places, accuracy_or_loss(curves, CURVES), limit)
+    return completed(trial, places, curves, CURVES, limit)
 
 
 def _numbers(where: str, values: list[Any]) -> list[float]:
+    """A list from JSON as numbers, with NaN for null; `where` begins the error message."""
     numeric = all(x is None or (isinstance(x, int | float) and not isinstance(x, bool)) for x in values)
     checks.require(numeric, where, "numbers, or null", values, REMEDY)
     try:

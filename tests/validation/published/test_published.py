@@ -16,8 +16,8 @@ from noisysgd import theory
 from noisysgd.theory.sweeps.dataset import COMPLETE, DIVERGED, MISSING, check_sweep, optimizer_name
 from noisysgd.validation import RunStore, pd1_tasks, read_batch_science, read_pd1
 from noisysgd.validation.cli import main as cli
-from noisysgd.validation.published import trials as foreign_trials
-from noisysgd.validation.published.trials import ForeignTrial, on_grid, sweep_from_trials
+from noisysgd.validation.published import trials as published_trials
+from noisysgd.validation.published.trials import PublishedTrial, on_grid, sweep_from_trials
 from noisysgd.validation.sweeps.export import import_runs
 
 HEADER = "step,train/cross_entropy_error,train/classification_error,test/cross_entropy_error,test/classification_error"
@@ -475,7 +475,7 @@ def test_truncated_zips_and_unnamed_tasks_are_refused(tmp_path: Path) -> None:
 
 @given(st.floats(1e-6, 100.0), st.floats(0.0, 0.9999), st.integers(1, 4))
 def test_the_grid_is_powers_of_two_and_the_nearest(rate: float, momentum: float, fraction: int) -> None:
-    trial = ForeignTrial(1, momentum, 64, rate, "diverged", {})
+    trial = PublishedTrial(1, momentum, 64, rate, "diverged", {})
     new_momentum, new_rate = on_grid(trial, fraction)
     assert 0 <= new_momentum < 1
     for before, after in (
@@ -501,8 +501,8 @@ def test_trials_that_meet_on_the_grid_become_seeds(tmp_path: Path) -> None:
 
 
 def test_grids_too_large_for_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(foreign_trials, "POINTS", 8)
-    trials = [ForeignTrial(k, 0.1 * k, 64, 1.0 + k, "diverged", {}) for k in range(3)]
+    monkeypatch.setattr(published_trials, "POINTS", 8)
+    trials = [PublishedTrial(k, 0.1 * k, 64, 1.0 + k, "diverged", {}) for k in range(3)]
     with pytest.raises(ValueError, match="trials: expected a grid of at most 8 points, got 9"):
         sweep_from_trials(trials, fraction=None, configuration={})
     with pytest.raises(ValueError, match="trials: expected at least one"):
