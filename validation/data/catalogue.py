@@ -119,47 +119,34 @@ FASHION_MNIST = Source(
     system_folders=(Path("/usr/share/datasets/fashion-mnist"),),
 )
 
+
+def _cifar(classes: int, kinds: str, md5: str, sha256: str) -> Source:
+    file = f"cifar-{classes}-binary.tar.gz"
+    return Source(
+        f"cifar{classes}",
+        f"photographs of {kinds} kinds of things, colour (Krizhevsky 2009)",
+        (SourceFile(file, f"{_TORONTO}/{file}", {"md5": md5, "sha256": sha256}, 256 * 2**20),),
+        classes=classes,
+        training_examples=50_000,
+        test_examples=10_000,
+        side=32,
+        channels=3,
+    )
+
+
 # MD5 as published at https://www.cs.toronto.edu/~kriz/cifar.html; SHA-256, which that page lacks, as in the checksum
 # lists of TensorFlow Datasets.
-CIFAR10 = Source(
-    "cifar10",
-    "photographs of ten kinds of things, colour (Krizhevsky 2009)",
-    (
-        SourceFile(
-            "cifar-10-binary.tar.gz",
-            f"{_TORONTO}/cifar-10-binary.tar.gz",
-            {
-                "md5": "c32a1d4ab5d03f1284b67883e8d87530",
-                "sha256": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-            },
-            256 * 2**20,
-        ),
-    ),
-    classes=10,
-    training_examples=50_000,
-    test_examples=10_000,
-    side=32,
-    channels=3,
+CIFAR10 = _cifar(
+    10,
+    "ten",
+    md5="c32a1d4ab5d03f1284b67883e8d87530",
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
 )
-CIFAR100 = Source(
-    "cifar100",
-    "photographs of a hundred kinds of things, colour (Krizhevsky 2009)",
-    (
-        SourceFile(
-            "cifar-100-binary.tar.gz",
-            f"{_TORONTO}/cifar-100-binary.tar.gz",
-            {
-                "md5": "03b5dce01913d631647c71ecec9e9cb8",
-                "sha256": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-            },
-            256 * 2**20,
-        ),
-    ),
-    classes=100,
-    training_examples=50_000,
-    test_examples=10_000,
-    side=32,
-    channels=3,
+CIFAR100 = _cifar(
+    100,
+    "a hundred",
+    md5="03b5dce01913d631647c71ecec9e9cb8",
+    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
 )
 DATASETS: Mapping[str, Source] = {source.name: source for source in (DIGITS, FASHION_MNIST, CIFAR10, CIFAR100)}
 """All data sets by name."""

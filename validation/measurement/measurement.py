@@ -202,6 +202,7 @@ def measure(
     checked = checked_options(
         chosen, train_size=data.train_size, parameters=sum(parameter.numel() for parameter in parameters)
     )
+    # TensorFloat-32 rounds the factors of every product to three digits: residuals would measure that rounding.
     with autocast_precision("float32", str(next(iter(parameters)).device)):
         return _measured(model, data, checked, criterion=criterion, eigenvectors=eigenvectors)
 
@@ -278,6 +279,7 @@ def _measured(
         spectrum = spectral_measures(matvec, slope, gradients, **sizes, **starts, seed=options.seed, rtol=tolerance)
     sharpness = None
     batch, batches = options.sharpness_batch_size, options.sharpness_batches
+    # These batches may be larger than units, so they are drawn apart from them.
     if batches:
         many = draw_ghost_batches(data.train_size, ghost_batch_size=batch, units=batches, seed=batches_seed)
         sharpness = batch_sharpness(model, images, labels, many, **of_loss, rtol=tolerance)
@@ -314,6 +316,7 @@ def _ghost_batch_size(model: nn.Module) -> int:
     """Examples per unit where the user gives none: 1 for networks without batch norm layers."""
     sizes = {layer.ghost_batch_size for layer in model.modules() if isinstance(layer, GhostBatchNorm2d)}
     others = batch_norms(model)
+    # Without batch norm every example has a gradient of its own, and can be a unit.
     if not sizes and not others:
         return 1
     expected = "GhostBatchNorm2d layers of one ghost batch size"

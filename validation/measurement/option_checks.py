@@ -42,6 +42,7 @@ def checked_options(options: MeasurementOptions, *, train_size: int, parameters:
     def default(name: str, value: int) -> None:
         values[name] = value if values[name] is None else values[name]
 
+    # In an order in which each check can rely on those before: others are compared with the ghost batch and the units.
     size = whole("ghost_batch_size", 1, "Use the model's ghost batch size.")
     remedy = "The noise of the full batch is zero; use smaller ghost batches."
     checks.require(size < train_size, "ghost_batch_size", f"< {train_size}", size, remedy)

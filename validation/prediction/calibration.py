@@ -119,6 +119,7 @@ class Calibration:
         coarse = _Measures.read(spectrum["coarse"], positive=False) if spectrum.get("coarse") else None
         # Half of the products may not reach beyond what counts as flat: then there is nothing to compare with.
         halved = coarse if coarse is not None and coarse.nodes.max() > floor else None
+        # A convex quadratic has positive curvatures only, and those up to the floor put their minimum too far away.
         dropped = measures.nodes <= floor
         return cls(
             problem=measures.problem(measures.noise.mean(axis=0), floor, size),
@@ -213,6 +214,7 @@ class _Measures:
         # Only of a single eigenvalue does the residual bound the error: elsewhere a node is an average of eigenvalues.
         residuals = _rows("density.residuals", [density.get("residuals", np.zeros(nodes.size))], nodes.size)[0]
         residuals = np.where(np.asarray(density.get("single", np.zeros(nodes.size)), dtype=bool), residuals, 0.0)
+        # H in single precision is known to rounding, however small the residual is.
         uncertainty = np.maximum(residuals, ROUNDING * np.abs(nodes).max())
         return cls(nodes, draws.mean(axis=0), gradient, noise, uncertainty)
 

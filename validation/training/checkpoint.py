@@ -81,6 +81,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     remedy = "Delete it to start the run over, or put back a copy."
     with path.open("rb") as file:
         try:
+            # With weights_only nothing in the file can run code.
             payload = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds for files that are not its own
             first = str(error).strip().splitlines()[:1]
@@ -114,6 +115,7 @@ def _feed(found: Any, value: Plain, where: str) -> None:
     Naming these first keeps different states from feeding the same bytes: [1] and [1.0], or [[1], 2] and [[1, 2]].
     """
     if isinstance(value, torch.Tensor):
+        # The elements in the order of the axes, so that layout in memory and device make no difference.
         found.update(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
         found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     elif isinstance(value, dict):

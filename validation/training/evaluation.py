@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
-from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation.configuration import METRICS, TrainConfig
 from noisysgd.validation.data.datasets import ImageDataset
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.factory import batch_norms
@@ -45,7 +45,7 @@ def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[
         model.eval()
         test = _scores(model, data.test_images, data.test_labels, everything, size)
         model.train()
-    return {"train_loss": train[0], "train_accuracy": train[1], "test_loss": test[0], "test_accuracy": test[1]}
+    return dict(zip(METRICS, (*train, *test), strict=True))
 
 
 def _scores(

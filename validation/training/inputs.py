@@ -50,6 +50,7 @@ def weighted_draws(dynamics: str, svag: int, step: int) -> list[tuple[float, int
     """
     if dynamics != "svag" or svag == 1:
         return [(1.0, step)]
+    # c₁ + c₂ = 1 keeps the mean of the gradient, and c₁² + c₂² = l multiplies the covariance of its noise by l.
     first, second = svag_coefficients(svag)
     return [(float(first), step), (float(second), step + SECOND)]
 
@@ -93,4 +94,5 @@ def take(images: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
     """``images[batch]`` in the layout of `images`, which indexing alone would lose."""
     if images.is_contiguous():
         return images[batch]
+    # In this order of axes a channels_last tensor is contiguous, so that what indexing returns has its layout.
     return images.permute(0, 2, 3, 1)[batch].permute(0, 3, 1, 2)

@@ -208,11 +208,13 @@ class TrainingRun:
         self.limit = loss_limit(data.classes)
         self.step = 0
         self.divergence: str | None = None
+        # The compiled network is for training alone: measurements differentiate twice, which compiled code cannot.
         self._forward: Any = torch.compile(self.model) if config.compile else self.model
         self._micro_batches = micro_batches(config.batch_size, config.micro_batch_size)
         self._output_checked = False
         self._batches: dict[int, torch.Tensor] = {}
         self._has_dropout = has_dropout(self.model)
+        # Between the boundaries of the schedule the learning rate stays as it is.
         self._rate_changes = {0, *self.schedule.boundaries.tolist()}
         self._set_rate()
         self.model.train()
@@ -228,6 +230,7 @@ class TrainingRun:
             self._set_rate()
         self.optimizer.zero_grad()
         loss = self._differentiate()
+        # The loss is that of the parameters before this update, which is not made any more once it shows divergence.
         if diverged(loss, self.limit):
             self.divergence = f"minibatch cross-entropy {loss:g} at step {self.step}, limit {self.limit:g}"
             return
@@ -236,6 +239,7 @@ class TrainingRun:
 
     def state(self, seconds: float = 0.0) -> dict[str, Any]:
         """What a checkpoint holds: all that the configuration and the step do not determine."""
+        # A parameter without a gradient so far has no velocity: None keeps its place in the list.
         buffers = [self.optimizer.buffers.get(parameter) for parameter in self.optimizer.parameters]
         return {
             "config": self.config.as_dict(),

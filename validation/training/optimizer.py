@@ -66,6 +66,7 @@ class HeavyBall:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
+        # None rather than zero: a parameter that gets no gradient is not to move by its velocity or its penalty.
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -77,8 +78,9 @@ class HeavyBall:
             if not moving:
                 continue
             if self.momentum:
+                # From u = 0 the first velocity is the gradient, without a special case for the first step.
                 for parameter in moving:
-                    if parameter not in self.buffers:  # from u = 0 the first velocity is the gradient
+                    if parameter not in self.buffers:
                         self.buffers[parameter] = torch.zeros_like(parameter)
             torch._fused_sgd_(
                 moving,
