@@ -4,9 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from noisysgd.validation.cli.options import COMMAND_STYLE
+from noisysgd.validation.cli.options import Commands, add_command, add_verbs
 
-DIGITS = "1280 + 517 images of 8×8×1"
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 DESCRIPTION = """\
 List, locate, download and verify image data sets. Nothing is ever unpacked on disk and no pickle is loaded.
@@ -51,45 +50,30 @@ examples:
 """
 
 
-def add_data_commands(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
-) -> None:
+def add_data_commands(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add ``data`` and its verbs to the command line."""
-    data = commands.add_parser(
-        "data",
-        help="list, locate, download and verify data sets",
-        description=DESCRIPTION,
-        formatter_class=COMMAND_STYLE,
-    )
-    verbs = data.add_subparsers(metavar="verb", required=True)
-    listing = verbs.add_parser(
-        "list",
-        parents=[common],
-        help="the data sets, and whether they are here",
-        description=LIST,
-        formatter_class=COMMAND_STYLE,
-    )
-    listing.set_defaults(run=_list)
-    for verb, text, summary, run in (
-        ("where", WHERE, "where files are looked for", _where),
-        ("fetch", FETCH, "download and verify", _fetch),
-        ("verify", VERIFY, "check files against their published checksums", _verify),
+    help = "list, locate, download and verify data sets"
+    verbs = add_verbs(commands, "data", help=help, description=DESCRIPTION)
+    add_command(verbs, "list", common, _list, help="the data sets, and whether they are here", description=LIST)
+    rest = "Files that are whole stay: the same command fetches the others."
+    for verb, text, summary, run, interrupted in (
+        ("where", WHERE, "where files are looked for", _where, None),
+        ("fetch", FETCH, "download and verify", _fetch, rest),
+        ("verify", VERIFY, "check files against their published checksums", _verify, None),
     ):
-        parser = verbs.add_parser(verb, parents=[common], help=summary, description=text, formatter_class=COMMAND_STYLE)
+        parser = add_command(verbs, verb, common, run, help=summary, description=text, interrupted=interrupted)
         count = "?" if verb == "where" else None
         parser.add_argument("name", nargs=count, choices=NAMES, metavar="NAME", help=", ".join(NAMES))
         parser.add_argument("--folder", type=Path, help="look in this folder, and nowhere else")
         if verb == "fetch":
             parser.add_argument("--mirror", metavar="URL", help="address of a folder to download from instead")
-            parser.set_defaults(interrupted="Files that are whole stay: the same command fetches the others.")
-        parser.set_defaults(run=run)
 
 
 def _list(_: argparse.Namespace) -> int:
-    from noisysgd.validation.data.catalogue import SOURCES
+    from noisysgd.validation.data.catalogue import DIGITS, SOURCES
     from noisysgd.validation.data.search_path import candidate_folders, find_file
 
-    print(f"{'digits':14} {DIGITS:34} here (scikit-learn)\n{'':14} handwritten digits, grey")
+    print(f"{'digits':14} {DIGITS.shape:34} here (scikit-learn)\n{'':14} handwritten digits, grey")
     for source in SOURCES.values():
         here = all(find_file(file, candidate_folders(source)) for file in source.files)
         state = "here (not verified)" if here else f"not here: noisysgd data fetch {source.name}"

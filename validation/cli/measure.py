@@ -7,7 +7,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError, check_output, integers
+from noisysgd.validation.cli.options import Commands, UsageError, add_command, check_output, integers
 from noisysgd.validation.measurement.options import MeasurementOptions
 
 if TYPE_CHECKING:
@@ -38,16 +38,16 @@ FROM_THE_RUN = {"ghost_batch_size": "the configuration's", "sharpness_batch_size
 """Options whose defaults come from the run that is measured, where `measure` would go by the network alone."""
 
 
-def add_measure_command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", common: argparse.ArgumentParser
-) -> None:
+def add_measure_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add ``measure`` to the command line."""
-    measure = commands.add_parser(
+    measure = add_command(
+        commands,
         "measure",
-        parents=[common],
+        common,
+        _measure,
         help="train one network and measure its curvature and gradient noise",
         description=DESCRIPTION,
-        formatter_class=COMMAND_STYLE,
+        interrupted="Nothing was written: the same command starts over.",
     )
     measure.add_argument("file", type=Path, help="the configuration of the training, as a TOML file")
     steps = integers(0, "distinct steps such as 0,50,200")
@@ -58,7 +58,6 @@ def add_measure_command(
     group = measure.add_argument_group("options of the measurement, by the names of validation.measure")
     for option in fields(MeasurementOptions):
         _add_option(group, option)
-    measure.set_defaults(run=_measure, interrupted="Nothing was written: the same command starts over.")
 
 
 def _add_option(group: "argparse._ArgumentGroup", option: "Field[Any]") -> None:
