@@ -1,7 +1,7 @@
-"""Hypothesis strategies for people who test scaling laws of their own. Needs ``hypothesis``.
+"""Hypothesis strategies for testing scaling laws of your own. Needs ``hypothesis``.
 
-Draw a problem, a setting of the optimizer in one of the two regimes, a schedule or a budget, and state the law. Every
-strategy says what it draws and in which ranges.
+Draw a problem, a setting of the optimizer in one of the two regimes, a schedule or a budget, and state the law. The
+docstring of every strategy says what it draws and from which ranges.
 
 >>> from hypothesis import given, settings, strategies as st
 >>> from noisysgd import theory
@@ -17,11 +17,12 @@ strategy says what it draws and in which ranges.
 >>> momentum_changes_only_the_effective_learning_rate()
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -50,10 +51,10 @@ __all__ = [
 
 @st.composite
 def spectra(draw: st.DrawFn, max_dim: int = 6, condition_number: float | None = None) -> FloatArray:
-    """Curvatures λ, shape (D,), with 1 ≤ D ≤ `max_dim`, in any order but for the first.
+    """Curvatures λ, shape (D,), with 1 ≤ D ≤ `max_dim`, not sorted.
 
-    The first is between 10⁻² and 10². The others are between 10⁻⁶ and 10², or zero (so the largest need not be the
-    first); with a `condition_number` κ they lie between the first and 1/κ of it, and none is zero.
+    The first is between 10⁻² and 10². The others are between 10⁻⁶ and 10², or zero, so that the first need not be the
+    largest. With a `condition_number` κ the others lie between the first and 1/κ of it, and none is zero.
 
     >>> from hypothesis import find
     >>> find(spectra(), lambda eigenvalues: (eigenvalues == 0).any())
@@ -79,13 +80,15 @@ def problems(
     weights: bool = False,
     condition_number: float | None = None,
 ) -> NoisyQuadratic:
-    """Noisy quadratics with up to `max_dim` modes, curvatures over eight decades, zeros included: see :func:`spectra`.
+    """Noisy quadratics with up to `max_dim` modes and the curvatures of :func:`spectra`, zeros included.
 
-    With `full_noise`, the covariance is diagonal in half of the cases and full in the others; entries are at most 2 on
-    the diagonal, or D. Initial means are in −2…2 and variances in 0…2, zero likelier than other values; so there are
-    problems that start at their minimum, and noiseless ones. The data set has 1000 examples or is of unknown size.
+    The noise covariance is diagonal with entries up to 2; with `full_noise`, in half of the cases it is a full matrix
+    with diagonal entries up to D. Initial means are in −2…2 and variances in 0…2. Zero is more likely than other
+    values, so that some problems start at their minimum or have no noise. The data set has 1000 training examples or
+    an unknown size.
 
-    With `weights`, each eigenvalue stands for 1 to 100 modes, not necessarily a whole number (1 beside full noise).
+    With `weights`, each eigenvalue stands for 1 to 100 modes, a number that need not be whole; if the noise is a full
+    matrix, it stands for one.
 
     >>> from hypothesis import find
     >>> problem = find(problems(), lambda problem: problem.noise.ndim == 2 and problem.dim == 2)
@@ -115,12 +118,13 @@ def problems(
 def least_squares_problems(
     draw: st.DrawFn, max_dim: int = 6, weights: bool = False, condition_number: float | None = None
 ) -> LeastSquares:
-    """Least squares with up to `max_dim` modes, spectra and starts as in :func:`problems`.
+    """Least squares with up to `max_dim` modes, and curvatures and starts as in :func:`problems`.
 
-    Label noise is none in half of the cases, otherwise in 10⁻³…2; inputs are Gaussian (kurtosis 3) in about half of the
-    cases, otherwise of kurtosis 1…9, 1 and 2 among them. The data set has 1000 examples or is of unknown size.
+    In half of the cases there is no label noise, otherwise it is in 10⁻³…2. In about half of the cases inputs are
+    Gaussian (kurtosis 3), otherwise they have a kurtosis of 1…9, often 1 or 2. The data set has 1000 training examples
+    or an unknown size.
 
-    With `weights`, each eigenvalue stands for 1 to 100 modes, not necessarily a whole number.
+    With `weights`, each eigenvalue stands for 1 to 100 modes, a number that need not be whole.
 
     >>> from hypothesis import find
     >>> find(least_squares_problems(), lambda problem: problem.label_noise == 0).kurtosis
@@ -141,9 +145,9 @@ def least_squares_problems(
 
 @st.composite
 def schedules(draw: st.DrawFn, max_segments: int = 4, max_length: int = 50) -> Schedule:
-    """Piecewise-constant schedules, a segment with the learning rate at zero among them now and then.
+    """Piecewise-constant schedules of up to `max_segments` segments of 1 to `max_length` steps each.
 
-    Up to `max_segments` segments of 1 to `max_length` steps each, with multipliers 0, 0.01, 0.3 or 1.
+    Multipliers are 0, 0.01, 0.3 or 1, so that some segments have a learning rate of zero.
 
     >>> from hypothesis import find
     >>> find(schedules(), lambda schedule: True).steps
@@ -156,10 +160,11 @@ def schedules(draw: st.DrawFn, max_segments: int = 4, max_length: int = 50) -> S
 
 
 def budgets(max_steps: int = 1000, max_epochs: float = 20.0, dataset_size: int = 1000) -> st.SearchStrategy[Budget]:
-    """Budgets of 1 to `max_steps` steps, or of 1 to `max_epochs` passes over `dataset_size` examples.
+    """Budgets of 1 to `max_steps` steps, or of 1 to `max_epochs` passes over `dataset_size` training examples.
 
-    One epoch at least, so that every batch size up to `dataset_size` has a step. Problems of known size must have that
-    size: those of :func:`problems` have it by default, and :func:`batch_sizes` stays within it.
+    There is at least one epoch, so that every batch size up to `dataset_size` takes at least one step. A problem with a
+    known data-set size must have the same one; by default those of :func:`problems` do, and :func:`batch_sizes` does
+    not exceed it.
 
     >>> from hypothesis import find
     >>> find(budgets(), lambda budget: budget.dataset_size is not None)
@@ -170,12 +175,12 @@ def budgets(max_steps: int = 1000, max_epochs: float = 20.0, dataset_size: int =
 
 
 def learning_rates(
-    problem: Quadratic, low: float = 1e-3, high: float = 0.99, *, batch_size: Any = np.inf, momentum: float = 0.0
+    problem: Quadratic, low: float = 1e-3, high: float = 0.99, *, batch_size: ArrayLike = np.inf, momentum: float = 0.0
 ) -> st.SearchStrategy[float]:
-    """Learning rates between `low` and `high` times the critical one; `high` > 1 diverges.
+    """Learning rates between `low` and `high` times the critical one, evenly spread on a logarithmic scale.
 
     The critical learning rate is that of plain SGD unless a `momentum` is given, and for least squares that without
-    noise unless a `batch_size` is given. Spread evenly on a logarithmic scale.
+    noise unless a `batch_size` is given. Above it, with `high` > 1, losses diverge.
 
     >>> from hypothesis import find
     >>> from noisysgd import theory
@@ -187,7 +192,7 @@ def learning_rates(
 
 
 def momenta(highest: float = 0.99) -> st.SearchStrategy[float]:
-    """Heavy-ball coefficients in 0.01…`highest`, and plain SGD; that and the paper's 0.9 more often than others.
+    """Heavy-ball coefficients in 0.01…`highest`, or 0; this and the paper's 0.9 are drawn more often than others.
 
     >>> from hypothesis import find
     >>> find(momenta(), lambda m: True)
@@ -197,7 +202,7 @@ def momenta(highest: float = 0.99) -> st.SearchStrategy[float]:
 
 
 def batch_sizes(largest: int = 1000) -> st.SearchStrategy[int]:
-    """Batch sizes from 1 to `largest`, both more often than others.
+    """Batch sizes from 1 to `largest`; these two are drawn more often than others.
 
     >>> from hypothesis import find
     >>> find(batch_sizes(), lambda size: size > 1)
@@ -207,9 +212,9 @@ def batch_sizes(largest: int = 1000) -> st.SearchStrategy[int]:
 
 
 class Setting(NamedTuple):
-    """What the optimizer is set to; ``**setting._asdict()`` hands it to :func:`~noisysgd.theory.expected_loss`.
+    """A setting of the optimizer; ``**setting._asdict()`` passes it to :func:`~noisysgd.theory.expected_loss`.
 
-    As a tuple it is in the order of the arguments of :func:`~noisysgd.theory.temperature`.
+    Its entries have the order of the arguments of :func:`~noisysgd.theory.temperature`.
     """
 
     learning_rate: float
@@ -229,29 +234,35 @@ def settings_in(
 ) -> Setting:
     """Learning rate, batch size and momentum in one regime of a problem, by the paper's inequalities.
 
-    *Noise dominated* (``theory.regimes.NOISE_DOMINATED``, "noise dominated"): the effective learning rate ε/(1−m) is at
-    most ε_crit/`factor` and at least a hundredth of that, where ε_crit is the critical learning rate of plain SGD
-    (section 3.3: ε_eff ≪ ε_crit); batches have noise, so B < N where N is known.
+    *Noise dominated*: the effective learning rate ε/(1−m) is at most ε_crit/`factor` and at least a hundredth of that,
+    where ε_crit is the critical learning rate of plain SGD (section 3.3: ε_eff ≪ ε_crit). Batches have noise: B < N if
+    N is known.
 
-    *Curvature dominated* ("curvature dominated"): the learning rate is between 0.5 and 0.99 of the critical one at that
-    momentum, where no loss diverges.
+    *Curvature dominated*: the learning rate is between 0.5 and 0.99 of the critical one at that momentum, so that no
+    loss diverges.
 
-    That is the label :func:`~noisysgd.theory.regimes` would give if the learning rate were the best one; whether it is
-    depends on budget and noise. For least squares the critical learning rate is that at the batch size drawn, which
-    noise may have set rather than curvature.
+    These are the labels that :func:`~noisysgd.theory.regimes` gives if the learning rate is the best one, which depends
+    on budget and noise as well. For least squares the critical learning rate is that at the batch size drawn, which may
+    be set by noise rather than curvature.
 
     Parameters
     ----------
-    regime : str
-        One of the two labels.
+    regime : {"noise dominated", "curvature dominated"}
+        As ``NOISE_DOMINATED`` and ``CURVATURE_DOMINATED`` in :mod:`noisysgd.theory.scaling.regime_map`.
     problem : NoisyQuadratic or LeastSquares
-        Drawn first: ``data.draw(settings_in(regime, problem))``.
+        Draw it first, then ``data.draw(settings_in(regime, problem))``.
     factor : float
-        How far below the critical learning rate noise dominates, ≥ 2. Corrections to the SDE are of order
+        How far below the critical learning rate the noise-dominated ones are, ≥ 2. Corrections to the SDE are of order
         1/factor, times 1/(1−m) with momentum.
     batch_size, momentum : strategy
-        Default to :func:`batch_sizes`, up to 1000 or N, and :func:`momenta`.
+        By default :func:`batch_sizes`, up to 1000 or N, and :func:`momenta`.
 
+    Returns
+    -------
+    strategy for Setting
+
+    Examples
+    --------
     >>> from hypothesis import find
     >>> from noisysgd import theory
     >>> problem = theory.power_law(3)
@@ -277,8 +288,8 @@ def settings_in(
 def register() -> None:
     """Let ``st.from_type`` and ``st.builds`` find these strategies for the types of :mod:`noisysgd.theory`.
 
-    Call it once, in a ``conftest.py`` say. It is no plugin that Hypothesis loads by itself: the types would have to be
-    imported with it, which took ``import hypothesis`` from 0.17 to 0.40 s for every project beside this one.
+    Call it once, for instance in a ``conftest.py``. It is not a plugin that Hypothesis loads by itself: that would
+    import these types too, and ``import hypothesis`` would take 0.40 s instead of 0.17 s in every other project.
 
     >>> from hypothesis import find
     >>> from noisysgd import theory
@@ -296,6 +307,7 @@ def register() -> None:
 
 
 def _values(dim: int, low: float, high: float) -> st.SearchStrategy[FloatArray]:
+    """Arrays of `dim` numbers between `low` and `high`."""
     return stnp.arrays(np.float64, dim, elements=st.floats(low, high))
 
 

@@ -1,13 +1,13 @@
-"""Figures. Every function takes ``ax``, draws, and returns what it drew; style is the user's.
+"""Figures. Every function takes ``ax``, draws on it, and returns what it drew, for the user to style.
 
-Without ``ax`` a new figure of pyplot is made, which ``plt.savefig`` writes and a notebook shows; it has a legend if
-more than one thing in it has a label. On a given ``ax`` labels wait for ``ax.legend()``: the caller decides.
+Without ``ax`` a new pyplot figure is made, which ``plt.savefig`` writes and a notebook shows; it gets a legend if more
+than one thing in it has a label. On a given ``ax`` the caller decides whether to call ``ax.legend()``.
 
 Values that a logarithmic axis cannot show, such as the ``inf`` of runs that diverged, are left out. Matplotlib is
-imported when something is drawn, not before, and pyplot only where a figure is made.
+imported when something is drawn, not before, and pyplot only if a figure has to be made.
 
-``sweeps`` draws regimes and sweeps, ``problems`` problems and single runs, ``batch_sizes`` what depends on the batch
-size.
+``sweeps`` has figures of regimes and sweeps, ``problems`` of problems and single runs, ``batch_sizes`` of what depends
+on the batch size.
 """
 
 from noisysgd.theory.plots.axes_and_colors import COLORS, MARKERS

@@ -1,4 +1,4 @@
-"""What all figures share: colours, axes, and the values that a logarithmic axis can show."""
+"""What the figures share: colours, axes, and the values that a logarithmic axis can show."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -23,15 +24,15 @@ GUIDE = "#777777"
 """Colour of what is not data: asymptotes, guides, bounds."""
 
 REACH = 1e100
-"""Values beyond the reach of any axis would only overflow on the way to it."""
+"""Values above this, or below its inverse, are not drawn: Matplotlib would overflow on them."""
 
 
 @contextmanager
 def axes_or_new(ax: "Axes | None") -> "Iterator[Axes]":
-    """`ax` as the caller made it, or that of a new figure of pyplot.
+    """`ax` as the caller made it, or the axes of a new pyplot figure.
 
-    The new figure gets a legend in the end if more than one thing in it has a label, and is closed again if drawing
-    fails. To a given `ax` no legend is added: what else goes there, only its owner knows.
+    The new figure gets a legend in the end if more than one thing in it has a label, and is closed if drawing fails. A
+    given `ax` gets no legend, since only its owner knows what else will be drawn on it.
     """
     if ax is not None:
         yield ax
@@ -49,7 +50,7 @@ def axes_or_new(ax: "Axes | None") -> "Iterator[Axes]":
 
 
 def colors_for(count: int) -> list[Any]:
-    """Colours of `count` curves: distinct ones while they last, else shades from light to dark."""
+    """Colours for `count` curves: those of :data:`COLORS` if they are enough, else shades from light to dark."""
     if count <= len(COLORS):
         return list(COLORS[:count])
     from matplotlib import colormaps
@@ -58,7 +59,7 @@ def colors_for(count: int) -> list[Any]:
 
 
 def labels_for(labels: Sequence[str] | str | None, count: int) -> list[str | None]:
-    """One label for each of `count` curves."""
+    """One label, or None, for each of `count` curves; checks that their number is right."""
     if labels is None:
         return [None] * count
     names = [labels] if isinstance(labels, str) else list(labels)
@@ -67,23 +68,23 @@ def labels_for(labels: Sequence[str] | str | None, count: int) -> list[str | Non
 
 
 def once(ax: "Axes", label: str) -> str | None:
-    """`label` for the first that asks: what has one meaning on `ax` has one line in its legend."""
+    """`label` if nothing on `ax` has it yet, else None: so lines of one meaning have one entry in the legend."""
     return None if label in ax.get_legend_handles_labels()[1] else label
 
 
-def on_log_axis(values: Any) -> FloatArray:
-    """`values`, with NaN where a logarithmic axis has no place for them.
+def on_log_axis(values: ArrayLike) -> FloatArray:
+    """`values`, with NaN for those that a logarithmic axis cannot show.
 
     >>> on_log_axis([1.0, 0.0, np.inf])
     array([ 1., nan, nan])
     """
-    values = np.asarray(values, dtype=np.float64)
+    array = np.asarray(values, dtype=np.float64)
     with np.errstate(invalid="ignore"):
-        return np.where((values > 1 / REACH) & (values < REACH), values, np.nan)
+        return np.where((array > 1 / REACH) & (array < REACH), array, np.nan)
 
 
 def log_scale(ax: "Axes", which: str, base: float = 10.0) -> None:
-    """A logarithmic scale for axis "x" or "y", with limits even where nothing is drawn that has a place on it."""
+    """Make axis "x" or "y" logarithmic; it gets limits even if nothing drawn so far can be shown on it."""
     axis = {"x": ax.xaxis, "y": ax.yaxis}[which]
     getattr(ax, f"set_{which}scale")("log", base=base)
     low, high = sorted(axis.get_view_interval())
@@ -98,10 +99,10 @@ def log_scale(ax: "Axes", which: str, base: float = 10.0) -> None:
 
 
 def _few_powers(low: float, high: float, base: float) -> bool:
-    """Whether the powers of `base` from `low` to `high` are too few to read values from.
+    """Whether there are too few powers of `base` from `low` to `high` to read values from.
 
-    Within two decades the ticks between powers of ten would be named as well, and 3 × 10¹, 4 × 10¹, … run into each
-    other. One power of two tells no distances.
+    Within two decades Matplotlib also labels the ticks between powers of ten, and 3 × 10¹, 4 × 10¹, … run into each
+    other. With base 2, a single labelled power does not show the scale.
     """
     if base == 10.0:
         return high < 100.0 * low
@@ -110,7 +111,10 @@ def _few_powers(low: float, high: float, base: float) -> bool:
 
 @cache
 def _narrow_locator() -> "type[LogLocator]":
-    """Ticks at 1, 2, 5, 10, …, or in equal steps where fewer than two of these are in view."""
+    """The class of a locator with ticks at 1, 2, 5, 10, …, or in equal steps if fewer than two of these are in view.
+
+    It is made here, since its base class is imported only when something is drawn.
+    """
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     class NarrowLocator(LogLocator):
@@ -125,21 +129,24 @@ def _narrow_locator() -> "type[LogLocator]":
     return NarrowLocator
 
 
-def batch_size_axis(ax: "Axes", sizes: Any) -> None:
-    """Batch sizes along the x axis, each with a tick if they are few, far enough apart, and span what is in view."""
-    sizes = np.unique(np.asarray(sizes, dtype=np.float64))
-    sizes = sizes[np.isfinite(sizes)]
+def batch_size_axis(ax: "Axes", sizes: ArrayLike) -> None:
+    """Make the x axis one of batch sizes.
+
+    Every size gets a tick if there are at most eight, far enough apart, that span most of what is in view.
+    """
+    shown = np.unique(np.asarray(sizes, dtype=np.float64))
+    shown = shown[np.isfinite(shown)]
     log_scale(ax, "x", base=2.0)
-    octaves = np.log2(sizes)
+    octaves = np.log2(shown)
     view = float(np.ptp(np.log2(ax.get_xlim())))
-    # Margins are a twentieth on either side; a single size has an octave on either side as well.
-    if 0 < sizes.size <= 8 and view < 1.2 * np.ptp(octaves) + 2.5 and (np.diff(octaves) > view / 12).all():
-        ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    # By default the view exceeds the data by a twentieth on either side; around a single size it has some octaves.
+    if 0 < shown.size <= 8 and view < 1.2 * np.ptp(octaves) + 2.5 and (np.diff(octaves) > view / 12).all():
+        ax.set_xticks(shown, [f"{size:g}" for size in shown])
         ax.xaxis.minorticks_off()
     ax.set_xlabel("batch size  B")
 
 
 def learning_rate_axis(ax: "Axes", name: str = "effective learning rate  ε/(1−m)") -> None:
-    """Learning rates along the y axis, in powers of two."""
+    """Make the y axis one of learning rates, in powers of two."""
     log_scale(ax, "y", base=2.0)
     ax.set_ylabel(name)

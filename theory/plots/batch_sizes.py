@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -32,40 +33,42 @@ from noisysgd.theory.sweeps.dataset import optimizer_name
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 PER_OCTAVE = 8
-"""Points of smooth curves."""
+"""Points per octave with which smooth curves are drawn."""
 MINIMA = ("minimum_steps", "minimum_examples")
 
 
 def plot_critical_learning_rate(
-    problem: Quadratic, batch_sizes: Any, ax: "Axes | None" = None, *, momentum: Any = (0.0, 0.9)
-) -> list[Any]:
+    problem: Quadratic, batch_sizes: ArrayLike, ax: "Axes | None" = None, *, momentum: ArrayLike = (0.0, 0.9)
+) -> "list[Line2D]":
     """Critical effective learning rate against batch size, one line per momentum.
 
     Dashed lines mark the curvature constraint 2(1+m)/((1−m)λ_max). For least squares the dotted line is 2/(γ tr H), the
-    constraint by noise at small batch sizes, the same for every momentum; γ is 1/B, or less for a data set of known
-    size.
+    constraint that noise sets at small batch sizes, which is the same for every momentum; γ is 1/B, or less for a data
+    set of known size.
 
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
     batch_sizes : (K,) array
-        The curve is drawn through these and smooth in between.
+        The curve goes through these and is smooth in between.
     ax : matplotlib Axes, optional
         By default those of a new figure with a legend; a given `ax` gets none.
     momentum : scalar or (M,) array
 
     Returns
     -------
-    list
-        The curve of each momentum, the curvature constraint of each, and the constraint by noise if there is one.
+    list of Line2D
+        The curve of each momentum, the curvature constraint of each, and for least squares the constraint by noise.
 
     Raises
     ------
     ValueError
-        For impossible batch sizes or momenta, or no finite batch size.
+        For impossible batch sizes or momenta, or if no batch size is finite.
 
     Examples
     --------
@@ -77,7 +80,7 @@ def plot_critical_learning_rate(
     given, sizes = _sizes(batch_sizes, problem.dataset_size)
     inertia = checks.vector("momentum", checks.momentum(momentum))
     with axes_or_new(ax) as ax:
-        drawn: list[Any] = []
+        drawn: list[Line2D] = []
         colors = colors_for(inertia.size)
         rates = effective_learning_rate(critical_learning_rate(problem, sizes, inertia[:, None]), inertia[:, None])
         for m, row, color in zip(inertia, rates, colors, strict=True):
@@ -99,8 +102,8 @@ def plot_critical_learning_rate(
 
 
 def plot_noise_scale(
-    scales: NoiseScales, batch_sizes: Any, ax: "Axes | None" = None, *, estimate: NoiseScaleEstimate | None = None
-) -> list[Any]:
+    scales: NoiseScales, batch_sizes: ArrayLike, ax: "Axes | None" = None, *, estimate: NoiseScaleEstimate | None = None
+) -> "list[Artist]":
     """The best single step ε_opt = ε_max/(1 + B_noise/B) against batch size, with B_noise and B_simple marked.
 
     A noise scale below the smallest or above the largest finite batch size has no mark: widen `batch_sizes` to see it.
@@ -108,24 +111,24 @@ def plot_noise_scale(
     Parameters
     ----------
     scales : NoiseScales
-        Of one place: four numbers.
+        Made of four numbers, for a single point.
     batch_sizes : (K,) array
-        The curve is drawn through these and smooth in between.
+        The curve goes through these and is smooth in between.
     ax : matplotlib Axes, optional
         By default those of a new figure with a legend; a given `ax` gets none.
     estimate : NoiseScaleEstimate, optional
-        Of B_simple; its interval is shaded, as far as the batch sizes go.
+        A measurement of B_simple; its interval is shaded as far as the batch sizes go.
 
     Returns
     -------
-    list
-        The curve, ε_max, B_noise, B_simple and the estimate's interval; without those that are zero, infinite or beyond
-        the batch sizes.
+    list of Artist
+        The curve, ε_max, B_noise, B_simple and the estimate's interval, except for those that are zero, infinite or
+        beyond the batch sizes.
 
     Raises
     ------
     ValueError
-        For scales of more than one place, impossible batch sizes, or no finite one.
+        For scales of more than one point, impossible batch sizes, or if no batch size is finite.
 
     Examples
     --------
@@ -141,7 +144,7 @@ def plot_noise_scale(
     given, sizes = _sizes(batch_sizes, scales.dataset_size)
     with axes_or_new(ax) as ax:
         rates = on_log_axis(scales.optimal_learning_rate(sizes))
-        drawn: list[Any] = list(ax.plot(sizes, rates, color=COLORS[0], lw=2, label="best step  ε$_{\\mathrm{opt}}$"))
+        drawn: list[Artist] = list(ax.plot(sizes, rates, color=COLORS[0], lw=2, label="best step  ε$_{\\mathrm{opt}}$"))
         largest = float(on_log_axis(scales.largest_learning_rate))
         if largest > 0:
             drawn.append(ax.axhline(largest, color=COLORS[0], ls="--", lw=1, alpha=0.6, label="ε$_{\\mathrm{max}}$"))
@@ -162,12 +165,12 @@ def plot_noise_scale(
 
 
 def plot_scaling_rules(
-    batch_sizes: Any,
-    learning_rates: Any,
+    batch_sizes: ArrayLike,
+    learning_rates: ArrayLike,
     rules: Mapping[str, ScalingRule] | Sequence[ScalingRule],
     ax: "Axes | None" = None,
     *,
-    log_errors: Any = None,
+    log_errors: ArrayLike | None = None,
     name: str = "effective learning rate  ε/(1−m)",
 ) -> list[Any]:
     """Optimal learning rates against batch size, and rules fitted to them over the same range.
@@ -177,18 +180,18 @@ def plot_scaling_rules(
     batch_sizes, learning_rates : (K,) arrays
         Data.
     rules : mapping of labels to rules, or sequence of rules
-        What ``fit`` returned. Without labels, rules are named after their classes.
+        Fitted rules, as ``fit`` returns them. Without labels, they are named after their classes.
     ax : matplotlib Axes, optional
         By default those of a new figure with a legend; a given `ax` gets none.
     log_errors : scalar or (K,) array, optional
-        Standard errors of log₂ of the learning rates: bars in octaves.
+        Standard errors of log₂ of the learning rates, in octaves, which are drawn as error bars.
     name : str
-        What the learning rates are.
+        Label of the axis of learning rates.
 
     Returns
     -------
     list
-        The data, then each rule's line.
+        The data as an ErrorbarContainer, then the Line2D of each rule.
 
     Raises
     ------
@@ -230,26 +233,27 @@ def plot_scaling_rules(
 
 
 def plot_steps_to_target(
-    batch_sizes: Any, steps: Any, ax: "Axes | None" = None, *, labels: Sequence[str] | str | None = None
-) -> list[Any]:
-    """Steps to a target loss against batch size; dashed is perfect scaling, steps ∝ 1/B, from the smallest batch.
+    batch_sizes: ArrayLike, steps: ArrayLike, ax: "Axes | None" = None, *, labels: Sequence[str] | str | None = None
+) -> "list[Line2D]":
+    """Steps to a target loss against batch size, with dashed guides of perfect scaling from the smallest batch.
 
-    The guides of all curves are grey and have one name. They lie on each other where curves start at the same number of
-    steps.
+    Perfect scaling is steps ∝ 1/B. The guides of all curves are grey and share one entry of the legend; they coincide
+    if curves start at the same number of steps.
 
     Parameters
     ----------
     batch_sizes : (K,) array
     steps : (K,) or (C, K) array
-        Fewest steps that reach the target, a curve for each of C optimizers; where none does, ``inf`` is left out.
+        Fewest steps to the target, one curve for each of C optimizers; ``inf``, where it is not reached, is left out.
     ax : matplotlib Axes, optional
         By default those of a new figure with a legend; a given `ax` gets none.
     labels : sequence of str, optional
+        One for each curve.
 
     Returns
     -------
-    list
-        For each curve, the curve and its perfect scaling.
+    list of Line2D
+        For each curve, the curve and its guide.
 
     Raises
     ------
@@ -273,7 +277,7 @@ def plot_steps_to_target(
     names = labels_for("fewest steps" if alone else labels, len(table))
     with axes_or_new(ax) as ax:
         shown = np.flatnonzero(np.isfinite(sizes))[np.argsort(sizes[np.isfinite(sizes)], kind="stable")]
-        drawn: list[Any] = []
+        drawn: list[Line2D] = []
         for k, (row, label, color) in enumerate(zip(table[:, shown], names, colors_for(len(table)), strict=True)):
             count = on_log_axis(row)
             drawn += ax.plot(sizes[shown], count, marker=MARKERS[k % len(MARKERS)], ms=5, color=color, label=label)
@@ -281,7 +285,7 @@ def plot_steps_to_target(
             ends = np.full((2, 2), np.nan)
             if known.size:
                 first, least = sizes[shown][known[0]], float(np.nanmin(count))
-                # Down to half of the fewest steps: further on there is nothing to compare it with.
+                # The guide ends at half of the fewest steps: further down there is no curve to compare it with.
                 last = min(sizes[shown][-1], 2.0 * first * count[known[0]] / least)
                 ends = np.array([[first, last], [count[known[0]], count[known[0]] * first / last]])
             drawn += ax.plot(*ends, color=GUIDE, ls="--", lw=1)
@@ -296,32 +300,33 @@ def plot_steps_to_target(
 
 def plot_tradeoff(
     dataset: "xr.Dataset", ax: "Axes | None" = None, *, label: str = "fewest steps at each B"
-) -> list[Any]:
-    """Examples against steps to a target loss, with the hyperbola (S/S_min − 1)(E/E_min − 1) = 1.
+) -> "list[Artist]":
+    """Training examples against steps to a target loss, with the hyperbola (S/S_min − 1)(E/E_min − 1) = 1.
 
-    Dots lead from the smallest batch (most steps, fewest examples) to the largest. Dashed are the hyperbola and its
-    asymptotes S_min and E_min; the cross at twice both is where B* = E_min/S_min would be.
+    The dots go from the smallest batch (most steps, fewest training examples) to the largest. The hyperbola is dashed,
+    its asymptotes S_min and E_min are dotted. The cross at twice S_min and E_min is where the hyperbola has B = B* =
+    E_min/S_min.
 
     Parameters
     ----------
     dataset : xarray.Dataset
         From :func:`~noisysgd.theory.steps_examples_tradeoff`, for one optimizer: ``steps`` and ``examples`` over
-        batch_size, ``minimum_steps`` and ``minimum_examples`` as variables or attributes.
+        ``batch_size``, ``minimum_steps`` and ``minimum_examples`` as variables or attributes.
     ax : matplotlib Axes, optional
         By default those of a new figure with a legend; a given `ax` gets none.
     label : str
-        Name of the dots.
+        Label of the dots.
 
     Returns
     -------
-    list
-        The dots, the hyperbola, its two asymptotes, the cross, and the labels of the first and the last dot. Where a
-        minimum is not finite and positive there is no hyperbola.
+    list of Artist
+        The dots, the hyperbola, its two asymptotes, the cross, and the texts at the first and the last dot. If a
+        minimum is not finite and positive, there is no hyperbola, and nothing that belongs to it.
 
     Raises
     ------
     ValueError
-        For a dataset that lacks one of these, or has more dimensions than batch_size.
+        For a dataset that lacks one of these, or has dimensions other than ``batch_size``.
 
     Examples
     --------
@@ -344,7 +349,7 @@ def plot_tradeoff(
     with axes_or_new(ax) as ax:
         ordered = dataset.sortby("batch_size")
         steps, examples = on_log_axis(ordered["steps"].values), on_log_axis(ordered["examples"].values)
-        drawn: list[Any] = list(ax.plot(steps, examples, "o-", color=COLORS[0], ms=5, lw=1, zorder=3, label=label))
+        drawn: list[Artist] = list(ax.plot(steps, examples, "o-", color=COLORS[0], ms=5, lw=1, zorder=3, label=label))
         known = np.flatnonzero(np.isfinite(steps * examples))
         if all(0 < value < np.inf for value in least):
             _, sizes = _sizes(dataset.batch_size.values, None)
@@ -374,8 +379,8 @@ def plot_tradeoff(
     return drawn
 
 
-def _sizes(batch_sizes: Any, dataset_size: int | None) -> tuple[FloatArray, FloatArray]:
-    """The finite ones of the given batch sizes, and a grid through them that is fine enough for a smooth curve."""
+def _sizes(batch_sizes: ArrayLike, dataset_size: int | None) -> tuple[FloatArray, FloatArray]:
+    """The finite ones among the batch sizes, and a grid through them that is fine enough for a smooth curve."""
     sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, dataset_size, "batch_sizes"))
     given = np.unique(sizes[np.isfinite(sizes)])
     checks.require(given.size > 0, "batch_sizes", "at least one finite batch size", batch_sizes, "Say where to draw.")

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.limits.diffusion import weak_error
 from noisysgd.theory.plots.axes_and_colors import (
     COLORS,
@@ -22,23 +22,26 @@ from noisysgd.theory.plots.axes_and_colors import (
 )
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
+from noisysgd.theory.scaling.noise_scale import one_example_noise
 from noisysgd.theory.schedules.schedule import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import StepPatch
 
 FEW = 40
-"""Modes that are shown one by one."""
+"""Largest number of modes that are marked one by one."""
 SOARED = 1e3
-"""Growth of a loss since the start that is as good as any: losses beyond are not brought into view."""
+"""Axes are scaled to show losses up to this many times the first one; a curve that grows further leaves them."""
 
 
-def plot_spectrum(problem: NoisyQuadratic | LeastSquares, ax: "Axes | None" = None) -> list[Any]:
+def plot_spectrum(problem: NoisyQuadratic | LeastSquares, ax: "Axes | None" = None) -> "list[Line2D]":
     """Curvatures λ, largest first, and the gradient noise F_ii of the same modes, against rank.
 
-    The rank counts modes, so that an eigenvalue of weight w takes up w of it. Noise that depends on the state is that
-    of the start. Flat modes have no place on a logarithmic axis. Where F = Λ, the dashed line of F lies on the wider
-    one of λ, and its label ends in "= λ".
+    The rank counts modes: an eigenvalue of weight w takes up w ranks. Noise that depends on θ is shown at the start.
+    Modes with λ = 0 are left out, since the axis is logarithmic. If F = Λ, the dashed line of F lies on the wider one
+    of λ, and its label ends in "= λ".
 
     Parameters
     ----------
@@ -48,7 +51,7 @@ def plot_spectrum(problem: NoisyQuadratic | LeastSquares, ax: "Axes | None" = No
 
     Returns
     -------
-    list
+    list of Line2D
         The lines of λ and of F.
 
     Examples
@@ -64,19 +67,19 @@ def plot_spectrum(problem: NoisyQuadratic | LeastSquares, ax: "Axes | None" = No
     with axes_or_new(ax) as ax:
         order = np.argsort(-problem.eigenvalues, kind="stable")
         rank = np.cumsum(problem.weights[order])
-        # Each value reaches back from its last rank to the one before; the first back to rank 1.
+        # The step of each value ends at its last rank and begins at the last rank before it; the first begins at 1.
         rank = np.concatenate([[min(1.0, float(rank[0]))], rank])
         counted = bool(np.any(problem.weights > 1))
         step = "steps-pre" if counted else "default"
         marker = "o" if problem.dim <= FEW and not counted else ""
-        noise = _noise(problem)
-        # λ is drawn wider, so that both are seen where F = Λ; the legend says so too.
+        noise = one_example_noise(problem, problem.initial_second_moment)
+        # λ is drawn wider, so that both lines are seen if F = Λ; the legend says so too.
         equal = " = λ" if np.allclose(noise, problem.eigenvalues, rtol=1e-9, atol=0.0) else ""
         looks: tuple[dict[str, Any], ...] = (
             {"lw": 4.5 if equal else 3, "ms": 8, "label": "curvature  λ"},
             {"ls": "--", "lw": 1.5, "ms": 3.5, "label": "gradient noise  F$_{\\mathrm{ii}}$" + equal},
         )
-        drawn: list[Any] = []
+        drawn: list[Line2D] = []
         for values, look, color in zip((problem.eigenvalues, noise), looks, COLORS, strict=False):
             height = on_log_axis(values[order])
             height = np.concatenate([height[:1], height])
@@ -92,9 +95,9 @@ def plot_schedule(
     schedules: Schedule | Sequence[Schedule],
     ax: "Axes | None" = None,
     *,
-    learning_rate: Any = 1.0,
+    learning_rate: ArrayLike = 1.0,
     labels: Sequence[str] | str | None = None,
-) -> list[Any]:
+) -> "list[StepPatch]":
     """Learning rate against step, a staircase for each schedule.
 
     Parameters
@@ -103,9 +106,15 @@ def plot_schedule(
     ax : matplotlib Axes, optional
         By default those of a new figure with a legend; a given `ax` gets none.
     learning_rate : scalar or (C,) array
-        What the multipliers multiply, one for all or one for each; 1 where they are learning rates themselves, as those
-        of :func:`~noisysgd.theory.optimal_schedule` are.
+        Learning rates that the multipliers multiply, one for all schedules or one for each. It is 1 if the multipliers
+        are learning rates themselves, like those of :func:`~noisysgd.theory.optimal_schedule`.
     labels : sequence of str, optional
+        One for each schedule.
+
+    Returns
+    -------
+    list of StepPatch
+        The staircases.
 
     Raises
     ------
@@ -127,7 +136,7 @@ def plot_schedule(
     expected = f"a number or shape ({len(several)},), as the schedules"
     checks.require(fits, "learning_rate", expected, rates.shape, "Give one for each schedule.")
     with axes_or_new(ax) as ax:
-        drawn: list[Any] = []
+        drawn: list[StepPatch] = []
         shown = zip(several, np.broadcast_to(rates, len(several)), labels_for(labels, len(several)), strict=True)
         for k, ((schedule, rate, label), color) in enumerate(zip(shown, colors_for(len(several)), strict=True)):
             edges = np.cumsum(np.concatenate([[0], schedule.lengths]))
@@ -141,36 +150,39 @@ def plot_schedule(
 
 
 def plot_loss_curves(
-    steps: Any,
-    losses: Any,
+    steps: ArrayLike,
+    losses: ArrayLike,
     ax: "Axes | None" = None,
     *,
     labels: Sequence[str] | str | None = None,
-    stationary: Any = None,
+    stationary: ArrayLike | None = None,
     style: str = "-",
-) -> list[Any]:
-    """Expected losses against step, a curve for each configuration; their stationary losses dashed.
+) -> "list[Line2D]":
+    """Expected losses against step, a curve for each configuration, with dashed lines at their stationary losses.
 
-    To see a diffusion beside SGD, draw both on the same axes in two styles: equal configurations have equal colours.
+    To compare a diffusion with SGD, draw both on the same axes in two styles: equal configurations get equal colours.
 
     Parameters
     ----------
     steps : (R,) array
-        As the argument `at` of :func:`~noisysgd.theory.loss_curve`. Step 0 is shown: around it the axis is linear.
+        Steps at which the losses were recorded: the argument `at` of :func:`~noisysgd.theory.loss_curve`. If step 0 is
+        among them, the axis is linear from 0 to 1.
     losses : (..., R) array
-        What that returned, or :func:`~noisysgd.theory.diffusion_curve`; leading axes are configurations, C in all.
-        Losses that are not positive and finite are left out; what diverges leaves at the top.
+        Results of :func:`~noisysgd.theory.loss_curve` or :func:`~noisysgd.theory.diffusion_curve`, for C configurations
+        along the leading axes. Losses that are not positive and finite are left out; curves that diverge leave the axes
+        at the top.
     ax : matplotlib Axes, optional
         By default those of a new figure with a legend; a given `ax` gets none.
     labels : sequence of str, optional
+        One for each configuration.
     stationary : scalar or array of the leading shape of `losses`, optional
-        As :func:`~noisysgd.theory.stationary_loss` gives them; ``inf`` has no line.
+        Results of :func:`~noisysgd.theory.stationary_loss`; ``inf`` has no line.
     style : str
         Matplotlib's format of the curves, such as "--" or "o".
 
     Returns
     -------
-    list
+    list of Line2D
         The C curves, then the stationary lines.
 
     Raises
@@ -201,7 +213,7 @@ def plot_loss_curves(
     names = labels_for(labels, len(curves))
     with axes_or_new(ax) as ax:
         order = np.argsort(at, kind="stable")
-        drawn: list[Any] = []
+        drawn: list[Line2D] = []
         colors = colors_for(len(curves))
         curves = on_log_axis(curves[:, order])
         ceiling = SOARED * max(
@@ -209,7 +221,7 @@ def plot_loss_curves(
         )
         for curve, name, color in zip(curves, names, colors, strict=True):
             (line,) = ax.plot(at[order], np.minimum(curve, ceiling), style, color=color, label=name)
-            line.set_ydata(curve)  # after the axes have taken their limits
+            line.set_ydata(curve)  # after the axes have taken their limits from the curve cut off at the ceiling
             line.sticky_edges.x[:] = [0.0]  # no margin to the left of the start
             drawn.append(line)
         for floor, color in zip(floors, colors, strict=True):
@@ -226,10 +238,10 @@ def plot_loss_curves(
     return drawn
 
 
-def plot_covariance(covariance: Any, ax: "Axes | None" = None) -> list[Any]:
-    """A covariance as correlations Σ_ij/√(Σ_ii Σ_jj), from −1 (blue) over 0 (white) to 1 (red).
+def plot_covariance(covariance: ArrayLike, ax: "Axes | None" = None) -> list[Any]:
+    """The correlations Σ_ij/√(Σ_ii Σ_jj) of a covariance, from −1 (blue) over 0 (white) to 1 (red).
 
-    Modes without variance, or with an infinite one, have no correlations and are left grey.
+    Modes whose variance is zero or infinite have no correlations and are grey.
 
     Parameters
     ----------
@@ -241,12 +253,12 @@ def plot_covariance(covariance: Any, ax: "Axes | None" = None) -> list[Any]:
     Returns
     -------
     list
-        The image and its colour bar, which is drawn beside the axes.
+        The AxesImage and its Colorbar, which is drawn beside the axes.
 
     Raises
     ------
     ValueError
-        Unless it is one square matrix.
+        If `covariance` is not a single square matrix.
 
     Examples
     --------
@@ -281,33 +293,34 @@ def plot_weak_error(
     ax: "Axes | None" = None,
     *,
     time: float,
-    steps: Any,
+    steps: ArrayLike,
     batch_size: float,
     momentum: float = 0.0,
     orders: Sequence[int] = (1, 2),
-) -> list[Any]:
+) -> "list[Line2D]":
     """Weak errors of the diffusion limits against the learning rate ε = time/steps, with guides of slope 1 and 2.
 
-    Half of the errors lie above a guide, half below. Errors that are zero or infinite are left out.
+    A guide has the height at which half of the errors lie above it and half below. Errors that are zero or infinite are
+    left out.
 
     Parameters
     ----------
     problem, time, steps, batch_size, momentum
-        As of :func:`~noisysgd.theory.weak_error`; `steps` is a (K,) array.
+        As for :func:`~noisysgd.theory.weak_error`; `steps` is a (K,) array.
     ax : matplotlib Axes, optional
         By default those of a new figure with a legend; a given `ax` gets none.
     orders : sequence of {1, 2}
-        Weak orders to show; with momentum there is order 1 alone.
+        Weak orders to show; with momentum there is only order 1.
 
     Returns
     -------
-    list
-        For each order its line and its guide.
+    list of Line2D
+        For each order, its errors and its guide.
 
     Raises
     ------
     ValueError
-        As :func:`~noisysgd.theory.weak_error`.
+        As for :func:`~noisysgd.theory.weak_error`.
 
     Examples
     --------
@@ -322,7 +335,7 @@ def plot_weak_error(
     ]
     with axes_or_new(ax) as ax:
         rates = time / counts
-        drawn: list[Any] = []
+        drawn: list[Line2D] = []
         for k, (order, error) in enumerate(zip(orders, errors, strict=True)):
             shown = on_log_axis(error)
             look: dict[str, Any] = {"color": COLORS[k % len(COLORS)], "marker": MARKERS[k % len(MARKERS)], "ms": 5}
@@ -338,11 +351,3 @@ def plot_weak_error(
         ax.set_xlabel("learning rate  ε")
         ax.set_ylabel("|E loss of SGD − E loss of the diffusion|")
     return drawn
-
-
-def _noise(problem: NoisyQuadratic | LeastSquares) -> FloatArray:
-    """F_ii at the start."""
-    if isinstance(problem, NoisyQuadratic):
-        return problem.noise_diagonal
-    own = (problem.kurtosis - 2.0) * problem.eigenvalues * problem.initial_second_moment
-    return np.asarray(problem.eigenvalues * (2.0 * problem.initial_loss + own + problem.label_noise))

@@ -21,16 +21,18 @@ from noisysgd.theory.sweeps.dataset import COMPLETE, objective_of, optimizer_nam
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.container import ErrorbarContainer
+    from matplotlib.lines import Line2D
 
 HEADROOM = 10.0
-"""How far the axis of losses goes beyond the loss before training."""
+"""Factor by which the axis of losses goes beyond the loss before training."""
 
 
-def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> list[Any]:
+def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> "list[Line2D]":
     """Optimal effective learning rate against batch size, one line per momentum.
 
-    Dashed lines mark the critical effective learning rates, a tick on the curve the boundary batch size, both in the
-    colour of their momentum; the legend names each once. For the fitted corner see :func:`plot_scaling_rules`.
+    In the colour of each momentum, a dashed line marks the critical effective learning rate, a tick on the curve the
+    boundary batch size; the legend names them once. :func:`plot_scaling_rules` draws the fitted corner.
 
     Parameters
     ----------
@@ -41,8 +43,8 @@ def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> list[Any]:
 
     Returns
     -------
-    list
-        The curves, the critical effective learning rates, and the ticks, each over momenta.
+    list of Line2D
+        The curve of each momentum, the critical effective learning rate of each, and the tick of each.
 
     Examples
     --------
@@ -52,7 +54,7 @@ def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> list[Any]:
     6
     """
     with axes_or_new(ax) as ax:
-        drawn: list[Any] = []
+        drawn: list[Line2D] = []
         shown = [(m, regimes.sel(momentum=m), COLORS[k % len(COLORS)]) for k, m in enumerate(regimes.momentum.values)]
         for m, here, color in shown:
             rate = here.effective_learning_rate
@@ -69,10 +71,13 @@ def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> list[Any]:
     return drawn
 
 
-def plot_optimum(best: "xr.Dataset", ax: "Axes | None" = None, *, label: str = "") -> list[Any]:
-    """Optimal effective learning rate with error bars against batch size; hollow where not bracketed.
+def plot_optimum(
+    best: "xr.Dataset", ax: "Axes | None" = None, *, label: str = ""
+) -> "list[ErrorbarContainer | Line2D]":
+    """Optimal effective learning rate with error bars against batch size; hollow where it is not bracketed.
 
-    Optimizers are set slightly apart along the batch sizes, so that equal optima are both seen.
+    The points of different optimizers are set slightly apart along the batch-size axis, so that equal optima are both
+    seen.
 
     Parameters
     ----------
@@ -86,7 +91,7 @@ def plot_optimum(best: "xr.Dataset", ax: "Axes | None" = None, *, label: str = "
     Returns
     -------
     list
-        The points of each optimizer with their error bars, then the hollow points of those that have any.
+        The points of each optimizer with their error bars, then the hollow points of each optimizer that has any.
 
     Examples
     --------
@@ -97,12 +102,12 @@ def plot_optimum(best: "xr.Dataset", ax: "Axes | None" = None, *, label: str = "
     2
     """
     with axes_or_new(ax) as ax:
-        drawn, hollows = list[Any](), list[Any]()
+        drawn: list[ErrorbarContainer | Line2D] = []
+        hollows: list[Line2D] = []
         count = best.sizes["optimizer"]
         for k in range(count):
             here = best.isel(optimizer=k)
             color = COLORS[k % len(COLORS)]
-            # Neighbouring optimizers often share an optimum: set them slightly apart so that both are seen.
             x = here.batch_size.values * 2.0 ** (0.12 * (k - (count - 1) / 2))
             y = here.effective_learning_rate.values
             low, high = here.effective_learning_rate_low.values, here.effective_learning_rate_high.values
@@ -139,24 +144,24 @@ def plot_losses(
     style: str = "-",
     label: bool = True,
     keep: int | None = None,
-) -> list[Any]:
+) -> "list[ErrorbarContainer]":
     """A loss against the effective learning rate, one colour per batch size, light to dark.
 
-    With a ``seed`` dimension, the mean of the best `keep` runs (by default of all) that did not diverge, and its
-    standard error.
+    If the sweep has a ``seed`` dimension, the mean of the best `keep` runs (by default of all) that did not diverge is
+    drawn, with its standard error.
 
-    The loss axis ends at ten times the largest loss at any learning rate below a batch size's best, which is about the
-    loss before training; where every curve rises from its start, at ten times the largest first value. So runs that are
-    diverging do not flatten the minima: their points are drawn where they belong, beyond the axis, and the line to them
-    leaves it at the top. To see them, and points beyond in a `style` without lines, set the limits with
-    ``ax.set_ylim``. Accuracies have a linear axis without such an end.
+    The loss axis ends at ten times the loss before training, for which the largest loss at any learning rate below a
+    batch size's best one is taken (if every curve rises from its first point, the largest first value). So diverging
+    runs do not flatten the minima: their points lie beyond the axis, and the lines to them leave it at the top. To see
+    them, or any such points in a `style` without lines, set the limits with ``ax.set_ylim``. Accuracies have a linear
+    axis without such an end.
 
     Parameters
     ----------
     sweep : xarray.Dataset
         A Sweep, of any source.
     metric : str
-        Its variable to draw.
+        The variable of the sweep to draw.
     ax : matplotlib Axes, optional
         By default those of a new figure with a legend; a given `ax` gets none.
     optimizer : int
@@ -166,11 +171,11 @@ def plot_losses(
     label : bool
         Whether batch sizes are named in the legend.
     keep : int, optional
-        Runs kept of every point.
+        Number of the best runs that are averaged at each point.
 
     Returns
     -------
-    list
+    list of ErrorbarContainer
         The curve of each batch size with its error bars.
 
     Examples
@@ -192,14 +197,15 @@ def plot_losses(
     shades = colormaps["viridis"](np.linspace(0.85, 0.1, here.sizes["batch_size"]))
     rates = here.effective_learning_rate.values
     with axes_or_new(ax) as ax:
-        drawn: list[Any] = []
+        drawn: list[ErrorbarContainer] = []
         for size, (mean, error), shade in zip(here.batch_size.values, curves, shades, strict=True):
             shown = np.isfinite(mean)
             x, y, bar = rates[shown], mean[shown], None if error is None else error[shown]
             before = ax.dataLim.frozen()
             look: dict[str, Any] = {"fmt": style, "color": shade, "ms": 4, "lw": 1.5, "capsize": 2}
             drawn.append(ax.errorbar(x, y, bar, label=f"B = {size:g}" if label else None, **look))
-            # Limits come from what is below the ceiling. A bar that reaches zero would fill a logarithmic axis.
+            # The limits of the axes are to come from what is below the ceiling, and from error bars down to half of the
+            # mean: one that reaches zero would take up a logarithmic axis.
             half = 0.0 if bar is None else bar
             ax.dataLim.set(before)
             for height in (y, y + half, np.maximum(y - half, y / 2.0)):
@@ -215,7 +221,7 @@ def plot_losses(
 
 
 def _best_runs(values: "xr.DataArray", keep: int | None, highest: bool) -> tuple[FloatArray, FloatArray | None]:
-    """Mean of the best `keep` runs at each learning rate, and its standard error; without seeds, values and None."""
+    """Mean of the best `keep` runs at each learning rate, and its standard error; None as the error without seeds."""
     if "seed" not in values.dims:
         return values.values, None
     runs = np.moveaxis(values.values, values.get_axis_num("seed"), 0)
@@ -230,7 +236,7 @@ def _best_runs(values: "xr.DataArray", keep: int | None, highest: bool) -> tuple
 
 
 def _ceiling(curves: Sequence[FloatArray]) -> float:
-    """Where the loss axis ends; ``inf`` without any losses."""
+    """Loss at which the axis ends; ``inf`` if there are no losses."""
     known = [curve[np.isfinite(curve)] for curve in curves if np.isfinite(curve).any()]
     falling = [curve[: curve.argmin()].max() for curve in known if curve.argmin() > 0]
     return HEADROOM * float(max(falling or [curve[0] for curve in known], default=np.inf))

@@ -190,7 +190,7 @@ def noise_scales(problem: NoisyQuadratic | LeastSquares, second_moment: ArrayLik
         expected = f"shape (..., {problem.dim}), as the eigenvalues"
         checks.require(fits, "second_moment", expected, moment.shape, "Modes go along the last axis.")
     w, h = problem.weights, problem.eigenvalues
-    noise = _one_example_noise(problem, moment)
+    noise = one_example_noise(problem, moment)
     return NoiseScales(
         gradient_squared=(w * h**2 * moment).sum(-1),
         gradient_curvature=(w * h**3 * moment).sum(-1),
@@ -408,8 +408,8 @@ def two_batch_noise_scale(
     )
 
 
-def _one_example_noise(problem: NoisyQuadratic | LeastSquares, moment: FloatArray) -> FloatArray:
-    """F_ii at points with E θ² = `moment`, (..., D)."""
+def one_example_noise(problem: NoisyQuadratic | LeastSquares, moment: FloatArray) -> FloatArray:
+    """F_ii, the noise of one training example's gradient, at points with E θ² = `moment`; both (..., D)."""
     if isinstance(problem, LeastSquares):
         h = problem.eigenvalues
         doubled_loss = (problem.weights * h * moment).sum(-1, keepdims=True)

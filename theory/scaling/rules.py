@@ -1,7 +1,7 @@
 """Scaling rules: how the best learning rate depends on the batch size, as curves that data can choose between.
 
-Every rule has ``learning_rate`` and ``fit``, a least-squares fit of log₂ of the learning rate. Learning rates may be plain
-or effective ones: rules return the kind that they were fitted to.
+Every rule has ``learning_rate`` and ``fit``, a least-squares fit of log₂ of the learning rate. Learning rates may be
+plain or effective ones: rules return the kind that they were fitted to.
 
 Optima are read off grids, so their errors are about as large as a grid step: rounding to the nearest power of two alone
 makes an error of standard deviation 1/√12 = 0.29 octaves. If batch sizes are powers of two as well, rounding errors
@@ -229,8 +229,8 @@ class MaBassilyBelkin:
         ε = 2B/(β + (B−1)(λ₁ + λ_n))    beyond.
 
     This rises with slope 1/β at first and then bends over to 2/(λ₁ + λ_n). If all curvatures are equal, it is
-    ε = B/(β + (B−1)λ₁), their rule for any smooth convex loss. As a family of curves that is :class:`McCandlish`, so that
-    no data can tell the two apart.
+    ε = B/(β + (B−1)λ₁), their rule for any smooth convex loss. As a family of curves that is :class:`McCandlish`: no
+    data can tell the two apart.
 
     Parameters
     ----------
