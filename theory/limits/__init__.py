@@ -1,4 +1,4 @@
-"""Many steps, or small ones: stability, stationary states, and the diffusions that SGD tends to."""
+"""Limits of many steps (stability, stationary states) and of small ones (the diffusions that SGD tends to)."""
 
 from noisysgd.theory.limits.diffusion import diffusion_curve, diffusion_loss, weak_error
 from noisysgd.theory.limits.stability import critical_learning_rate

@@ -1,17 +1,17 @@
-"""Stochastic differential equations that SGD is near, their exact losses, and how near it is.
+"""Exact losses of the stochastic differential equations that approximate SGD, and the error of the approximation.
 
 Li, Tai & E 2017 (arXiv 1511.06251): SGD with learning rate ε is an order-1 weak approximation of
 
     dX = −∇f dt + √ε Σ(X)^½ dW,    Σ = γF the covariance of a minibatch gradient,
 
-and an order-2 one once −∇f gives way to −∇(f + (ε/4)|∇f|²): expectations at a fixed time εn differ by O(ε) and O(ε²).
-On quadratics both sides are known exactly, so the order is a property of two curves and needs no sampling.
+and an order-2 one if −∇f is replaced by −∇(f + (ε/4)|∇f|²): expectations at a fixed time εn differ by O(ε) and O(ε²).
+On quadratics both sides are known exactly, so that the order can be read off two curves, without sampling.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
@@ -24,19 +24,19 @@ from noisysgd.theory.schedules.schedule import Schedule, constant
 
 Problem = NoisyQuadratic | LeastSquares
 Flow = Callable[[FloatArray, float], FloatArray]
-"""Takes second moments, (D,), to those a time later."""
+"""A function of second moments, (D,), and a time that returns the second moments that much later."""
 
 
 def diffusion_loss(
     problem: Problem,
     schedule: Schedule,
     *,
-    learning_rate: Any,
-    batch_size: Any,
-    momentum: Any = 0.0,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
     order: int = 1,
 ) -> FloatArray:
-    """Expected loss of the SDE when SGD would be at the end of the schedule; see :func:`diffusion_curve`.
+    """Expected loss of the SDE at the time when SGD is at the end of the schedule; see :func:`diffusion_curve`.
 
     Returns
     -------
@@ -70,21 +70,21 @@ def diffusion_curve(
     problem: Problem,
     schedule: Schedule,
     *,
-    learning_rate: Any,
-    batch_size: Any,
-    momentum: Any = 0.0,
-    at: Any,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    at: ArrayLike,
     order: int = 1,
 ) -> FloatArray:
     r"""Expected loss of the SDE limit of SGD at the times of chosen steps, in closed form.
 
-    One step takes the time ε times its multiplier in the schedule. Second moments v = E X² obey
+    A step of SGD takes the time ε times its multiplier in the schedule. Second moments v = E X² obey
 
         dv/dt = −2Λ(1 + ½εΛ)v + εγ diag F     additive noise,
         dv/dt = −2Λ(1 + ½εΛ)v + εγ [(κ−2)Λ² + λ(w∘λ)ᵀ] v + εγσ²λ     least squares,
 
-    at order 2, and without ½εΛ at order 1. Heavy ball has the order-1 limit eq. 3: there ε/(1−m) takes the place of ε,
-    which makes the temperature T = ε/(B(1−m)).
+    at order 2, and without ½εΛ at order 1. Heavy ball has an order-1 limit, eq. 3 of the paper, in which ε/(1−m) takes
+    the place of ε, so that the temperature is T = ε/(B(1−m)).
 
     For least squares with kurtosis 2, order 1 is homogenised SGD (Paquette et al. 2021), whose loss f solves the
     Volterra equation f(t) = f₀(t) + εγ ∫₀ᵗ K(t−s)(f(s) + ½σ²) ds with K(t) = Σ w λ² e^{−2λt} and f₀ the loss of
@@ -105,19 +105,19 @@ def diffusion_curve(
     Returns
     -------
     array of shape (broadcast shape..., R), or the broadcast shape for a scalar `at`
-        Losses, to compare with :func:`~noisysgd.theory.loss_curve`. Curvature never makes a diffusion unstable, noise
-        that grows with the loss can: ``inf`` on overflow. Least squares diagonalise a D × D matrix for each learning
-        rate in force.
+        Losses, to compare with :func:`~noisysgd.theory.loss_curve`; ``inf`` on overflow. Curvature never makes a
+        diffusion unstable, but noise that grows with the loss can. Least squares needs the eigenvectors of a D × D
+        matrix for each learning rate in force.
 
     Raises
     ------
     ValueError
-        For impossible settings, and for momentum at order 2: with u at rest the first steps, and each change of the
-        learning rate, shift θ by O(ε), which no diffusion in θ alone can follow.
+        For impossible settings, and for momentum at order 2: while u adapts in the first steps, and after each change
+        of the learning rate, θ is shifted by O(ε), which no diffusion in θ alone can follow.
 
     Examples
     --------
-    Discrete and continuous time at εt = 1.
+    SGD and its diffusions of order 1 and 2, after 10 steps of ε = 0.1.
 
     >>> from noisysgd import theory
     >>> problem = theory.NoisyQuadratic([1.0], noise=1.0)
@@ -145,7 +145,9 @@ def diffusion_curve(
     settings = zip((rate / (1.0 - inertia)).flat, problem.noise_factor(size).flat, strict=True)
     curved = _curved(problem)
     height = 0.5 * (problem.weights * problem.eigenvalues)[curved]
+    # Modes without curvature have no loss, so that they are not followed.
     for row, (scale, factor) in zip(losses, settings, strict=True):
+        # A learning rate may come back later in the schedule; its eigenvectors are found once.
         flows = {k: _flow(problem, float(k * scale), float(factor), order) for k in np.unique(pieces.multipliers)}
         moments = problem.initial_second_moment[curved]
         for length, k, column in zip(pieces.lengths, pieces.multipliers, pieces.recorded, strict=True):
@@ -158,18 +160,19 @@ def diffusion_curve(
 
 
 def weak_error(
-    problem: Problem, *, time: float, steps: Any, batch_size: float, momentum: float = 0.0, order: int = 1
+    problem: Problem, *, time: float, steps: ArrayLike, batch_size: float, momentum: float = 0.0, order: int = 1
 ) -> FloatArray:
-    """|E loss of SGD − E loss of the SDE| at a fixed time, against the number of steps to get there: ε = time/steps.
+    """|E loss of SGD − E loss of the SDE| at a fixed time that SGD reaches in `steps` steps, with ε = time/steps.
 
-    The global weak error of Li, Tai & E 2017 (definition 3) for one test function, the loss. It falls as ε^order.
+    This is the global weak error of Li, Tai & E 2017 (definition 3) for one test function, the loss. It falls as
+    ε^order.
 
     Parameters
     ----------
     problem, batch_size, momentum, order
-        As in :func:`diffusion_curve`, one configuration.
+        As in :func:`diffusion_curve`, for a single configuration.
     time : float
-        ε × steps > 0.
+        The time ε × steps > 0 at which losses are compared.
     steps : int or (K,) array of int
         Numbers of steps.
 
@@ -199,7 +202,7 @@ def weak_error(
     checks.require(duration > 0, "time", "a time > 0", time, remedy)
     size = checks.scalar("batch_size", checks.batch_size(batch_size, problem.dataset_size))
     inertia = checks.scalar("momentum", checks.momentum(momentum))
-    counts = checks.at_least("steps", steps, 1.0, remedy="Getting there takes a step at least.")
+    counts = checks.at_least("steps", steps, 1.0, remedy="Take at least one step.")
     errors = np.empty(counts.shape)
     for index in np.ndindex(counts.shape):
         run = constant(checks.integer("steps", counts[index], 1, remedy="Steps are whole."))
@@ -212,27 +215,31 @@ def weak_error(
 
 
 def _curved(problem: Problem) -> IntArray:
-    """Curved modes, steepest first: in that order eigenvectors of graded matrices keep the digits of small entries."""
+    """Indices of the curved modes, steepest first.
+
+    With a matrix graded from large entries to small ones, the eigensolver keeps the digits of the small ones.
+    """
     return np.argsort(-problem.eigenvalues, kind="stable")[: np.count_nonzero(problem.eigenvalues)]
 
 
 def _flow(problem: Problem, rate: float, noise_factor: float, order: int) -> Flow:
-    """The flow of the curved modes' second moments where the learning rate is `rate`."""
+    """The flow of the curved modes' second moments at the learning rate `rate`, which is ε/(1−m) with momentum."""
     curvature = problem.eigenvalues[_curved(problem)]
     with np.errstate(over="ignore"):
         decay = 2.0 * curvature * (1.0 + (0.5 * rate * curvature if order == 2 else 0.0))
     temperature = rate * noise_factor
     if isinstance(problem, LeastSquares):
-        if temperature > 0:
+        if temperature > 0:  # without noise modes are not coupled
             return _coupled(problem, curvature, decay, temperature)
         noise = np.zeros_like(curvature)
     else:
         noise = temperature * problem.noise_diagonal[_curved(problem)]
 
+    # Each mode on its own: v(t) = v(0) e^(−decay t) + noise · (1 − e^(−decay t))/decay.
     def flow(moments: FloatArray, time: float) -> FloatArray:
         with np.errstate(over="ignore", invalid="ignore"):
             elapsed = decay * time
-            # Far from the start noise has settled, however large a time or a decay may be.
+            # For small decay · t that fraction is t times a mean of exponentials; for large ones that could be ∞ · 0.
             built_up = np.where(elapsed < 1.0, time * _mean_exponential(-elapsed), -np.expm1(-elapsed) / decay)
             return moments * np.exp(-elapsed) + noise * built_up
 
@@ -240,18 +247,19 @@ def _flow(problem: Problem, rate: float, noise_factor: float, order: int) -> Flo
 
 
 def _coupled(problem: LeastSquares, curvature: FloatArray, decay: FloatArray, temperature: float) -> Flow:
-    """Least squares: a linear equation whose matrix is symmetric in √w v, so one orthogonal basis serves all times."""
+    """The flow of least squares, a linear equation symmetric in √w v, so that one eigenbasis serves all times."""
     root = np.sqrt(problem.weights[_curved(problem)])
     with np.errstate(over="ignore", invalid="ignore"):
         own = temperature * (problem.kurtosis - 2.0) * curvature**2 - decay
         matrix = np.diag(own) + temperature * np.outer(root * curvature, root * curvature)
-    if not np.isfinite(matrix).all():
+    if not np.isfinite(matrix).all():  # so much noise overflows at once
         return lambda moments, time: np.full_like(moments, np.inf)
     rates, basis = np.linalg.eigh(matrix)
     source = basis.T @ (temperature * problem.label_noise * root * curvature)
 
     def flow(moments: FloatArray, time: float) -> FloatArray:
         with np.errstate(over="ignore", invalid="ignore"):
+            # In the eigenbasis every coefficient grows by itself. Where it is 0 it stays 0: never inf · 0.
             start = basis.T @ (root * moments)
             grown = np.where(start == 0.0, 0.0, np.exp(rates * time) * start)
             driven = np.where(source == 0.0, 0.0, time * _mean_exponential(rates * time) * source)

@@ -1,14 +1,13 @@
-"""Learning rates beyond which SGD and heavy ball diverge, by curvature or by noise that grows with the loss.
+"""Learning rates beyond which SGD and heavy ball diverge, because of curvature or of noise that grows with the loss.
 
 Additive noise leaves the curvature constraint of gradient descent as it is. Noise that grows with the loss feeds back:
-the loss L it keeps up makes noise that keeps up R·L, and the stationary state exists only while R < 1 (Velikanov,
-Kuznedelev & Yarotsky 2023). R needs two numbers of the optimizer, the temperature T = γε/(1−m) and the *step length*
-δ = ε/(1+m), which the SDE limit lacks.
+a loss L makes noise that by itself keeps up a loss R·L, and a stationary state exists only while R < 1 (Velikanov,
+Kuznedelev & Yarotsky 2023). R depends on the optimizer through two numbers, the temperature T = γε/(1−m) and the *step
+length* δ = ε/(1+m), which is 0 in the SDE limit.
 """
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -16,7 +15,7 @@ from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.quadratic import Quadratic
 
 
-def critical_learning_rate(problem: Quadratic, batch_size: Any = np.inf, momentum: Any = 0.0) -> FloatArray:
+def critical_learning_rate(problem: Quadratic, batch_size: ArrayLike = np.inf, momentum: ArrayLike = 0.0) -> FloatArray:
     r"""Learning rate ε_crit at and beyond which the expected loss is not bounded.
 
     *Additive noise*: ε_crit = 2(1+m)/λ_max whatever the batch size (paper, section 3.1). In effective learning rates
@@ -66,7 +65,7 @@ def critical_learning_rate(problem: Quadratic, batch_size: Any = np.inf, momentu
 
 
 def edge(problem: Quadratic, noise_factor: FloatArray, momentum: FloatArray) -> FloatArray:
-    """Critical learning rate for arrays of γ and m of one shape."""
+    """:func:`critical_learning_rate` for checked arrays of one shape, of γ and of m."""
     largest = problem.largest_eigenvalue
     curvature = np.asarray(2.0 * (1.0 + momentum) / largest)
     if not isinstance(problem, LeastSquares):
@@ -86,10 +85,11 @@ def _root(problem: LeastSquares, noise: float, momentum: float) -> float:
     share = problem.eigenvalues / problem.largest_eigenvalue
     mass = problem.weights * share
     k = 0.5 * (noise * (problem.kurtosis - 2.0) + 1.0 / (1.0 + momentum))
-    # q = start + d, with d alone unknown: close to the last pole the digits of q − k l are those of d.
+    # The unknown is d in q = start + d: close to the last pole, the digits of q − k l are those of d.
     start = max(k, 0.0)
     gaps = start - k * share
-    # Lower bounds: the root for the steepest mode alone, that for all mass at its mean, and the curvature constraint.
+    # Three lower bounds: the root for the steepest mode alone, that for all mass at its mean (Jensen's inequality), and
+    # the curvature constraint.
     total = float(mass.sum())
     top = int(share.argmax())
     d = max(
@@ -98,7 +98,7 @@ def _root(problem: LeastSquares, noise: float, momentum: float) -> float:
         0.5 / (1.0 + momentum) - start,
     )
     for _ in range(200):
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # hardly any noise
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # d is minute where noise is
             terms = mass / (d + gaps)
             f = terms.sum()
             step = float(f * (0.5 * noise * f - 1.0) / (terms / (d + gaps)).sum())
@@ -111,9 +111,8 @@ def _root(problem: LeastSquares, noise: float, momentum: float) -> float:
 def feedback(problem: LeastSquares, temperature: FloatArray, step_length: FloatArray) -> FloatArray:
     """Each mode's share of R, shape (..., D), from T and δ = ε/(1+m); ``inf`` beyond a pole. R is their weighted sum.
 
-    λ E θ² = share · (L + σ²) in the stationary state, with L = Σ w λ E θ² twice the loss: noise variances λ(L + σ²),
-    of which κ − 2 changes the weight of a mode's own part, drive modes that respond to variance s with
-    E θ² = T s / (λ(2 − δλ)).
+    In the stationary state λ E θ² = share · (L + σ²), with L = Σ w λ E θ² twice the loss. A mode responds to noise of
+    variance s with E θ² = T s / (λ(2 − δλ)), and s = λ(L + σ²) + (κ−2)λ² E θ² is partly made by the mode itself.
     """
     drive = temperature[..., None] * problem.eigenvalues
     room = 2.0 - problem.eigenvalues * (temperature * (problem.kurtosis - 2.0) + step_length)[..., None]

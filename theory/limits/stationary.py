@@ -1,13 +1,14 @@
-"""Stationary states: where constant learning rates end up, and what the noise keeps alive there.
+"""Stationary states of SGD, heavy ball and their SDE limit at a constant learning rate.
 
-Everything here follows from three numbers of the optimizer: temperature T = γε/(1−m) with γ the noise factor (1/B if
-examples never run out), step length δ = ε/(1+m), and for modes that the noise couples the retardation
-ρ = εm/((1−m)²(1+m)). The SDE of eq. 3 has δ = ρ = 0.
+They depend on the optimizer through three numbers: the temperature T = γε/(1−m), with γ the noise factor (1/B if
+examples never run out), the step length δ = ε/(1+m) and, between modes whose noise is correlated, the retardation
+ρ = εm/((1−m)²(1+m)). The SDE of the paper's eq. 3 has δ = ρ = 0.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -26,21 +27,23 @@ class FluctuationDissipation(NamedTuple):
     right: FloatArray
 
 
-def stationary_covariance(problem: Problem, *, learning_rate: Any, batch_size: Any, momentum: Any = 0.0) -> FloatArray:
-    r"""Covariance Σ of θ that SGD or heavy ball at a constant learning rate tends to.
+def stationary_covariance(
+    problem: Problem, *, learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike = 0.0
+) -> FloatArray:
+    r"""Covariance Σ of θ to which SGD or heavy ball tends at a constant learning rate.
 
-    *Additive noise* (Liu, Ziyin & Ueda, arXiv 2012.03636), F and H need not commute:
+    *Additive noise* (Liu, Ziyin & Ueda, arXiv 2012.03636), where F and H need not commute:
 
         (1−m)(HΣ+ΣH) − ε(1+m²)/(1−m²) HΣH + εm/(1−m²) (H²Σ+ΣH²) = γεF,
 
-    for SGD HΣ + ΣH − εHΣH = γεF. A single mode has Σ = γεF(1+m) / [λ(1−m)(2(1+m) − ελ)].
+    which for SGD is HΣ + ΣH − εHΣH = γεF. A single mode has Σ = γεF(1+m) / [λ(1−m)(2(1+m) − ελ)].
 
     *Least squares*: Σ is diagonal, Σᵢᵢ = T(L + σ²) / (2 − λᵢ(T(κ−2) + ε/(1+m))) with T = γε/(1−m). L, twice the
     stationary loss, follows from L = Σ wᵢ λᵢ Σᵢᵢ.
 
-    Flat modes have no stationary state of their own. Where noise reaches one, it diffuses and its variance is ``inf``,
-    as is (with its sign) the covariance of two that share noise; where none does, it keeps its initial variance.
-    Covariances of flat with curved modes are finite. At ε = 0 curved modes have the limit ε → 0, zero.
+    Flat modes have no stationary state of their own. One that has noise diffuses, and its variance is ``inf``, as is
+    (with its sign) the covariance of two whose noise is correlated; one without noise keeps its initial variance.
+    Covariances of flat with curved modes are finite. At ε = 0 curved modes have variance 0, the limit for ε → 0.
 
     Parameters
     ----------
@@ -68,6 +71,7 @@ def stationary_covariance(problem: Problem, *, learning_rate: Any, batch_size: A
            [0.25      , 0.66666667]])
     """
     rate, factor, inertia = _settings(problem, learning_rate, batch_size, momentum)
+    # The closed forms below have values beyond the critical learning rate too, but no stationary state is there.
     stable = (rate < edge(problem, factor, inertia))[..., None, None]
     temperature, step_length = factor * rate / (1.0 - inertia), rate / (1.0 + inertia)
     if isinstance(problem, LeastSquares):
@@ -79,12 +83,14 @@ def stationary_covariance(problem: Problem, *, learning_rate: Any, batch_size: A
     return np.where(stable, covariance, np.inf)
 
 
-def stationary_loss(problem: Problem, *, learning_rate: Any, batch_size: Any, momentum: Any = 0.0) -> FloatArray:
+def stationary_loss(
+    problem: Problem, *, learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike = 0.0
+) -> FloatArray:
     r"""Expected loss ½ Σ wᵢ λᵢ Σᵢᵢ of the stationary state.
 
     *Additive noise*: ½ Σ wᵢ T Fᵢᵢ / (2 − ελᵢ/(1+m)), T = γε/(1−m). *Least squares*: ½ σ² R/(1 − R), where R is the
-    feedback of :func:`~noisysgd.theory.critical_learning_rate`: it blows up at the edge, and without label noise there
-    is nothing left below it. At small ε the loss is ¼ T tr F, proportional to the temperature, with F = σ²Λ there.
+    feedback of :func:`~noisysgd.theory.critical_learning_rate`: it diverges at the critical learning rate, and below
+    that is 0 without label noise. At small ε the loss is ¼ T tr F, with F = σ²Λ for least squares.
 
     Parameters
     ----------
@@ -113,11 +119,12 @@ def stationary_loss(problem: Problem, *, learning_rate: Any, batch_size: Any, mo
 
 
 def fluctuation_dissipation(
-    problem: Problem, *, learning_rate: Any, batch_size: Any, covariance: Any = None
+    problem: Problem, *, learning_rate: ArrayLike, batch_size: ArrayLike, covariance: ArrayLike | None = None
 ) -> FluctuationDissipation:
     r"""Both sides of Yaida's relation 2⟨θ·g⟩ = ε⟨|ĝ|²⟩, which stationary SGD obeys (Yaida 2018, arXiv 1810.00004).
 
-    One step changes E |θ|² by ε(right − left), so that left > right means: still descending. On a quadratic
+    One step changes E |θ|² by ε(right − left), so that SGD still approaches the minimum where left > right. On a
+    quadratic
 
         left = 2 tr HΣ,    right = ε (tr HΣH + γ tr F),    Σ = E θθᵀ.
 
@@ -126,13 +133,14 @@ def fluctuation_dissipation(
     problem, learning_rate, batch_size
         As in :func:`stationary_covariance`.
     covariance : (..., D, D) array_like, optional
-        The state Σ = E θθᵀ to judge, of shape (D, D) or with leading axes that broadcast against the settings. By
-        default the stationary one, where the two sides differ by what flat modes with noise diffuse.
+        Second moments Σ = E θθᵀ of the state in question, of shape (D, D) or with leading axes that broadcast against
+        the settings. By default those of the stationary state, in which the two sides differ only by the diffusion of
+        flat modes that have noise.
 
     Returns
     -------
     FluctuationDissipation
-        A named tuple (left, right) of arrays of the broadcast shape; ``inf`` where the state is.
+        A named tuple (left, right) of arrays of the broadcast shape; ``inf`` where Σ is.
 
     Raises
     ------
@@ -158,6 +166,7 @@ def fluctuation_dissipation(
         shape = f"shape (..., {problem.dim}, {problem.dim})"
         fits = state.shape[-2:] == (problem.dim, problem.dim)
         checks.require(fits, "covariance", shape, state.shape, "Give Σ = E θθᵀ in the eigenbasis.")
+        # Flat modes contribute 0 even where their variance is infinite.
         variances = np.diagonal(state, axis1=-2, axis2=-1)
         curvatures = problem.eigenvalues
         energies = np.multiply(curvatures, variances, out=np.zeros(variances.shape), where=curvatures > 0)
@@ -170,12 +179,12 @@ def fluctuation_dissipation(
     return FluctuationDissipation(*np.broadcast_arrays(2.0 * twice_loss, right))
 
 
-def sde_stationary_covariance(problem: Problem, *, temperature: Any) -> FloatArray:
+def sde_stationary_covariance(problem: Problem, *, temperature: ArrayLike) -> FloatArray:
     r"""Covariance of the stationary state of the SDE of eq. 3: HΣ + ΣH = T F (Mandt, Hoffman & Blei 2017).
 
-    The limit of :func:`stationary_covariance` for ε → 0 at a fixed temperature. For least squares F depends on Σ, and
-    Σᵢᵢ = T(L + σ²)/(2 − Tλᵢ(κ−2)): at κ = 2 the stationary state of homogenised SGD, which exists for T tr H < 2
-    (Paquette et al. 2021).
+    This is the limit of :func:`stationary_covariance` for ε → 0 at a fixed temperature. For least squares F depends on
+    Σ, and Σᵢᵢ = T(L + σ²)/(2 − Tλᵢ(κ−2)) with L = Σ wᵢ λᵢ Σᵢᵢ. At κ = 2 it is the stationary state of homogenised SGD,
+    which exists for T tr H < 2 (Paquette et al. 2021).
 
     Parameters
     ----------
@@ -213,8 +222,10 @@ def sde_stationary_covariance(problem: Problem, *, temperature: Any) -> FloatArr
     return _additive_covariance(problem, heat, none, none)
 
 
-def _settings(problem: Problem, learning_rate: Any, batch_size: Any, momentum: Any) -> list[FloatArray]:
-    """Learning rates, noise factors and momenta of one shape."""
+def _settings(
+    problem: Problem, learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike
+) -> list[FloatArray]:
+    """Learning rates, noise factors and momenta, checked and of one shape."""
     checks.instance("problem", problem, Quadratic, remedy="Make one with theory.power_law or theory.LeastSquares.")
     rate, size, inertia = checks.broadcast(
         learning_rate=checks.learning_rate(learning_rate),
@@ -233,11 +244,14 @@ def _energies(problem: Problem, rate: FloatArray, noise_factor: FloatArray, mome
         with np.errstate(divide="ignore", invalid="ignore"):
             pull = 2.0 - problem.eigenvalues * step_length[..., None]
             energies = temperature[..., None] * problem.noise_diagonal / pull
+    # Flat modes have no energy, however far they diffuse.
     stable = rate < edge(problem, noise_factor, momentum)
     return np.where(problem.eigenvalues > 0, np.where(stable[..., None], energies, np.inf), 0.0)
 
 
 def _least_squares_energies(problem: LeastSquares, temperature: FloatArray, step_length: FloatArray) -> FloatArray:
+    """λᵢ Σᵢᵢ of least squares, (..., D)."""
+    # λᵢ Σᵢᵢ = shareᵢ (L + σ²), whose weighted sum is L = R(L + σ²); hence L + σ² = σ²/(1 − R), with R `returned`.
     shares = feedback(problem, temperature, step_length)
     returned = _weighted_sum(problem, shares)[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -245,6 +259,7 @@ def _least_squares_energies(problem: LeastSquares, temperature: FloatArray, step
 
 
 def _least_squares_variances(problem: LeastSquares, temperature: FloatArray, step_length: FloatArray) -> FloatArray:
+    """Σᵢᵢ of least squares, (..., D); flat modes keep their initial variance."""
     energies = _least_squares_energies(problem, temperature, step_length)
     still = np.broadcast_to(problem.initial_variance, energies.shape).copy()
     return np.divide(energies, problem.eigenvalues, where=problem.eigenvalues > 0, out=still)
@@ -253,12 +268,17 @@ def _least_squares_variances(problem: LeastSquares, temperature: FloatArray, ste
 def _additive_covariance(
     problem: NoisyQuadratic, temperature: FloatArray, step_length: FloatArray, retardation: FloatArray
 ) -> FloatArray:
-    """Liu, Ziyin & Ueda's equation solved entry by entry, arranged so that below the edge only positive terms add."""
+    """The solution of Liu, Ziyin & Ueda's equation, entry by entry in the eigenbasis.
+
+    Divided by (1−m) it reads [½ λᵢ(2 − δλⱼ) + ½ λⱼ(2 − δλᵢ) + ρ(λᵢ − λⱼ)²] Σᵢⱼ = T Fᵢⱼ, a form in which all terms in
+    brackets are positive below the critical learning rate, so that nothing cancels.
+    """
     row, column = problem.eigenvalues[:, None], problem.eigenvalues
     step = step_length[..., None, None]
     pull = 0.5 * (row * (2.0 - step * column) + column * (2.0 - step * row))
     pull = pull + retardation[..., None, None] * (row - column) ** 2
     push = temperature[..., None, None] * (problem.noise if problem.noise.ndim == 2 else np.diag(problem.noise))
+    # Nothing pulls a pair of flat modes back: it diffuses where it has noise, and else stays where it starts.
     flat = (row == 0) & (column == 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         diffusing = np.where(push == 0.0, np.diag(problem.initial_variance), np.copysign(np.inf, push))
@@ -266,7 +286,7 @@ def _additive_covariance(
 
 
 def _noise_trace(problem: Problem, twice_loss: FloatArray, squared_gradient: FloatArray) -> FloatArray:
-    """Trace of F in a state with those values of tr HΣ and tr HΣH."""
+    """tr F in a state with tr HΣ = `twice_loss` and tr HΣH = `squared_gradient`."""
     if isinstance(problem, LeastSquares):
         trace = _weighted_sum(problem, problem.eigenvalues)
         return trace * (twice_loss + problem.label_noise) + (problem.kurtosis - 2.0) * squared_gradient
@@ -274,8 +294,10 @@ def _noise_trace(problem: Problem, twice_loss: FloatArray, squared_gradient: Flo
 
 
 def _weighted_sum(problem: Problem, values: FloatArray) -> FloatArray:
+    """Sum over all modes of `values`, (..., D), each counted as often as its weight says."""
     return np.asarray((problem.weights * values).sum(axis=-1))
 
 
 def _diagonal(values: FloatArray) -> FloatArray:
+    """Diagonal matrices, (..., D, D), of `values`, (..., D)."""
     return np.where(np.eye(values.shape[-1], dtype=bool), values[..., None], 0.0)

@@ -1,14 +1,15 @@
-"""Stochastic variance amplified gradient: SGD made to look ever more like its SDE (Li, Malladi & Arora 2021).
+"""SVAG, the stochastic variance amplified gradient, which interpolates SGD and its SDE (Li, Malladi & Arora 2021).
 
-A way to see, on a real network, whether the SDE limit describes a run: SVAG with l descends along c₁ĝ₁ + c₂ĝ₂ of two
-minibatches with learning rate ε/l. The mean gradient is unchanged, the noise covariance l times as large, and l steps
-take the time of one. l = 1 is SGD; as l grows the run tends to the order-1 SDE, at rate 1/l.
+It shows on a real network whether the SDE limit describes a run. With a parameter l it descends along c₁ĝ₁ + c₂ĝ₂,
+where ĝ₁ and ĝ₂ are gradients of two minibatches, at learning rate ε/l: the mean gradient is unchanged, the noise
+covariance is l times as large, and l steps take the time of one. l = 1 is SGD; as l grows the run tends to the order-1
+SDE, with an error proportional to 1/l.
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -17,7 +18,7 @@ from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.schedules.schedule import Schedule
 
 
-def svag_coefficients(l: Any) -> tuple[FloatArray, FloatArray]:  # noqa: E741 - the paper's letter
+def svag_coefficients(l: ArrayLike) -> tuple[FloatArray, FloatArray]:  # noqa: E741 - the paper's letter
     """Weights c₁,₂ = (1 ± √(2l−1))/2 of the two minibatch losses (Li, Malladi & Arora 2021, arXiv 2102.12470, eq. 5).
 
     c₁ + c₂ = 1 and c₁² + c₂² = l.
@@ -52,20 +53,20 @@ def svag_loss(
     schedule: Schedule,
     *,
     l: int,  # noqa: E741 - the paper's letter
-    learning_rate: Any,
-    batch_size: Any,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
 ) -> FloatArray:
-    """Expected loss of SVAG at the end of a schedule: SGD with ε → ε/l, F → lF and l steps for each.
+    """Expected loss of SVAG at the end of a schedule: that of SGD with ε/l for ε, lF for F, and l steps for each step.
 
     Parameters
     ----------
     problem : NoisyQuadratic
     schedule : Schedule
-        Of the SGD run that SVAG stands for; SVAG takes ``l * schedule.steps`` steps.
+        Schedule of the SGD run that SVAG stands for; SVAG takes ``l * schedule.steps`` steps.
     l : int
         Amplification ≥ 1.
     learning_rate, batch_size : array_like
-        Of that SGD run, broadcast against each other; each of SVAG's two minibatches has `batch_size` examples.
+        Those of the SGD run, broadcast against each other; each of SVAG's two minibatches has `batch_size` examples.
 
     Returns
     -------
@@ -78,7 +79,7 @@ def svag_loss(
 
     Examples
     --------
-    Towards the SDE, whose loss is ½(e⁻² + 0.1(1 − e⁻²)/2) here.
+    The loss tends to that of the SDE, here ½(e⁻² + 0.1(1 − e⁻²)/2) = 0.0893.
 
     >>> from noisysgd import theory
     >>> problem, schedule = theory.NoisyQuadratic([1.0], noise=1.0), theory.constant(10)
