@@ -14,7 +14,9 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 from noisysgd.validation import TrainConfig, train
+from noisysgd.validation.cli import data as data_cli
 from noisysgd.validation.data import preparation
+from noisysgd.validation.data.catalogue import DATASETS
 from noisysgd.validation.data.datasets import ImageDataset, load_dataset
 from noisysgd.validation.data.preparation import average_pool, balanced_subset
 
@@ -218,3 +220,7 @@ def test_the_program_of_the_page_on_data_runs(capsys: pytest.CaptureFixture[str]
     (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     exec(program, {})
     assert "Standardisation(mean=(" in capsys.readouterr().out
+
+
+def test_the_command_line_offers_every_data_set_there_is():
+    assert tuple(DATASETS) == data_cli.NAMES
