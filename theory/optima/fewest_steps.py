@@ -209,7 +209,7 @@ def fastest_on_grid(
     known = Passages.unknown(grid[0].size)
     last = 64.0
     while True:
-        search(problem, asked, known, last)
+        search(problem, asked, known, last)  # goes on where the shorter search before it stopped
         reached = known.status == REACHED
         if reached.any() or last >= LAST_STEP or not (known.status == PENDING).any():
             break
@@ -226,7 +226,7 @@ def _minimum(
     if target >= problem.initial_loss:
         return 0.0, 0.0
     edge = float(np.log(critical_learning_rate(problem, batch_size, momentum)))
-    best_time, best_rate = LAST_STEP / PATIENCE, edge
+    best_time, best_rate = LAST_STEP / PATIENCE, edge  # so that nothing is given up before some passage is known
 
     def passages(log_rates: FloatArray, last: float) -> tuple[Passages, FloatArray]:
         """What is known after a search up to `last`, and the interpolated times of the passages."""
@@ -260,5 +260,6 @@ def _minimum(
         finer = waves(edge, momentum, int(np.ceil(best_time)))
         if finer is not None:
             best = minimise_on_log_scale(time, start=edge, also=finer)
+    # Times were interpolated; the steps at the best learning rate are counted.
     steps = float(passages(np.array([best]), LAST_STEP)[0].steps[0])
     return (float(np.exp(best)), steps) if steps < np.inf else (np.nan, np.inf)

@@ -140,6 +140,7 @@ def _best_rate(
             problem, schedule, learning_rate=np.exp(log_rates), batch_size=batch_size, momentum=momentum
         )
 
+    # The best rate is rarely above the critical one but may be decades below it: the scan grows downwards from there.
     edge = float(np.log(critical_learning_rate(problem, batch_size, momentum)))
     best = minimise_on_log_scale(loss, start=edge, also=waves(edge, momentum, steps))
     lowest = float(loss(np.array([best]))[0])

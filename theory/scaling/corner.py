@@ -176,7 +176,7 @@ def fit_corner(
 
     bluntness = np.concatenate([[0.0], BLUNTNESS])
     sharp, blunt = _hull(height_of_bluntness, bluntness, float(_inverse(np.array(sharpness))), limit)
-    places = _places(data)[::4]
+    places = _places(data)[::4]  # fine enough to bracket the ends of the interval
     low, high = _hull(height_of_place, places, place, limit)
     return CornerFit(
         rule=SharpCorner(power(factor), power(place), sharpness),
@@ -267,6 +267,7 @@ def _hull(height: "Callable[[float], float]", grid: FloatArray, best: float, lim
     first, last = (int(k) for k in np.flatnonzero(inside)[[0, -1]])
 
     def excess(point: float) -> float:
+        # At `best`, which may be an end of the bracket, rounding must not give the excess the wrong sign.
         return -1e-300 if point == best else height(point) - limit
 
     low = float(grid[0]) if first == 0 else float(brentq(excess, grid[first - 1], grid[first]))

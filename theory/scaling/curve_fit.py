@@ -113,5 +113,5 @@ def parameter(rule: object, name: str, *, zero: bool = False, infinite: bool = F
     expected = f"a number {'≥' if zero else '>'} 0{'' if infinite else ', finite'}"
     inside = (value > 0 or (zero and value == 0)) and (infinite or value < np.inf)
     checks.require(inside, name, expected, given, "Fit the rule to data.")
-    object.__setattr__(rule, name, value)
+    object.__setattr__(rule, name, value)  # rules are frozen
     return value

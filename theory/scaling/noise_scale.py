@@ -388,6 +388,7 @@ def two_batch_noise_scale(
 
     from scipy.special import stdtrit
 
+    # Both samples have a spread of their own: the smaller number of degrees of freedom is on the safe side.
     freedom = min(sample.size for sample in (small, big) if sample.size > 1) - 1
     quantile = float(stdtrit(freedom, 0.5 + level / 2))
     trace_error, squared_error = (float(np.sqrt(max(cov[k, k], 0.0))) for k in (0, 1))

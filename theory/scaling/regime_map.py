@@ -131,7 +131,7 @@ def _crossing(sizes: FloatArray, share: FloatArray, share_at: Callable[[float], 
     if below.size == 0:
         return float("nan")
     low, high = (float(size) for size in sizes[below[-1] : below[-1] + 2])
-    if np.isinf(high):
+    if np.isinf(high):  # there is no middle to bisect at
         return float("nan")
     while high > 1.01 * low:
         middle = float(np.sqrt(low * high))

@@ -296,6 +296,7 @@ class MaBassilyBelkin:
         kinks = np.log2(sizes[sizes > 2] - 1.0)
         grid = scan(0.0, float(data.log_batch.max()) + OCTAVES_BEYOND, kinks)
         log_beta = minimise(lambda b: misfit(shape(b), data)[0], grid)
+        # The rule for β and λ₁ is 1/λ₁ times that for β/λ₁ and 1: the best factor is 1/λ₁, and log_beta log₂ of β/λ₁.
         largest = -float(misfit(shape(np.array(log_beta)), data)[1])
         return cls(beta=power(log_beta + largest), largest=power(largest))
 
@@ -460,6 +461,7 @@ def compare_rules(
         rows.append((_akaike(residual, data, count), count, rms, text, type(rule).__name__))
     rows.sort(key=lambda row: row[:3])
     names = [row[-1] for row in rows]
+    # Several rules of one class, such as models of different problems, are numbered by rank.
     labels = [f"{name} {names[: k + 1].count(name)}" if names.count(name) > 1 else name for k, name in enumerate(names)]
     aicc = np.array([row[0] for row in rows])
     weight = np.exp((aicc[0] - aicc) / 2) if np.isfinite(aicc[0]) else np.full(aicc.size, np.nan)
