@@ -1,1 +1,1 @@
-"""The demonstration: theory, simulation and training of small networks, compared in one report."""
+"""The command ``noisysgd demo``: theory, simulation and training of small networks, compared in one report."""

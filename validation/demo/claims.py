@@ -1,4 +1,4 @@
-"""What the demonstration claims, each claim with the numbers it rests on and whether they bear it out."""
+"""The claims of the demonstration, each with the numbers that it rests on and whether these support it."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from noisysgd.theory.sweeps.dataset import COMPLETE
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, whether the data show it, and the evidence in words."""
+    """A statement, whether it is seen in the data, and the evidence in words."""
 
     statement: str
     seen: bool
@@ -20,10 +20,19 @@ class Claim:
 
 
 def simulation_claim(exact: xr.Dataset, simulated: xr.Dataset, *, level: float = 1e-3) -> Claim:
-    """The simulator agrees with the exact moments: the largest deviation is one that chance allows.
+    """The claim that the simulator agrees with the exact moments, within its statistical error.
 
-    A deviation is measured in standard errors, pooled over all trajectories of a point, and the largest of them is
-    judged as a normal variate with a Bonferroni correction, which holds however the points are correlated.
+    At each point the mean over all trajectories is compared with the exact loss, in standard errors of that mean. The
+    largest deviation is judged as a normal variate with a Bonferroni correction for the number of points, which is
+    valid however the points are correlated.
+
+    Parameters
+    ----------
+    exact, simulated : xarray.Dataset
+        From :func:`noisysgd.theory.predict_sweep` and :func:`noisysgd.simulators.simulate_sweep`. The grid of the
+        former may contain more learning rates.
+    level : float
+        The claim is seen if the probability of such a deviation is larger.
 
     Examples
     --------
@@ -44,20 +53,27 @@ def simulation_claim(exact: xr.Dataset, simulated: xr.Dataset, *, level: float =
 
 
 def deviations(exact: xr.Dataset, simulated: xr.Dataset) -> tuple[int, float]:
-    """Number of points compared, and the largest deviation in standard errors.
+    """Number of points compared, and the largest deviation of a simulated mean loss, in its standard errors.
 
-    Points that run away are left out: their mean loss is made by a few trajectories, and no error bar is to be trusted.
+    Points whose exact loss is a million times the smallest are left out. There instability amplifies a few trajectories
+    that make up most of the mean, and the estimated standard error means little.
     """
     tame = exact.expected_loss <= 1e6 * exact.expected_loss.min()
     both = (simulated.status == COMPLETE).all("seed") & (exact.status == COMPLETE) & tame
     losses, errors = simulated.expected_loss.where(both), simulated.standard_error.where(both)
+    # Ensembles have equally many replicas: their means average to the overall mean, with this standard error.
     error = np.sqrt((errors**2).mean("seed") / simulated.sizes["seed"])
     z = abs(losses.mean("seed") - exact.expected_loss.where(both)) / error.where(error > 0)
     return int(z.count()), float(z.max())
 
 
 def regime_claims(best: xr.Dataset) -> list[Claim]:
-    """The paper's picture (section 5) in an optimum over (optimizer, batch_size), plain SGD first.
+    """The claims of the paper's section 5 on two optimizers, plain SGD first, at the smallest and the largest batch.
+
+    Parameters
+    ----------
+    best : xarray.Dataset
+        From :func:`noisysgd.theory.optimum`, over (optimizer, batch_size).
 
     Examples
     --------
@@ -75,7 +91,8 @@ def regime_claims(best: xr.Dataset) -> list[Claim]:
         value, a, b = (power(float(x[k, j])) for x in (rate, low, high))
         return f"{names[k]} {value}" + (f" ({a} to {b})" if a != b else "")
 
-    # The grid resolves a factor of two and no better. NaN, where nothing trained, compares as not seen.
+    # The grid resolves factors of two: optima one step apart, with a ratio below 2.1, count as the same. If every run
+    # diverged the optimum is NaN; comparisons with it are false, and the claim is not seen.
     apart = float(rate[:, 0].max(skipna=False) / rate[:, 0].min(skipna=False))
     growth = (rate[:, -1] / rate[:, 0]).values
     ahead = bool(low[-1, -1] > 2.1 * high[0, -1])
@@ -103,7 +120,7 @@ def regime_claims(best: xr.Dataset) -> list[Claim]:
 
 
 def power(value: float) -> str:
-    """A learning rate as a power of two where it is one.
+    """A learning rate in words: as a power of two if it is one, to three digits if not.
 
     >>> power(0.25), power(0.3)
     ('2⁻²', '0.3')

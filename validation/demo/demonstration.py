@@ -1,6 +1,7 @@
-"""The demonstration: predict, simulate, train, measure and compare, end to end, in minutes on two cores.
+"""The stages of the demonstration: predict, simulate, train, measure and compare; some minutes on two cores.
 
-Every stage leaves its result in the output directory and is skipped when that is already there.
+Simulation, training and measurement keep their results in the output directory, from which an interrupted demonstration
+goes on.
 """
 
 import hashlib
@@ -11,10 +12,11 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from noisysgd import simulators, theory
@@ -26,20 +28,46 @@ from noisysgd.validation.runs.single_run import run_one
 from noisysgd.validation.runs.store import RunStore
 from noisysgd.validation.sweeps.trained import Sweep
 
+if TYPE_CHECKING:
+    from torch import nn
+
 logger = logging.getLogger(__name__)
 
 MOMENTA = (0.0, 0.9)
 ONLY_SCALES = {"eigenvalues": 1, "probes": 0, "sharpness_batches": 0}
-"""What the demonstration does not show is not measured: the spectrum would cost 90 more products at each state."""
+"""Options of ``measure`` that leave out what the report does not show; the spectrum alone would cost 90 more
+Hessian-vector products at each state."""
 
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """Everything that the demonstration computes; :func:`full_plan` and :func:`quick_plan` make the two sizes."""
+    """Everything that the demonstration computes; :func:`full_plan` and :func:`quick_plan` make one each.
+
+    Parameters
+    ----------
+    problem, budget
+        The noisy quadratic of theory and simulation, and the budget of its runs.
+    curve_batch_sizes : array_like
+        Batch sizes at which theory draws its curve of the optimum.
+    batch_sizes : tuple of int
+        Batch sizes of the loss curves and of the simulation.
+    exponents : tuple of int
+        Smallest and largest k of the effective learning rates 2^k of these.
+    ensembles, replicas : int
+        Ensembles at each point of the simulation, and trajectories in each.
+    sweep : Sweep
+        The training runs.
+    reference : TrainConfig
+        The run along which curvature and gradient noise are measured.
+    measure_at : tuple of float
+        Where, as shares of its steps.
+    measure_options : dict
+        Further arguments of :func:`noisysgd.validation.measure`.
+    """
 
     problem: theory.NoisyQuadratic
     budget: theory.EpochBudget
-    curve_batch_sizes: Any
+    curve_batch_sizes: ArrayLike
     batch_sizes: tuple[int, ...]
     exponents: tuple[int, int]
     ensembles: int
@@ -51,7 +79,7 @@ class DemoPlan:
 
 
 def full_plan(seed: int) -> DemoPlan:
-    """The demonstration of the README: four batch sizes up to the whole data set, three seeds."""
+    """The plan of ``noisysgd demo``: four batch sizes, the largest the whole data set, and three seeds."""
     base = TrainConfig(learning_rate=1.0, batch_size=64, epochs=12, seed=seed)
     windows = {
         (0.0, 16): range(-2, 2),
@@ -87,7 +115,10 @@ def full_plan(seed: int) -> DemoPlan:
 
 
 def quick_plan(seed: int) -> DemoPlan:
-    """The same path in about half a minute: two batch sizes, few epochs, one seed. Its optima need not mean much."""
+    """The plan of ``noisysgd demo --quick``, for about half a minute: two batch sizes, few epochs, one seed.
+
+    It shows every stage; the optima of single runs need not mean much.
+    """
     base = TrainConfig(learning_rate=1.0, batch_size=64, epochs=3, seed=seed)
     return DemoPlan(
         problem=_quadratic(16),
@@ -118,10 +149,10 @@ def quick_plan(seed: int) -> DemoPlan:
 
 
 def _quadratic(dim: int) -> theory.NoisyQuadratic:
-    """The standard spectrum with λ_max = 3.
+    """The power-law spectrum scaled to λ_max = 3, with gradient noise F = Λ.
 
-    With λ_max = 1, learning rates that are powers of two, halved at each drop, would meet ελ = 1 exactly: a
-    resonance of the example, not of the theory.
+    With λ_max = 1 some learning rates of the grid, which are powers of two and halved at each drop, would have ελ = 1
+    exactly, where one step removes all error: an accident of the example.
     """
     spectrum = 3.0 * theory.power_law(dim).eigenvalues
     return theory.NoisyQuadratic(spectrum, noise=spectrum)
@@ -129,7 +160,20 @@ def _quadratic(dim: int) -> theory.NoisyQuadratic:
 
 @dataclass(frozen=True)
 class DemoResults:
-    """What the stages computed, for the report."""
+    """What the stages computed, for the report.
+
+    Parameters
+    ----------
+    plan : DemoPlan
+    regimes, exact : xarray.Dataset
+        Optima of the quadratic against the batch size, and its loss curves.
+    simulated, trained : xarray.Dataset
+        Sweeps of the simulation and of the networks.
+    reference : dict
+        Record of the reference run, with its ``measurements``.
+    predicted : xarray.Dataset
+        Optima of the quadratic that is calibrated to the reference run before its first step.
+    """
 
     plan: DemoPlan
     regimes: xr.Dataset
@@ -141,7 +185,7 @@ class DemoResults:
 
 
 def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True) -> DemoResults:
-    """Run every stage, or take it up where an earlier call stopped, and return all results.
+    """Run all stages, each from where an earlier call with the same plan stopped, and return their results.
 
     Parameters
     ----------
@@ -150,9 +194,14 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
         Created if missing; holds ``theory.nc``, ``simulator.nc``, ``sweep.nc`` and the run stores ``runs`` and
         ``reference``.
     seed : int
-        Of the simulated ensembles; the training runs take theirs from the plan.
+        Seed of the simulated ensembles; training runs have the seeds of the plan.
     progress : bool
         Whether to show progress bars with the time left, on the standard error stream.
+
+    Raises
+    ------
+    ValueError
+        If `out` is something other than a directory.
     """
     remedy = "Choose another --out."
     checks.require(not out.exists() or out.is_dir(), "out", "a directory or a new path", str(out), remedy)
@@ -170,6 +219,7 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
         advance(1.0)
     with _bar("simulation", progress) as advance:
         advance(0.0)
+        # What the numbers depend on: a file of other numbers, from an earlier plan or version, is not reused.
         spectrum = hashlib.sha256(plan.problem.eigenvalues.tobytes() + plan.problem.noise.tobytes()).hexdigest()
         sizes = (plan.batch_sizes, plan.exponents, plan.ensembles, plan.replicas)
         identity = json.dumps([simulators.STREAM_VERSION, seed, spectrum, repr(plan.budget), MOMENTA, *sizes])
@@ -187,9 +237,11 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
             ),
         )
         advance(1.0)
+    # The store knows a run by its TrainConfig alone, which does not say how it was measured: one store for each way.
     measured_as = hashlib.sha256(json.dumps([plan.measure_at, plan.measure_options]).encode()).hexdigest()[:16]
     runs, reference = RunStore(out / "runs"), RunStore(out / "reference" / measured_as)
     with local_executor() as executor:
+        # The reference run is submitted before the sweep, so that both share the workers from the beginning.
         measured = executor.submit(measure_reference, reference, plan.reference, plan.measure_at, plan.measure_options)
         with _bar("training", progress, unit="run") as advance:
             trained = _train(plan.sweep, runs, executor, advance)
@@ -206,18 +258,32 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
 
 
 def predict_optima(reference: dict[str, Any], sweep: Sweep) -> xr.Dataset:
-    """Regimes of the quadratic that matches the network before training, under the sweep's budget and schedule."""
+    """Optimal learning rates of the quadratic that matches the network before training.
+
+    Parameters
+    ----------
+    reference : dict
+        Record of the reference run; its first measurement is that of the untrained network.
+    sweep : Sweep
+        Gives budget, schedule, momenta and batch sizes.
+
+    Returns
+    -------
+    xarray.Dataset
+        As :func:`noisysgd.theory.regimes` returns it.
+    """
     initial = reference["measurements"][0]
     problem = calibrated_quadratic(initial, loss=initial["loss"])
     budget = sweep.base.budget(initial["dataset_size"])
     smallest, largest = min(sweep.batch_sizes), max(sweep.batch_sizes)
-    # A few points per octave, from well below the smallest batch so that the noise-dominated side is seen, with the
-    # trained batch sizes among them.
+    # A few points per octave, with the trained batch sizes among them. They begin well below the smallest of these, to
+    # show the side that gradient noise dominates.
     between = np.unique(np.geomspace(max(1, smallest // 8), largest, 33).round())
     return theory.regimes(problem, budget, batch_sizes=np.union1d(between, sweep.batch_sizes), momentum=sweep.momenta)
 
 
 def _train(sweep: Sweep, store: RunStore, executor: Executor, advance: Callable[..., None]) -> xr.Dataset:
+    """Run the sweep and show its progress as that of a bar."""
     return sweep.run(
         store,
         executor,
@@ -227,7 +293,18 @@ def _train(sweep: Sweep, store: RunStore, executor: Executor, advance: Callable[
 
 
 def measure_reference(store: RunStore, config: TrainConfig, at: tuple[float, ...], options: dict[str, Any]) -> None:
-    """Train one network and measure it at the given fractions of its steps; the record carries ``measurements``."""
+    """Train one network and measure it on its way, unless the store has its record already.
+
+    Parameters
+    ----------
+    store : RunStore
+        Is given the record of the run, with the further entry ``measurements``: a list of dicts, one per state.
+    config : TrainConfig
+    at : tuple of float
+        Where to measure, as shares of the run's steps.
+    options : dict
+        Further arguments of :func:`noisysgd.validation.measure`.
+    """
     if store.read(config) is not None:
         return
     from noisysgd.theory.common.provenance import provenance
@@ -240,7 +317,7 @@ def measure_reference(store: RunStore, config: TrainConfig, at: tuple[float, ...
     steps = config.schedule(data.train_size).steps
     states: list[dict[str, Any]] = []
 
-    def observe(step: int, model: Any) -> None:
+    def observe(step: int, model: "nn.Module") -> None:
         found = measure(model, data, ghost_batch_size=config.ghost_batch_size, seed=config.seed, **options)
         states.append(
             {"step": step, "dataset_size": data.train_size, "loss": evaluate(model, data, config)["train_loss"]}
@@ -252,7 +329,7 @@ def measure_reference(store: RunStore, config: TrainConfig, at: tuple[float, ...
 
 
 def _cached(path: Path, identity: str, compute: Callable[[], xr.Dataset]) -> xr.Dataset:
-    """The Sweep at `path` if it was computed from the same `identity`, else a new one put there."""
+    """The Sweep at `path` if it has the same `identity`; else what `compute` returns, which is saved there."""
     if path.exists():
         try:
             stored = theory.load_sweep(path)
@@ -267,7 +344,7 @@ def _cached(path: Path, identity: str, compute: Callable[[], xr.Dataset]) -> xr.
 
 @contextmanager
 def _bar(name: str, show: bool, unit: str = "") -> Iterator[Callable[..., None]]:
-    """A progress bar in percent; yields ``advance(share, note)``."""
+    """Show a progress bar in percent; yields the function ``advance(share, note)`` that moves it."""
     layout = "{desc:<12} {percentage:3.0f}% |{bar:30}| {elapsed} elapsed, {remaining} left {postfix}"
     with tqdm(total=100.0, desc=name, unit=unit, bar_format=layout, disable=not show, dynamic_ncols=True) as bar:
         begun = False
@@ -275,9 +352,10 @@ def _bar(name: str, show: bool, unit: str = "") -> Iterator[Callable[..., None]]
         def advance(share: float, note: str = "") -> None:
             nonlocal begun
             bar.set_postfix_str(note, refresh=False)
-            # A grid that grows in search of a bracket moves the goal: the bar may then step back.
+            # Set, not incremented: when a sweep grows its grid, the share of the work done becomes smaller.
             bar.n = max(0.0, min(100.0, 100.0 * share))
-            if not begun:  # what an earlier start has done says nothing about the speed of this one
+            # The bar's speed, and with it the time left, must not count what was done by an earlier start.
+            if not begun:
                 bar.initial, begun = bar.n, True
             bar.refresh()
 

@@ -1,4 +1,4 @@
-"""The figures of the demonstration, from its results."""
+"""The figures of the demonstration's report."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def make_figures(results: DemoResults) -> "dict[str, Figure]":
-    """All figures, by file name without extension."""
+    """All figures of the report, by file name without extension."""
     return {
         "theory": figure_theory(results),
         "losses": figure_simulation(results),
@@ -25,6 +25,7 @@ def make_figures(results: DemoResults) -> "dict[str, Figure]":
 
 
 def _figure(columns: int, width: float = 5.6, height: float = 4.2) -> "Figure":
+    """A figure for so many panels, each `width` × `height` inches, that needs no display and leaves pyplot alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -34,7 +35,7 @@ def _figure(columns: int, width: float = 5.6, height: float = 4.2) -> "Figure":
 
 
 def figure_theory(results: DemoResults) -> "Figure":
-    """(a) The theory's optimum against batch size, with the simulator's on its grid of powers of two."""
+    """(a) The optimal learning rate of the quadratic against batch size: exact, and simulated on powers of two."""
     figure = _figure(1, width=7.2, height=4.8)
     ax = figure.subplots()
     plots.plot_regimes(results.regimes, ax)
@@ -46,7 +47,7 @@ def figure_theory(results: DemoResults) -> "Figure":
 
 
 def figure_simulation(results: DemoResults) -> "Figure":
-    """(b) Exact loss curves with simulated ensembles on top, one panel per optimizer."""
+    """(b) Exact loss against learning rate, with simulated ensembles as points; one panel per optimizer."""
     count = results.exact.sizes["optimizer"]
     figure = _figure(count)
     axes = np.atleast_1d(figure.subplots(1, count, sharey=True))
@@ -94,7 +95,7 @@ def figure_measurement(results: DemoResults) -> "Figure":
         shown = [p for p in points if p[1] is not None and p[1] > 0]
         if shown:
             x, y, error = zip(*shown, strict=True)
-            # On a logarithmic axis a bar that reaches zero would fill the panel.
+            # On a logarithmic axis a bar down to zero or below would fill the panel: it ends at a tenth of the value.
             below = [min(e or 0.0, 0.9 * v) for v, e in zip(y, error, strict=True)]
             above = [e or 0.0 for e in error]
             right.errorbar(x, y, [below, above], fmt=f"{marker}-", color=color, capsize=3, label=name)
@@ -105,7 +106,7 @@ def figure_measurement(results: DemoResults) -> "Figure":
 
 
 def figure_prediction(results: DemoResults) -> "Figure":
-    """(e) Measured optima beside the exact optima of the quadratic calibrated to the initial state."""
+    """(e) Optima found by training, beside those of the quadratic that is calibrated to the untrained network."""
     figure = _figure(1, width=7.2, height=4.8)
     ax = figure.subplots()
     plots.plot_regimes(results.predicted, ax)
@@ -117,6 +118,6 @@ def figure_prediction(results: DemoResults) -> "Figure":
 
 
 def log_mean(values: xr.DataArray) -> xr.DataArray:
-    """Geometric mean over the measured states, without those that gave no prediction."""
+    """Geometric mean along ``step``, the measured states; states that gave no prediction (NaN) are left out."""
     result: xr.DataArray = xr.ufuncs.exp(xr.ufuncs.log(values).mean("step"))
     return result

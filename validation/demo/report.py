@@ -1,4 +1,4 @@
-"""The demonstration's report: one HTML file with its figures inside, readable without anything else."""
+"""The demonstration's report: one HTML file that contains its figures and can be read on its own."""
 
 import base64
 import html
@@ -50,12 +50,19 @@ def write_report(results: DemoResults, out: Path) -> Path:
 
 
 def demo_claims(results: DemoResults) -> list[Claim]:
-    """The claims, judged on these results."""
+    """The claims of the demonstration, judged by its results."""
     return all_claims(results.exact, results.simulated, results.trained, keep=results.plan.sweep.keep)
 
 
 def render(results: DemoResults, pictures: Mapping[str, bytes]) -> str:
-    """The report as one HTML page."""
+    """The report as one HTML page.
+
+    Parameters
+    ----------
+    results : DemoResults
+    pictures : mapping
+        PNG data by the names of :func:`make_figures`.
+    """
     plan = results.plan
     sweep = plan.sweep
     best = theory.optimum(results.trained, "train_loss", keep=sweep.keep)
