@@ -3,7 +3,7 @@
 A mode with x = ελ moves by θ' = θ − d', d' = xθ + md. Beyond x = 1 + m it alternates in sign from step to step. Then
 (−1)^t θ_t follows the same equations with x reflected to 2(1+m) − x and d = −2 instead of 0 at the start, and has the
 same square, which is all that the loss depends on. So modes are reflected: close to the edge of stability they are then
-slow, just like modes close to flat, and powers of their step matrices are as accurate.
+slow, just like modes with a small λ, and powers of their step matrices are as accurate.
 """
 
 from dataclasses import dataclass, fields
