@@ -252,7 +252,7 @@ def momentum_scan(
             sag = 0.125 * stride * stride * bend[start] * decayed
             lower = max(min(here, there) - sag, 0.0) + least + grown
         cleared = lower + noise > high
-        # If the bound does not clear the stride, try again: first with the noise of now, if what is known is older, then
+        # If the bound does not clear the stride, try again: first with the noise of now, if that is not known yet, then
         # with a shorter stride. After a single step the loss itself is examined.
         if not cleared and noisy and noise_at < now and (k == 0 or lower + noise_top > high):
             look = True
