@@ -24,7 +24,9 @@ from torch import nn
 
 from noisysgd.validation import GhostBatchNorm2d, ImageDataset, TrainConfig, WideResNet, load_dataset
 from noisysgd.validation.data.augmentation import augment
-from noisysgd.validation.training.loop import AHEAD, TrainingRun, resident, take
+from noisysgd.validation.training.feed import STEPS_ON_CPU as AHEAD
+from noisysgd.validation.training.inputs import resident, take
+from noisysgd.validation.training.loop import TrainingRun
 
 PAPER = TrainConfig(learning_rate=0.1, batch_size=64, momentum=0.9, steps=1000, depth=16, width=4, ghost_batch_size=64)
 

@@ -92,6 +92,11 @@ class TrainConfig:
         Whether images and convolution weights have torch's ``channels_last`` layout.
     compile : bool
         Whether to train through ``torch.compile``. Measurements always use the plain network.
+    cuda_graph : bool
+        Whether a GPU is given each update of the Wide-ResNet as one piece of work, instead of kernel by kernel. Results
+        are the same, bit for bit. Without effect on a CPU, under `compile`, with dropout, and for networks of your own.
+    deterministic : bool
+        Whether cuDNN has to take algorithms with which a run has one result on a GPU. Others may be faster.
     micro_batch_size : int, optional
         Largest number of examples to pass through the network at once, a multiple of the ghost batch size. Saves
         memory, and changes results by rounding only.
@@ -139,6 +144,8 @@ class TrainConfig:
     compile: bool = False
     micro_batch_size: int | None = None
     final_learning_rate: float | None = None
+    cuda_graph: bool = True
+    deterministic: bool = True
 
     def __post_init__(self) -> None:
         def whole(name: str, minimum: int, remedy: str) -> None:
@@ -193,7 +200,7 @@ class TrainConfig:
         checks.require(plain, "svag", "1 unless dynamics='svag'", self.svag, "Choose the dynamics it is meant for.")
         still = self.dynamics == "sgd" or self.momentum == 0
         checks.require(still, "momentum", "0 under SVAG", self.momentum, "SVAG is defined for SGD without momentum.")
-        for name in ("augment", "channels_last", "compile"):
+        for name in ("augment", "channels_last", "compile", "cuda_graph", "deterministic"):
             value = getattr(self, name)
             checks.instance(name, value, bool, remedy="Pass True or False.")
         known = isinstance(self.device, str) and re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None

@@ -64,7 +64,14 @@ def augment(
     places = indices.detach().cpu().numpy() if isinstance(indices, torch.Tensor) else np.asarray(indices)
     one_each = places.shape == (len(images),)
     checks.require(one_each, "indices", f"one index for each of {len(images)} images", places.shape, "Pass the batch.")
-    choices = torch.from_numpy(random_choices(places, seed=seed, step=step, offsets=2 * padding + 1)).to(images.device)
+    choices = torch.from_numpy(random_choices(places, seed=seed, step=step, padding=padding)).to(images.device)
+    return crop_and_flip(images, choices, padding=padding, flip=flip)
+
+
+def crop_and_flip(
+    images: torch.Tensor, choices: torch.Tensor, *, padding: int = PADDING, flip: bool = True
+) -> torch.Tensor:
+    """The crops and flips of :func:`augment`, by `choices` that were drawn before: (B, 3) integers on the device."""
     # The images are never cropped one by one: each crop is a set of rows and columns of the padded image, and a flip is
     # the columns in reverse order.
     down, right, mirrored = choices.unbind(1)
@@ -85,15 +92,16 @@ def augment(
     return pixels.reshape(images.shape)
 
 
-def random_choices(indices: npt.NDArray[Any], *, seed: int, step: int, offsets: int) -> npt.NDArray[np.int64]:
+def random_choices(indices: npt.NDArray[Any], *, seed: int, step: int, padding: int = PADDING) -> npt.NDArray[np.int64]:
     """What is done to each image: (B, 3) integers, the offsets of the crop down and to the right, and 1 for a flip.
 
-    From a 32-bit random word w an offset is ⌊offsets · w / 2³²⌋, whose probabilities are equal to within 2⁻³². The flip
+    Offsets are 0 … 2·padding. From a 32-bit random word w an offset is ⌊(2·padding + 1) · w / 2³²⌋, whose probabilities
+    are equal to within 2⁻³². The flip
     is the highest bit of the third word.
 
-    >>> random_choices(np.array([3, 4]), seed=0, step=0, offsets=9).shape
+    >>> random_choices(np.array([3, 4]), seed=0, step=0).shape
     (2, 3)
     """
     words = random_bits(seed, Purpose.AUGMENTATION, replica=indices, step=step, block=0).astype(np.uint64)
-    scale = np.array([offsets, offsets, 2], np.uint64)
+    scale = np.array([2 * padding + 1, 2 * padding + 1, 2], np.uint64)
     return (words[:, :3] * scale >> np.uint64(32)).astype(np.int64)

@@ -10,7 +10,7 @@ FLAGS: tuple[tuple[Any, str], ...] = ((torch.backends.cuda.matmul, "allow_tf32")
 
 
 @contextmanager
-def autocast_precision(precision: str, device: str) -> Iterator[None]:
+def autocast_precision(precision: str, device: str, *, deterministic: bool = True) -> Iterator[None]:
     """Within the ``with`` block, a forward pass is computed in `precision`: :func:`fp32_precision`, and autocast.
 
     Autocast is on for "bfloat16" and off otherwise, even inside a block of the caller's that turns it on. Take
@@ -22,9 +22,11 @@ def autocast_precision(precision: str, device: str) -> Iterator[None]:
     precision : {"float32", "tf32", "bfloat16"}
     device : str
         Where the tensors are, such as "cuda:0": autocast is set for each kind of device by itself.
+    deterministic : bool
+        As for :func:`fp32_precision`.
     """
     kind, wanted = torch.device(device).type, precision == "bfloat16"
-    with fp32_precision(precision):
+    with fp32_precision(precision, deterministic=deterministic):
         if not wanted and not torch.is_autocast_enabled(kind):
             yield
         else:
@@ -33,14 +35,15 @@ def autocast_precision(precision: str, device: str) -> Iterator[None]:
 
 
 @contextmanager
-def fp32_precision(precision: str) -> Iterator[None]:
+def fp32_precision(precision: str, *, deterministic: bool = True) -> Iterator[None]:
     """Within the ``with`` block, TensorFloat-32 is on for "tf32" and off otherwise; torch's settings are put back.
 
     Torch reads the settings whenever it computes a matrix product or a convolution, in a backward pass as well as in a
-    forward pass. "float32" also turns off TensorFloat-32 in cuDNN's convolutions, which torch has on by default. There
-    is no effect on a CPU.
+    forward pass. "float32" also turns off TensorFloat-32 in cuDNN's convolutions, which torch has on by default. With
+    `deterministic`, cuDNN takes those of its algorithms that give the same bits every time. There is no effect on a
+    CPU.
     """
-    before = _settings(precision == "tf32")
+    before = [*_settings(precision == "tf32"), *_repeatable(deterministic)]
     try:
         for place, name, _, wanted in before:
             setattr(place, name, wanted)
@@ -48,6 +51,14 @@ def fp32_precision(precision: str) -> Iterator[None]:
     finally:
         for place, name, found, _ in before:
             setattr(place, name, found)
+
+
+def _repeatable(deterministic: bool) -> list[tuple[Any, str, Any, Any]]:
+    """The same for what makes cuDNN's results repeatable; timing algorithms to choose one would not."""
+    cudnn: Any = torch.backends.cudnn
+    wanted = {"deterministic": deterministic, "benchmark": False}
+    found = [(cudnn, name, getattr(cudnn, name), value) for name, value in wanted.items()]
+    return [setting for setting in found if setting[2] != setting[3]]
 
 
 def _settings(tensor_float: bool) -> list[tuple[Any, str, Any, Any]]:

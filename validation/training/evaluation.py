@@ -11,6 +11,9 @@ from noisysgd.validation.networks.factory import batch_norms
 from noisysgd.validation.networks.ghost_batch_norm import training_mode
 from noisysgd.validation.training.inputs import minibatch, take
 
+CHUNK = {"cpu": 256, "cuda": 4096}
+"""Examples passed through the network at a time: what stays in a CPU's caches, and what fills a GPU."""
+
 
 @torch.no_grad()
 def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[str, float]:
@@ -31,10 +34,11 @@ def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[
         the last whole ghost batch. With torch's own batch norms, whose loss depends on the batch, these groups are the
         batches of training. Test metrics are in evaluation mode.
     """
-    # Each chunk is made of whole groups: of about 256 examples, but of a single group if a chunk is one batch to torch.
+    # Each chunk is made of whole groups, as many as CHUNK has room for; of one group where torch's batch norms would
+    # take the chunk for a batch.
     coupled = bool(batch_norms(model))
     group = config.batch_size if coupled else config.group_size
-    size = group if coupled else group * max(1, 256 // group)
+    size = group if coupled else group * max(1, CHUNK[torch.device(config.device).type] // group)
     whole = data.train_size - data.train_size % group
     # Shuffled in the same way for every run, so that ghost batches mix classes as they do in training.
     order = torch.from_numpy(minibatch(0, 0, data.train_size, data.train_size)[:whole])

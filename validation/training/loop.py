@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
@@ -22,7 +21,7 @@ from noisysgd.simulators.randomness.stream import Purpose, random_words
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.describing import public_module
 from noisysgd.validation.configuration import METRICS, WIDE_RESNET, TrainConfig
-from noisysgd.validation.data.augmentation import augment
+from noisysgd.validation.data.augmentation import crop_and_flip
 from noisysgd.validation.data.datasets import ImageDataset, load_dataset
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision, fp32_precision
 from noisysgd.validation.networks.dropout import draw_masks, forget_masks, has_dropout, take_rows
@@ -30,22 +29,21 @@ from noisysgd.validation.networks.factory import Factory, build_network, check_g
 from noisysgd.validation.networks.ghost_batch_norm import one_update
 from noisysgd.validation.training import checkpoint as checkpoints
 from noisysgd.validation.training.evaluation import evaluate
+from noisysgd.validation.training.feed import Feed, Portion
 from noisysgd.validation.training.inputs import (
     check_separable,
     micro_batches,
-    minibatch,
     resident,
     take,
     weighted_draws,
 )
-from noisysgd.validation.training.optimizer import HeavyBall, parameter_groups, penalty
+from noisysgd.validation.training.late import Watch, captured
+from noisysgd.validation.training.optimizer import heavy_ball, penalty
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 60.0
 """Seconds between checkpoints, unless a number of steps is given."""
-AHEAD = 32
-"""Number of steps whose batches are drawn, and moved to the device, at once."""
 LIMIT_IN_GUESSES = 5000.0
 """Multiple of log(classes), the cross-entropy of guessing, beyond which a loss is taken as divergence."""
 
@@ -96,6 +94,8 @@ def train(
 
     Raises
     ------
+    RuntimeError
+        If the device has too little memory; the message says what to do.
     ValueError
         If the batch is larger than the data set, the device is not there, `model` and ``config.model`` do not go
         together, or the checkpoint is damaged or another run's.
@@ -114,6 +114,24 @@ def train(
     >>> record["network"]["parameters"]
     650
     """
+    try:
+        return _train(config, model, observe, observe_at, checkpoint, checkpoint_every)
+    except torch.OutOfMemoryError as error:
+        remedy = "Set micro_batch_size, which changes results by rounding alone, or share the GPU with fewer runs."
+        got = str(error).partition(".")[0]
+        raise RuntimeError(
+            f"{config.device}: expected room for B = {config.batch_size}, got: {got}. {remedy}"
+        ) from error
+
+
+def _train(
+    config: TrainConfig,
+    model: nn.Module | Factory | None,
+    observe: Observer | None,
+    observe_at: tuple[int, ...],
+    checkpoint: Path | None,
+    checkpoint_every: int | None,
+) -> dict[str, Any]:
     started = time.perf_counter()
     run = TrainingRun(config, _dataset(config.dataset, config.subset, config.subset_seed, config.downsample), model)
     if checkpoint_every is not None:
@@ -125,6 +143,7 @@ def train(
         is_file = not Path(checkpoint).is_dir()
         checks.require(is_file, "checkpoint", "a file", f"the folder {checkpoint}", "Name a file in it.")
     elapsed, saved_at = 0.0, started
+    stops = set(observe_at) if observe is not None else set()
     if checkpoint is not None and Path(checkpoint).exists():
         elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
         logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
@@ -135,8 +154,12 @@ def train(
                 observe(run.step, run.model)
             run.advance()
             now = time.perf_counter()
+            if run.step in stops:
+                run.settle()
             # Without a number of steps, by the clock, so that checkpoints cost a bounded share of the time.
             due = run.step % checkpoint_every == 0 if checkpoint_every else now - saved_at >= CHECKPOINT_SECONDS
+            if checkpoint is not None and due:
+                run.settle()
             if checkpoint is not None and due and not run.finished:
                 checkpoints.write(checkpoint, run.state(elapsed + now - started))
                 saved_at = time.perf_counter()
@@ -176,6 +199,9 @@ class TrainingRun:
         The data set, which is copied to the configuration's device.
     model : torch.nn.Module or callable, optional
         A network of one's own, as for :func:`train`.
+    late : bool, optional
+        Whether divergence is learnt only when :meth:`settle` asks for it, so that no update waits for the device. By
+        default on a GPU. The run is the same.
 
     Attributes
     ----------
@@ -192,7 +218,14 @@ class TrainingRun:
     (1, False)
     """
 
-    def __init__(self, config: TrainConfig, data: ImageDataset, model: nn.Module | Factory | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: ImageDataset,
+        model: nn.Module | Factory | None = None,
+        *,
+        late: bool | None = None,
+    ) -> None:
         checks.batch_size(config.batch_size, data.train_size)
         _check_device(config.device)
         self.config = config
@@ -212,11 +245,16 @@ class TrainingRun:
         self._forward: Any = torch.compile(self.model) if config.compile else self.model
         self._micro_batches = micro_batches(config.batch_size, config.micro_batch_size)
         self._output_checked = False
-        self._batches: dict[int, torch.Tensor] = {}
         self._has_dropout = has_dropout(self.model)
-        # Between the boundaries of the schedule the learning rate stays as it is.
-        self._rate_changes = {0, *self.schedule.boundaries.tolist()}
-        self._set_rate()
+        self.feed = Feed(config, self.schedule, data.train_size)
+        on_gpu = torch.device(config.device).type == "cuda"
+        self._watch = Watch(self.limit, config.device) if (on_gpu if late is None else late) else None
+        # What depends on the step in other ways than through the feed cannot be the same work every time.
+        alike = config.model == WIDE_RESNET and not self._has_dropout and not config.compile
+        self._capture = on_gpu and alike and config.cuda_graph
+        self._launch: Callable[[], None] | None = None
+        if self._watch is not None:
+            self.optimizer.allocate()
         self.model.train()
 
     @property
@@ -226,16 +264,55 @@ class TrainingRun:
 
     def advance(self) -> None:
         """Take one update, unless the loss of its batch shows divergence: then only `divergence` is set."""
-        if self.step in self._rate_changes:
-            self._set_rate()
+        if self._watch is not None:
+            return self._advance_late()
+        portion = self.feed.at(self.step)
         self.optimizer.zero_grad()
-        loss = self._differentiate()
+        loss = float(self._differentiate(portion))
         # The loss is that of the parameters before this update, which is not made any more once it shows divergence.
         if diverged(loss, self.limit):
-            self.divergence = f"minibatch cross-entropy {loss:g} at step {self.step}, limit {self.limit:g}"
-            return
+            return self._stop(loss)
+        self.optimizer.lr = float(portion.rate)  # a new optimizer would forget its momentum
         self.optimizer.step()
         self.step += 1
+        return None
+
+    def settle(self) -> None:
+        """Learn whether the run has diverged, and if so, be back at the step of the update that showed it.
+
+        Waits for the device where divergence is learnt late. :meth:`advance` does it by itself every so many updates,
+        and after the last one.
+        """
+        found = None if self._watch is None or self.divergence is not None else self._watch.verdict()
+        if found is not None:
+            self.step = found.step
+            self._stop(found.loss)
+
+    def _advance_late(self) -> None:
+        self.feed.load(self.step)
+        if self._launch is None:
+            self._launch = captured(self._update, self._changed()) if self._capture else self._update
+        self._launch()
+        self.step += 1
+        if self.step % self.feed.length == 0 or self.step >= self.schedule.steps:
+            self.settle()
+
+    def _update(self) -> None:
+        """One update, without a word from the device: the portion that its counter points to, and a step or none."""
+        assert self._watch is not None
+        portion = self.feed.following()
+        self.optimizer.zero_grad()
+        self._watch.note(self._differentiate(portion))
+        self.optimizer.step(rate=portion.rate, refused=self._watch.refused)
+
+    def _changed(self) -> list[torch.Tensor]:
+        """All tensors that an update changes."""
+        assert self._watch is not None
+        network = [*self.model.parameters(), *self.model.buffers()]
+        return [*network, *self.optimizer.buffers.values(), *self._watch.tensors, self.feed.row]
+
+    def _stop(self, loss: float) -> None:
+        self.divergence = f"minibatch cross-entropy {loss:g} at step {self.step}, limit {self.limit:g}"
 
     def state(self, seconds: float = 0.0) -> dict[str, Any]:
         """What a checkpoint holds: all that the configuration and the step do not determine."""
@@ -283,35 +360,34 @@ class TrainingRun:
         except RuntimeError as error:
             raise ValueError(f"{name}: expected the parameters of this network ({error}). {remedy}") from error
         for parameter, buffer in zip(parameters, state["momentum"], strict=True):
-            # A copy with the memory layout of the parameter, which the fused update takes for granted.
+            # A copy with the memory layout of the parameter, which the fused update takes for granted; and in the place
+            # that a captured update knows, if there is one.
             if buffer is not None:
-                self.optimizer.buffers[parameter] = torch.empty_like(parameter).copy_(buffer)
+                self.optimizer.buffers.setdefault(parameter, torch.empty_like(parameter)).copy_(buffer)
         self.step = state["step"]
-        self._set_rate()
+        self.feed.forget()
+        if self._watch is not None:
+            self._watch.step.fill_(self.step)
         return float(state["seconds"])
 
-    def _set_rate(self) -> None:
-        """Give the optimizer the learning rate of the present step: ε times the schedule, and 1/l of it under SVAG."""
-        if self.step < self.schedule.steps:
-            self.optimizer.lr = self.config.learning_rate * float(self.schedule.at(self.step)) / self.config.svag
-
-    def _differentiate(self) -> float:
+    def _differentiate(self, portion: Portion) -> torch.Tensor:
         """Add the gradient of the update's loss to ``.grad``, and return the mean cross-entropy of its batches."""
         config = self.config
         draws = weighted_draws(config.dynamics, config.svag, self.step)
         if len(draws) == 1 and len(self._micro_batches) == 1:
-            return self._differentiate_batch(*draws[0])
+            return self._differentiate_batch(portion, 0, *draws[0])
         # Several passes make one update: running averages must move once, and l updates of SVAG as far as one of SGD.
         with one_update(self.model, substeps=config.svag):
-            return sum(self._differentiate_batch(weight, draw) for weight, draw in draws) / len(draws)
+            losses = [self._differentiate_batch(portion, k, *draw) for k, draw in enumerate(draws)]
+        return torch.stack(losses).mean()
 
-    def _differentiate_batch(self, weight: float, draw: int) -> float:
+    def _differentiate_batch(self, portion: Portion, number: int, weight: float, draw: int) -> torch.Tensor:
         """Add `weight` times the gradient of one batch's loss to ``.grad``, and return the batch's cross-entropy."""
         config, size, device = self.config, self.config.batch_size, self.config.device
-        batch = self._batch(draw)
+        batch = portion.batches[number]
         images, labels = take(self.data.train_images, batch), self.data.train_labels[batch]
-        if config.augment:
-            images = augment(images, indices=batch, seed=config.seed, step=draw)
+        if portion.crops is not None:
+            images = crop_and_flip(images, portion.crops[number])
         if self._has_dropout:
             draw_masks(self.model, seed=config.seed, step=draw, batch_size=size, device=device)
         # A network of the user's own may draw from the global generator, as torch's dropout does.
@@ -320,7 +396,7 @@ class TrainingRun:
             torch.manual_seed(int(word >> 1))
         try:
             if len(self._micro_batches) == 1:
-                return float(self._differentiate_micro_batch(images, labels, weight))
+                return self._differentiate_micro_batch(images, labels, weight)
             # The batch's loss is a mean, so a micro-batch counts by its share of the examples. The sum stays on the
             # device, since reading each term would wait for the GPU.
             total = torch.zeros((), device=device)
@@ -328,15 +404,16 @@ class TrainingRun:
                 share = (rows.stop - rows.start) / size
                 take_rows(self.model, rows)
                 total += share * self._differentiate_micro_batch(images[rows], labels[rows], weight * share)
-            return float(total)
+            return total
         finally:
             if self._has_dropout:
                 forget_masks(self.model)
 
     def _differentiate_micro_batch(self, images: torch.Tensor, labels: torch.Tensor, weight: float) -> torch.Tensor:
         # Autocast ends before the backward pass; the precision of float32 products has to hold in both.
-        with fp32_precision(self.config.precision):
-            with autocast_precision(self.config.precision, self.config.device):
+        precision, repeatable = self.config.precision, {"deterministic": self.config.deterministic}
+        with fp32_precision(precision, **repeatable):
+            with autocast_precision(precision, self.config.device, **repeatable):
                 logits = self._logits(images)
             loss = F.cross_entropy(logits.float(), labels)
             (loss if weight == 1.0 else weight * loss).backward()  # type: ignore[no-untyped-call]
@@ -352,6 +429,8 @@ class TrainingRun:
         expected = f"a network that maps {layout}float32 images {tuple(images.shape)} to logits {size}"
         try:
             logits = self._forward(images)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             remedy = "Use .reshape or channels_last=False where .view fails, and parameters of type float32."
             raise ValueError(f"model: expected {expected}, got an error: {error}. {remedy}") from error
@@ -359,23 +438,6 @@ class TrainingRun:
         checks.require(found == size, "model", expected, found, "Return one logit for each class and image.")
         self._output_checked = True
         return logits
-
-    def _batch(self, draw: int) -> torch.Tensor:
-        """Indices of the batch of step `draw`, on the device. Several steps are drawn at a time, which costs less."""
-        if draw not in self._batches:
-            size, seed, examples = self.config.batch_size, self.config.seed, self.data.train_size
-            # Every example of the data set draws a word for every batch: at most a million words at a time.
-            ahead = max(1, min(AHEAD, 2**20 // examples))
-            rows = np.stack([minibatch(seed, draw + k, size, examples) for k in range(ahead)])
-            batches = torch.from_numpy(rows).to(self.config.device)
-            self._batches.update((draw + k, batch) for k, batch in enumerate(batches))
-        return self._batches.pop(draw)
-
-
-def heavy_ball(model: nn.Module, config: TrainConfig) -> HeavyBall:
-    """The optimizer of a run, with the penalty that its configuration asks for."""
-    groups = parameter_groups(model, l2=config.l2, convention=config.l2_convention, exempt=config.l2_exempt)
-    return HeavyBall(groups, lr=config.learning_rate, momentum=config.momentum)
 
 
 def loss_limit(classes: int) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from noisysgd.theory.common import checks
+from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.networks.factory import is_non_overlapping_and_dense
 
 
@@ -70,9 +71,23 @@ class HeavyBall:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def allocate(self) -> None:
+        """Make all velocities now, at rest, instead of with the first gradient of each: their places stay the same."""
+        if self.momentum:
+            for parameter in self.parameters:
+                self.buffers.setdefault(parameter, torch.zeros_like(parameter))
+
     @torch.no_grad()
-    def step(self) -> None:
-        """One update of all parameters that have a gradient."""
+    def step(self, *, rate: torch.Tensor | None = None, refused: torch.Tensor | None = None) -> None:
+        """One update of all parameters that have a gradient.
+
+        Parameters
+        ----------
+        rate : tensor, optional
+            The learning rate on the device, instead of ``lr``.
+        refused : tensor, optional
+            On the device: 1.0 if nothing is to move, and 0.0 otherwise.
+        """
         for group in self.param_groups:
             moving = [parameter for parameter in group["params"] if parameter.grad is not None]
             if not moving:
@@ -88,12 +103,19 @@ class HeavyBall:
                 [self.buffers[parameter] for parameter in moving] if self.momentum else [],
                 weight_decay=group["weight_decay"],
                 momentum=self.momentum,
-                lr=self.lr,
+                lr=self.lr if rate is None else rate,
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,
                 is_first_step=False,
+                found_inf=refused,
             )
+
+
+def heavy_ball(model: nn.Module, config: TrainConfig) -> HeavyBall:
+    """The optimizer of a run, with the penalty that its configuration asks for."""
+    groups = parameter_groups(model, l2=config.l2, convention=config.l2_convention, exempt=config.l2_exempt)
+    return HeavyBall(groups, lr=config.learning_rate, momentum=config.momentum)
 
 
 def weight_decay(l2: float, convention: str) -> float:

@@ -10,7 +10,8 @@ from torch import nn
 from noisysgd.validation import GhostBatchNorm2d, TrainConfig, load_dataset, train
 from noisysgd.validation.networks.arithmetic_precision import fp32_precision
 from noisysgd.validation.networks.dropout import SeededDropout
-from noisysgd.validation.training.loop import TrainingRun, minibatch
+from noisysgd.validation.training.inputs import minibatch
+from noisysgd.validation.training.loop import TrainingRun
 from noisysgd.validation.training.optimizer import HeavyBall, is_non_overlapping_and_dense
 
 CONFIG = TrainConfig(learning_rate=0.1, batch_size=32, momentum=0.9, steps=6, model="own", ghost_batch_size=1)

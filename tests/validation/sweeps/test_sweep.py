@@ -30,7 +30,7 @@ from noisysgd.validation.runs.dask_executor import local_cluster, worker_options
 from noisysgd.validation.runs.toml_files import to_toml
 from noisysgd.validation.sweeps.cost import CostEstimate, CostModel, relative_cost, steps_of
 from noisysgd.validation.sweeps.export import export, import_runs, load, save
-from noisysgd.validation.sweeps.paper import NAMES, PAPER, experiment_file, runs_and_keep
+from noisysgd.validation.sweeps.paper import NAMES, PAPER, experiment_file, preset_runs
 from noisysgd.validation.sweeps.plan import EXAMPLE, parse_plan, read_plan
 from noisysgd.validation.sweeps.trained import Unlimited
 from noisysgd.validation.sweeps.trained_pairs import PairSweep
@@ -417,7 +417,7 @@ def test_presets_are_the_papers():
     text = EXAMPLE.replace("runs = 3 ", "#").replace("keep = 2", 'preset = "paper"')
     sweep = parse_plan(text).sweep
     assert (sweep.seeds, sweep.keep) == (15, 12)
-    assert runs_and_keep("paper-pairs") == (7, 5)
+    assert preset_runs("paper-pairs") == (7, 5)
     pairs = parse_plan(
         "[run]\nghost_batch_size = 16\n[budget]\nepochs = [50, 100]\n"
         "[grid]\nbatch_sizes = [64]\nmomenta = [0.9]\ninitial = [-3, 0]\nfinal = [-12, -4, 2]\n"

@@ -12,10 +12,13 @@ from torch import nn
 
 from noisysgd import theory
 from noisysgd.validation import ImageDataset, TrainConfig, WideResNet, configuration, load_dataset, train
+from noisysgd.validation.data.augmentation import random_choices
 from noisysgd.validation.networks.dropout import SeededDropout
 from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
 from noisysgd.validation.training import loop as training_module
-from noisysgd.validation.training.loop import TrainingRun, diverged, evaluate, loss_limit, minibatch
+from noisysgd.validation.training.evaluation import evaluate
+from noisysgd.validation.training.inputs import minibatch
+from noisysgd.validation.training.loop import TrainingRun, diverged, loss_limit
 from noisysgd.validation.training.optimizer import HeavyBall
 
 CONFIG = TrainConfig(learning_rate=0.3, batch_size=32, momentum=0.9, steps=24, seed=3)
@@ -209,7 +212,7 @@ def test_svags_noise_has_l_times_the_variance_and_the_same_mean():
         found = []
         for run.step in range(400):
             run.optimizer.zero_grad()
-            run._differentiate()
+            run._differentiate(run.feed.at(run.step))
             found.append(run.model[1].weight.grad.flatten())
         return torch.stack(found).double()
 
@@ -391,18 +394,22 @@ class Pooling(nn.Module):
         return self.linear(images.mean((2, 3)))
 
 
-def test_augmentation_gets_the_batch_its_indices_the_seed_and_the_step(monkeypatch):
-    calls = []
+def test_a_run_augments_each_batch_by_its_indices_the_seed_and_the_step(monkeypatch):
+    seen = []
 
-    def augment(images, *, indices, seed, step):
-        calls.append((images.shape, indices.tolist(), seed, step))
-        return images + 1e-3 * step
+    def crop_and_flip(images, choices):
+        seen.append((images, choices.numpy().copy()))
+        return images + 1e-3 * len(seen)
 
-    monkeypatch.setattr(training_module, "augment", augment)
+    monkeypatch.setattr(training_module, "crop_and_flip", crop_and_flip)
     config = CONFIG.with_(augment=True, steps=3)
     augmented = train(config)
-    expected = [((32, 1, 8, 8), minibatch(3, step, 32, 1280).tolist(), 3, step) for step in range(3)]
-    assert calls == expected
+    assert len(seen) == 3
+    images = load_dataset("digits").train_images
+    for step, (shown, choices) in enumerate(seen):
+        batch = minibatch(3, step, 32, 1280)
+        assert torch.equal(shown, images[batch])
+        np.testing.assert_array_equal(choices, random_choices(batch, seed=3, step=step))
     assert augmented["train_loss"] != train(config.with_(augment=False))["train_loss"]
 
 
