@@ -1,16 +1,16 @@
 """Ensembles of trajectories of SGD."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
-from noisysgd.simulators import axes
+from noisysgd.simulators import output_axes
 from noisysgd.simulators.cuda import backend as cuda
 from noisysgd.simulators.cuda import device as gpu
-from noisysgd.simulators.ensembles import tile_moments as kept
-from noisysgd.simulators.ensembles import tiles
+from noisysgd.simulators.ensembles import tile_moments, tiles
 from noisysgd.simulators.ensembles.tiles import Configuration
 from noisysgd.simulators.models.example_model import ExampleEnsemble, ExampleModel, check_whole
 from noisysgd.simulators.randomness import stream
@@ -32,21 +32,23 @@ from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate, temperature
 from noisysgd.theory.schedules.schedule import Schedule
 
+Option = TypeVar("Option")
+
 
 def simulate(
     problem: NoisyQuadratic | ExampleModel,
     schedule: Schedule,
     *,
-    learning_rate: Any,
-    batch_size: Any,
-    momentum: Any = 0.0,
+    learning_rate: ArrayLike | xr.DataArray,
+    batch_size: ArrayLike | xr.DataArray,
+    momentum: ArrayLike | xr.DataArray = 0.0,
     dynamics: str = "sgd",
     substeps: int | None = None,
     noise: str = "gaussian",
     degrees_of_freedom: float | None = None,
     sampling: str | None = None,
     replicas: int = 1024,
-    record: Any = None,
+    record: ArrayLike | None = None,
     seed: int = 0,
     replica_offset: int = 0,
     backend: str = "cpu",
@@ -63,8 +65,8 @@ def simulate(
         g = λθ + ξ,  cov ξ = F · ``problem.noise_factor(batch_size)``;  u ← m u + g;  θ ← θ − ε · multiplier · u.
 
     u starts at 0 and is carried across changes of the learning rate. Without momentum this is SGD, which is also the
-    Euler–Maruyama scheme of eq. 3 with time step ε. Models made of examples follow the same updates with gradients of
-    their own.
+    Euler–Maruyama scheme of eq. 3 with time step ε. Models made of training examples follow the same updates, with the
+    gradients of their own losses.
 
     Parameters
     ----------
@@ -75,72 +77,74 @@ def simulate(
         Multipliers of the learning rate, step by step.
     learning_rate, batch_size, momentum : float or array
         ε ≥ 0; 1 ≤ B ≤ N, ``inf`` for no noise; 0 ≤ m < 1. They broadcast. Scalars make no axis; if one of them is 1-D,
-        its axis is named after it; the dimensions of an ``xarray.DataArray`` are kept, and 1-D arrays beside it are
-        named after themselves; otherwise plain arrays broadcast by position to ``axis_0``, ``axis_1``, ….
+        its axis has the name of the parameter; the dimensions of an ``xarray.DataArray`` are kept, and each 1-D array
+        beside it has an axis with the name of its parameter; otherwise plain arrays broadcast by position to
+        ``axis_0``, ``axis_1``, ….
     dynamics : {"sgd", "sde", "jump", "minibatch"}
         "sgd": the updates above. "jump": the same law, but one exact Gaussian transition from record to record, so that
         cost goes with records and not with steps; u is followed too. "sde": the diffusion of eq. 3 itself,
         dθ = −Λθ dt + √(T F) dW with T = γε/(1−m), γ = ``problem.noise_factor(batch_size)``, of which one update is the
-        time ε/(1−m). "minibatch": gradients of real examples. A noisy quadratic follows all but the last,
-        :class:`FiniteLeastSquares` only that, and :class:`DiagonalNetwork` all but jumps: its "sgd" and "sde" have
-        Gaussian noise of the covariance that its minibatches have.
+        time ε/(1−m). "minibatch": gradients of minibatches of real examples. A noisy quadratic can follow "sgd", "sde"
+        and "jump", :class:`FiniteLeastSquares` only "minibatch", and :class:`DiagonalNetwork` all but "jump": its "sgd"
+        and "sde" have Gaussian noise of the covariance that its minibatches have.
     substeps : int, optional
-        Time steps of "sde" for each update; 16. Euler–Maruyama: weak order 1 in ε/substeps, stable where
-        ε/(1−m) < 2·substeps/λ_max; its moments are those of SVAG with that factor (:func:`noisysgd.theory.svag_loss`).
-        Large ensembles see the distance to the diffusion itself: take more, or compare with SVAG.
+        Time steps of "sde" for each update; 16 by default. The scheme is Euler–Maruyama: weak order 1 in ε/substeps,
+        stable where ε/(1−m) < 2·substeps/λ_max. Its moments are those of SVAG with that factor
+        (:func:`noisysgd.theory.svag_loss`). Where an ensemble is so large that its standard errors resolve the distance
+        to the diffusion itself, take more substeps or compare with SVAG.
     noise : {"gaussian", "student_t", "uniform"}
-        Law of the independent numbers z in ξ = √γ · F^½ z. All have variance 1, so that the expected loss is the same,
-        but for Student's t with ν ≤ 2, which has none: there F is a scale, the mean loss does not exist, and linear
-        scaling fails. Jumps are Gaussian; the SDE is driven by the law step by step.
+        Law of the independent numbers z in ξ = √γ · F^½ z. All laws have variance 1, so that the expected loss is the
+        same, except Student's t with ν ≤ 2, whose variance is infinite: there F is a scale, the mean loss does not
+        exist, and linear scaling fails. Jumps are always Gaussian; in the SDE every time step draws from the law.
     degrees_of_freedom : float, optional
-        ν ≥ 0.5 of Student's t; 3.
+        ν ≥ 0.5 of Student's t; 3 by default.
     sampling : {"without_replacement", "with_replacement", "reshuffle"}, optional
-        How the minibatches of models made of examples are drawn: a uniform subset (the default), independent from
-        update to update, as in the paper; independent examples; or every epoch a fresh permutation, cut into ⌊N/B⌋
-        batches.
+        How the minibatches of models made of training examples are drawn: as a uniform subset (the default),
+        independent from update to update, as in the paper; as independent examples; or from a fresh permutation every
+        epoch, which is cut into ⌊N/B⌋ batches.
     replicas : int
         Independent runs of each configuration, ≥ 2.
     record : int or array of int, optional
-        None: the end only. An int n: n evenly spaced steps, the last one the end. An array: those steps, where 0 is
-        the initial state and s the state after s updates; the end is always recorded too.
+        Steps to record. None: the end only. An int n: n evenly spaced steps, the last one the end. An array: those
+        steps, where 0 is the initial state and s the state after s updates; the end is always recorded too.
     seed : int
-        0 ≤ seed < 2⁶⁴.
+        Key of the random stream, 0 ≤ seed < 2⁶⁴.
     replica_offset : int
         Index of the first replica in the random stream. Two runs with disjoint replicas are independent, and together
         are the replicas of one longer run.
     backend : {"cpu", "cuda"}
-        "cuda" runs on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the same arithmetic; without
-        either it is an error, not a slower run. It has not run on a GPU yet: see ``docs/cuda.md``.
+        "cuda" runs on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the same arithmetic. Without
+        GPU or CuPy it raises an error instead of running on the CPU. It has not run on a GPU yet: see ``docs/cuda.md``.
     dtype : {"float64", "float32", "mixed"}
-        Of states, noise and settings; losses are summed in float64. Single precision is about twice as fast, for "sgd"
-        and "sde" with Gaussian noise, and draws other random numbers. An update is rounded to 24 bits of θ: changes
-        below 6·10⁻⁸ of it are lost, as they may be at minute learning rates or with very many substeps. "mixed" takes
-        the same noise in states of double precision, and nearly the same time: such changes are kept. Its noise is that
-        of single precision still, numbers of 24 bits of which none exceeds 6.77 in size.
+        Type of states, noise and settings; losses are summed in float64. "float32" is about twice as fast, is there for
+        "sgd" and "sde" with Gaussian noise, and draws other random numbers. It rounds θ to 24 bits after every update:
+        changes below 6·10⁻⁸ of θ are lost, which may happen at minute learning rates or with very many substeps.
+        "mixed" has the same noise in states of double precision, which keep such changes, and takes nearly the same
+        time as "float32". Its noise still has the limits of single precision: 24 bits, and no normal beyond ±6.77.
     threads : int, optional
         Threads of the CPU to use; all usable cores by default.
     progress : callable, optional
         Called from this thread as ``progress(done, total)``, counting tiles of 128 replicas. See
         :class:`noisysgd.simulators.TimeLeft`.
     keep_tiles : bool
-        Whether to return the moments of every tile too, with which :func:`noisysgd.simulators.join` makes one result of
-        the parts of an ensemble.
+        Whether to return the moments of every tile of 128 replicas too. :func:`noisysgd.simulators.join` needs them to
+        make one result of the parts of an ensemble.
 
     Returns
     -------
     xarray.Dataset
         ``loss``, the mean over replicas of ½ Σ λθ², and ``loss_stderr``, its standard error, over the axes of the
-        settings and ``step``; for other models the losses that they name, such as ``train_loss``. Both are ``inf``
-        where any replica diverged. Coordinates ``learning_rate``, ``batch_size``, ``momentum``,
+        settings and ``step``; other models have losses of other names, such as ``train_loss``. Both are ``inf`` where
+        any replica diverged. Coordinates ``learning_rate``, ``batch_size``, ``momentum``,
         ``effective_learning_rate`` = ε/(1−m) and ``temperature`` = ε/(B(1−m)). With `keep_tiles` also
-        ``loss_tile_mean`` and ``loss_tile_deviations``, the mean and the sum of squared deviations of a tile, over
-        those axes and ``tile``, and ``tile_replicas``, how many it has.
+        ``loss_tile_mean`` and ``loss_tile_deviations``, the mean and the sum of squared deviations over the replicas of
+        a tile, over those axes and ``tile``, and ``tile_replicas``, the number of replicas of each tile.
 
     Raises
     ------
     ValueError
-        For settings, replicas, records or seeds out of their ranges, for options that say nothing about what is asked
-        for, such as `substeps` of "sgd", and for combinations that this version lacks.
+        For settings, replicas, records or seeds out of their ranges, for options that do not apply, such as `substeps`
+        with "sgd", and for combinations that this version lacks.
 
     Notes
     -----
@@ -154,11 +158,12 @@ def simulate(
     decomposed by LAPACK; its results agree in the last bits only between processes with the same LAPACK, processor and
     number of LAPACK's threads.
 
-    Each thread holds one tile, 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB of records, and for a full F
-    another 8 D² + 1 KiB · D bytes, states in single precision half of that. A full F itself takes 8 D² bytes, four
-    times that while it is prepared; the laws of jumps up to 256 MiB, or one law if that is more. Results take 16 bytes
-    per configuration and record, and `keep_tiles` another 16 per configuration, record and tile. A GPU holds 256 MiB,
-    or one tile if that is more, and the settings (`noisysgd.simulators.cuda.backend`).
+    Memory: each thread holds one tile, which takes 2 KiB · D with momentum and 1 KiB · D without, up to 1 MiB for
+    losses, and for a full F another 8 D² + 1 KiB · D bytes; states in single precision take half of that. A full F
+    itself takes 8 D² bytes, and four times that while it is prepared. The transitions of jumps take up to 256 MiB, or
+    one of them if that is more. Results take 16 bytes per configuration and record, and `keep_tiles` another 16 per
+    configuration, record and tile. A GPU holds 256 MiB, or one tile if that is more, and the settings
+    (`noisysgd.simulators.cuda.backend`).
 
     Examples
     --------
@@ -175,17 +180,17 @@ def simulate(
     """
     known, metrics = _describes_a_run(problem, schedule)
     checks.one_of("dynamics", dynamics, known)
-    examples = not isinstance(problem, NoisyQuadratic)
+    made_of_examples = not isinstance(problem, NoisyQuadratic)
     substeps = _where(dynamics == "sde", "substeps", substeps, 16, "dynamics='sde'")
     ν = _where(noise == "student_t", "degrees_of_freedom", degrees_of_freedom, 3.0, "noise='student_t'")
-    sampling = _where(examples, "sampling", sampling, SAMPLINGS[0], "a model made of examples")
+    sampling = _where(made_of_examples, "sampling", sampling, SAMPLINGS[0], "a model made of examples")
     fine = checks.integer("substeps", substeps, 1, remedy="Pass how many time steps of the SDE make one update.")
     remedy = "Use fewer substeps: the random stream ends there."
     steps = fine * schedule.steps if dynamics == "sde" else schedule.steps
     checks.require(steps <= stream.STEPS, "substeps", f"at most {stream.STEPS} time steps", steps, remedy)
     law = NoiseLaw(noise, ν)
     checks.one_of("sampling", sampling, SAMPLINGS)
-    gaussian = not examples or noise == "gaussian"
+    gaussian = not made_of_examples or noise == "gaussian"
     checks.require(gaussian, "noise", "'gaussian' for models made of examples", noise, "Their examples make the noise.")
     jumpy = dynamics != "jump" or noise == "gaussian"
     checks.require(jumpy, "noise", "'gaussian' for jumps", noise, "Only Gaussian noise has exact transitions here.")
@@ -194,12 +199,12 @@ def simulate(
     checks.require(known_there, "backend", "'cpu' for this model", backend, "It has kernels for the CPU alone.")
     kind = precision(dtype)
     _precision_is_possible(kind, dynamics, noise, problem)
-    runs = _replicas(replicas, replica_offset)
+    runs = tiles.replica_range(replicas, replica_offset)
     record = record_steps(record, schedule.steps)
     called = progress is None or callable(progress)
     checks.require(called, "progress", "a function of (done, total)", progress, "Pass simulators.TimeLeft().")
-    axes.require_free_names(metrics, learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
-    settings, dataset = axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
+    output_axes.require_free_names(metrics, learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
+    settings, dataset = output_axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
     rates = checks.learning_rate(settings["learning_rate"].values)
     sizes = settings["batch_size"].values
     if isinstance(problem, NoisyQuadratic):
@@ -218,6 +223,7 @@ def simulate(
     workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
     device = gpu.device() if backend == "cuda" else None
 
+    # A step of the SDE is an update of a schedule of `substeps` times as many steps, and is simulated as one.
     finer = Schedule(fine * schedule.lengths, schedule.multipliers) if dynamics == "sde" else schedule
     finer_record = fine * record if dynamics == "sde" else record
     shared: tiles.Ensemble | ExampleEnsemble
@@ -231,15 +237,15 @@ def simulate(
         configurations = [Configuration(float(ε), float(m), batch_size=float(b)) for ε, m, b in points]
         shared = ExampleEnsemble(problem, finer, finer_record, np.uint64(seed), dynamics, sampling, fine)
     if keep_tiles:
-        kept.require_free_axis((*settings["learning_rate"].dims, *dataset.coords))
-    moments = kept.room(len(configurations), shared.rows, len(runs)) if keep_tiles else None
+        tile_moments.require_free_axis((*settings["learning_rate"].dims, *dataset.coords))
+    per_tile = tile_moments.room(len(configurations), shared.rows, len(runs)) if keep_tiles else None
     if device is not None:
-        mean, spread = cuda.simulate_all(device, shared, configurations, runs, progress, moments)
+        mean, spread = cuda.simulate_all(device, shared, configurations, runs, progress, per_tile)
     else:
-        mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress, moments)
+        mean, spread = tiles.simulate_all(shared, configurations, runs, workers, progress, per_tile)
 
     dims, shape = (*settings["learning_rate"].dims, "step"), (*rates.shape, record.size, len(metrics))
-    stderr = kept.standard_error(spread, len(runs))
+    stderr = tile_moments.standard_error(spread, len(runs))
     dataset = dataset.assign_coords(step=("step", record, {"long_name": "updates done"}))
     for k, (name, meaning) in enumerate(metrics.items()):
         about = {"long_name": f"mean of {meaning} over replicas", "units": "loss"}
@@ -247,16 +253,18 @@ def simulate(
         about = {"long_name": f"standard error of {name}", "units": "loss"}
         dataset[f"{name}_stderr"] = (dims, stderr.reshape(shape)[..., k], about)
     dataset = _describe(dataset)
-    if moments is not None:
+    if per_tile is not None:
+        # LAPACK may find another root in another process, and with it other bits: parts say which one they have.
         root = shared.noise_root if isinstance(shared, tiles.Ensemble) else 0.0
-        experiment = kept.fingerprint(problem, schedule, root)
-        dataset = kept.attach(dataset, list(metrics), moments, kept.sizes(len(runs)), experiment)
+        experiment = tile_moments.fingerprint(problem, schedule, root)
+        counts = tiles.tile_sizes(len(runs))
+        dataset = tile_moments.attach(dataset, list(metrics), per_tile, counts, experiment)
     return dataset.assign_attrs(
         source="simulator",
         dynamics=dynamics,
         **({"substeps": fine} if dynamics == "sde" else {}),
         noise=noise,
-        **({"sampling": sampling} if examples else {}),
+        **({"sampling": sampling} if made_of_examples else {}),
         **({"degrees_of_freedom": law.degrees_of_freedom} if noise == "student_t" else {}),
         replicas=len(runs),
         replica_offset=runs[0],
@@ -270,7 +278,7 @@ def simulate(
 def _quadratic_configurations(
     rates: FloatArray, momenta: FloatArray, factors: FloatArray, substeps: int
 ) -> list[Configuration]:
-    """One for each point; with substeps, those of the SDE."""
+    """One configuration for each point of the settings; with `substeps` > 0, for the time steps of the SDE."""
     points = zip(rates.flat, momenta.flat, factors.flat, strict=True)
     if substeps:
         # A step of time h = ε/((1−m)·substeps) adds the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
@@ -278,19 +286,22 @@ def _quadratic_configurations(
     return [Configuration(float(ε), float(m), float(γ)) for ε, m, γ in points]
 
 
-def _where(applies: bool, name: str, value: Any, default: Any, where: str) -> Any:
-    """An option that means something in one case only: its default there, and an error elsewhere if it is given."""
+def _where(applies: bool, name: str, value: Option | None, default: Option, where: str) -> Option:
+    """`value` or its default, for an option that means something in one case only; elsewhere it may not be given."""
     checks.require(applies or value is None, name, f"nothing without {where}", value, "Pass both or neither.")
     return default if value is None else value
 
 
-def _describes_a_run(problem: Any, schedule: Any) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Check both; the dynamics that a problem can follow, and its losses by name, in words."""
+def _describes_a_run(
+    problem: NoisyQuadratic | ExampleModel, schedule: Schedule
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Check problem and schedule; return the dynamics that the problem can follow, and its losses by name, in words."""
     if isinstance(problem, NoisyQuadratic):
-        single = bool((problem.weights == 1).all())
+        unweighted = bool((problem.weights == 1).all())
         remedy = "A trajectory has single modes: repeat an eigenvalue as often as its weight says."
-        checks.require(single, "problem", "weights of 1", problem.weights, remedy)
-        known, metrics = ("sgd", "sde", "jump"), {"loss": "½ θᵀΛθ"}
+        checks.require(unweighted, "problem", "weights of 1", problem.weights, remedy)
+        known: tuple[str, ...] = ("sgd", "sde", "jump")
+        metrics = {"loss": "½ θᵀΛθ"}
     else:
         made = "Make one with theory.power_law, theory.NoisyQuadratic or simulators.sparse_regression."
         sampled = "Draw a data set with simulators.FiniteLeastSquares.sample."
@@ -307,6 +318,7 @@ def _describes_a_run(problem: Any, schedule: Any) -> tuple[tuple[str, ...], dict
 
 
 def _precision_is_possible(kind: Precision, dynamics: str, noise: str, problem: NoisyQuadratic | ExampleModel) -> None:
+    """Check that a precision other than double has what is asked for, and that its range holds the problem."""
     if kind is DOUBLE:
         return
     if not isinstance(problem, NoisyQuadratic):
@@ -326,7 +338,7 @@ def _precision_is_possible(kind: Precision, dynamics: str, noise: str, problem: 
     check_range("noise", np.sqrt(np.diagonal(problem.noise) if problem.noise.ndim == 2 else problem.noise))
 
 
-def record_steps(record: Any, steps: int) -> IntArray:
+def record_steps(record: ArrayLike | None, steps: int) -> IntArray:
     """List the recorded steps that `record` asks for: sorted, unique, ending with `steps`.
 
     >>> record_steps(4, 10), record_steps([0, 5], 10)
@@ -344,15 +356,6 @@ def record_steps(record: Any, steps: int) -> IntArray:
     whole = wanted.ndim == 1 and bool(np.all((wanted == np.floor(wanted)) & (wanted >= 0) & (wanted <= steps)))
     checks.require(whole, "record", f"a one-dimensional array of steps in 0…{steps}", record, remedy)
     return np.union1d(wanted.astype(np.int64), [steps])
-
-
-def _replicas(replicas: Any, offset: Any) -> range:
-    count = checks.integer("replicas", replicas, 2, remedy="A standard error needs two runs.")
-    first = checks.integer("replica_offset", offset, 0, remedy="Replicas count from 0.")
-    remedy = "The random stream has no more replicas than that; change the seed instead."
-    fits = first + count <= stream.REPLICAS
-    checks.require(fits, "replica_offset + replicas", f"at most {stream.REPLICAS}", first + count, remedy)
-    return range(first, first + count)
 
 
 def _describe(dataset: xr.Dataset) -> xr.Dataset:

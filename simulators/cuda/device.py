@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,39 +18,44 @@ from noisysgd.theory.common.arrays import FloatArray
 
 
 class Device(Protocol):
-    """What the backend needs of a device; on a machine without one, tests have a host library stand in."""
+    """What the backend needs of a device. Its arrays are opaque here: they are only passed back to it.
+
+    In the tests a library on the host stands in for it where there is no GPU.
+    """
 
     @property
     def multiprocessors(self) -> int:
-        """How many it has."""
+        """How many multiprocessors it has."""
 
     def registers(self, kernel: str) -> int:
-        """Registers of a thread of `kernel`."""
+        """How many registers a thread of `kernel` takes."""
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """An array of zeros in its memory."""
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> object:
+        """An array of zeros in the memory of the device."""
 
-    def upload(self, array: npt.NDArray[Any]) -> Any:
-        """Copy an array into its memory."""
+    def upload(self, array: npt.NDArray[Any]) -> object:
+        """Copy an array into the memory of the device."""
 
-    def download(self, array: Any) -> npt.NDArray[Any]:
-        """Copy an array of its memory, after all launches so far."""
+    def download(self, array: object) -> npt.NDArray[Any]:
+        """Copy an array of the device to the host, once all launches so far have ended."""
 
-    def launch(self, kernel: str, layout: Geometry, *arguments: Any) -> None:
-        """Run a kernel. Arguments are arrays of its memory, and NumPy scalars of the types of its parameters."""
+    def launch(self, kernel: str, layout: Geometry, *arguments: object) -> None:
+        """Run a kernel on arrays of the device and NumPy scalars, of the types of the kernel's parameters."""
 
 
 class CupyDevice:
     """The current CUDA device, through CuPy.
 
-    CuPy gets machine code, not the source: to what it compiles it adds ``-ftz=true``, which makes small float32 zero.
+    CuPy is given machine code, not the source. What CuPy compiles itself gets the option ``-ftz=true``, which turns
+    small float32 numbers into zero.
     """
 
-    def __init__(self, cupy: Any) -> None:
+    def __init__(self, cupy: ModuleType) -> None:
         self._cupy = cupy
         here = cupy.cuda.Device()
         self._multiprocessors = int(here.attributes["MultiProcessorCount"])
         code, _ = cubin.compiled(f"sm_{here.compute_capability}")
+        # RawModule takes machine code from a file only; what it is given as a string it compiles.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "simulate.cubin"
             path.write_bytes(code)
@@ -58,27 +64,27 @@ class CupyDevice:
 
     @property
     def multiprocessors(self) -> int:
-        """How many it has."""
+        """How many multiprocessors it has."""
         return self._multiprocessors
 
     def registers(self, kernel: str) -> int:
-        """Registers of a thread of `kernel`."""
+        """How many registers a thread of `kernel` takes."""
         return int(self._kernels[kernel].num_regs)
 
-    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """An array of zeros in its memory."""
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> object:
+        """An array of zeros in the memory of the device."""
         return self._cupy.zeros(shape, dtype)
 
-    def upload(self, array: npt.NDArray[Any]) -> Any:
-        """Copy an array into its memory."""
+    def upload(self, array: npt.NDArray[Any]) -> object:
+        """Copy an array into the memory of the device."""
         return self._cupy.asarray(array)
 
-    def download(self, array: Any) -> npt.NDArray[Any]:
-        """Copy an array of its memory, after all launches so far."""
+    def download(self, array: object) -> npt.NDArray[Any]:
+        """Copy an array of the device to the host, once all launches so far have ended."""
         copied: npt.NDArray[Any] = self._cupy.asnumpy(array)
         return copied
 
-    def launch(self, kernel: str, layout: Geometry, *arguments: Any) -> None:
+    def launch(self, kernel: str, layout: Geometry, *arguments: object) -> None:
         """Run a kernel."""
         self._kernels[kernel]((layout.grid,), (layout.block,), arguments)
 
@@ -89,7 +95,7 @@ def device() -> Device:
     Raises
     ------
     ValueError
-        Without CuPy, NVRTC or a device. Nothing falls back to the CPU.
+        If CuPy, NVRTC or a device is missing: nothing falls back to the CPU.
     """
     try:
         import cupy
@@ -107,7 +113,7 @@ def device() -> Device:
 
 @lru_cache
 def _device(_: int) -> CupyDevice:
-    """Compile once for each device: it takes seconds."""
+    """The device of this index, as the current one. Compiling takes seconds, and is done once for each device."""
     import cupy
 
     return CupyDevice(cupy)
@@ -115,23 +121,23 @@ def _device(_: int) -> CupyDevice:
 
 @dataclass(frozen=True, eq=False)
 class Lanes:
-    """So many lanes on a device, on all of which kernels are launched."""
+    """A number of lanes on a device, on all of which every kernel is launched."""
 
     device: Device
     count: int
 
-    def __call__(self, kernel: str, rows: int, *arguments: Any) -> None:
-        """Run `kernel` on states of so many coordinates."""
+    def __call__(self, kernel: str, rows: int, *arguments: object) -> None:
+        """Run `kernel` on states of `rows` numbers per lane."""
         registers = self.device.registers(kernel)
         layout = geometry(self.count, registers=registers, multiprocessors=self.device.multiprocessors)
         self.device.launch(kernel, layout, np.int64(self.count), np.int32(rows), *arguments)
 
-    def zeros(self, rows: int, dtype: Any) -> Any:
-        """Room for `rows` numbers of every lane; for none, an array that no kernel reads."""
+    def zeros(self, rows: int, dtype: npt.DTypeLike) -> object:
+        """Zeros, (rows, lanes), in the memory of the device; for 0 rows a placeholder, which no kernel reads."""
         return self.device.zeros((rows, self.count) if rows else (1, 1), dtype)
 
-    def alive(self, rows: int, state: Any, kind: str) -> bool:
-        """Whether all coordinates of some lane are finite."""
+    def alive(self, rows: int, state: object, kind: str) -> bool:
+        """Whether any lane has not diverged: all its `rows` numbers are finite."""
         found = self.device.zeros((1,), np.int32)
         self(f"look_alive_{kind}", rows, state, found)
         return bool(self.device.download(found)[0])
@@ -139,14 +145,14 @@ class Lanes:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """One configuration on a device.
+    """How one configuration runs on a device.
 
     Attributes
     ----------
     lane_bytes : int
-        Of device memory that a lane needs.
+        Bytes of device memory that a lane needs.
     losses : callable
-        ``losses(device, replica, lanes)``: blocks of (rows, lanes), as `tiles.tile_losses`.
+        ``losses(device, replica, lanes)`` gives blocks of (some rows, lanes), as `tiles.tile_losses` does.
     """
 
     lane_bytes: int

@@ -1,30 +1,33 @@
 """How work is laid out on a GPU: threads in blocks, blocks in a grid, lanes in chunks that fit into memory.
 
-None of it changes a bit of a result.
+A lane is one replica, and one thread runs it. None of the layout changes a bit of a result.
 """
 
 from dataclasses import dataclass
 
-from noisysgd.simulators.ensembles.tiles import WINDOW_STEPS
+from noisysgd.simulators.ensembles.windows import window_length
 from noisysgd.theory.common import checks
 
-WINDOW_WORK = 2**20
-"""Updates of a lane in one launch, or products where one update takes many: well below a second, after which it can be
-interrupted."""
+LAUNCH_WORK = 2**20
+"""Most work of one lane in one launch: updates of one coordinate, or products where an update takes many.
+
+That is well below a second, after which the simulation can be interrupted.
+"""
 
 BLOCKS = (256, 128, 64, 32)
-"""Threads of a block, the best first. The kernels are compiled for at most the largest."""
+"""Numbers of threads that a block may have, the best first. The kernels are compiled for at most the largest."""
 
 REGISTER_FILE = 65536
 MAX_REGISTERS = 255
 MAX_GRID = 2**31 - 1
 _REGISTERS_AT_A_TIME = 8
-"""Registers of a multiprocessor and of a thread, and how they are handed out: compute capabilities 5.0 to 12."""
+"""Registers of a multiprocessor; most registers of a thread; most blocks of a grid; and the portions that a thread's
+registers come in. The same for all compute capabilities from 5.0 to 12."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Blocks of a grid, and threads of a block."""
+    """Number of blocks of a grid, and of threads of a block."""
 
     grid: int
     block: int
@@ -33,7 +36,8 @@ class Geometry:
 def geometry(lanes: int, *, registers: int, multiprocessors: int) -> Geometry:
     """Lay out one thread per lane.
 
-    The largest block whose registers fit, and of which every multiprocessor gets one; the smallest where lanes are few.
+    The block is the largest whose registers fit and that still makes one block for every multiprocessor; where lanes
+    are too few for that, the smallest.
 
     Examples
     --------
@@ -47,8 +51,10 @@ def geometry(lanes: int, *, registers: int, multiprocessors: int) -> Geometry:
     remedy = "No thread has more on any NVIDIA GPU."
     checks.require(1 <= registers <= MAX_REGISTERS, "registers", f"1 to {MAX_REGISTERS}", registers, remedy)
     checks.require(multiprocessors >= 1, "multiprocessors", "at least one", multiprocessors, "Ask the device.")
+    # A block starts only if the registers of all its threads fit at once: a larger one would not run at all.
     rounded = -(-registers // _REGISTERS_AT_A_TIME) * _REGISTERS_AT_A_TIME
     fitting = [block for block in BLOCKS if block * rounded <= REGISTER_FILE]
+    # Few lanes in large blocks would leave some multiprocessors without any.
     spread = [block for block in fitting if -(-lanes // block) >= multiprocessors]
     block = (spread or fitting[-1:])[0]
     return Geometry(-(-lanes // block), block)
@@ -57,7 +63,8 @@ def geometry(lanes: int, *, registers: int, multiprocessors: int) -> Geometry:
 def lane_bytes(dim: int, *, itemsize: int, momentum: bool, mixed: int, records: int) -> int:
     """Bytes of device memory that one lane of a noisy quadratic needs.
 
-    θ, u with momentum, its losses, and `mixed` bytes per coordinate for noise that is mixed from all of them.
+    These are θ, u with momentum, and the losses of `records` records, with `mixed` more bytes per coordinate where the
+    noise of each coordinate is mixed from numbers of all, which have to be held.
 
     >>> lane_bytes(64, itemsize=8, momentum=True, mixed=0, records=1)
     1032
@@ -66,7 +73,7 @@ def lane_bytes(dim: int, *, itemsize: int, momentum: bool, mixed: int, records: 
 
 
 def chunk_lanes(lane: int, *, memory: int, tile: int) -> int:
-    """Lanes of a chunk: as many whole tiles as fit into `memory` bytes, `lane` bytes each, and at least one.
+    """Lanes of a chunk: as many whole tiles as fit into `memory` at `lane` bytes per lane, and at least one tile.
 
     >>> chunk_lanes(1032, memory=2**28, tile=128)
     260096
@@ -74,6 +81,6 @@ def chunk_lanes(lane: int, *, memory: int, tile: int) -> int:
     return max(memory // (lane * tile), 1) * tile
 
 
-def window_steps(work: int) -> int:
-    """Steps of a launch, given the updates or products of one step."""
-    return min(max(WINDOW_WORK // max(work, 1), 1), WINDOW_STEPS)
+def launch_length(step_work: int) -> int:
+    """Steps of a window on the GPU, which one launch makes, given the work of one step of a lane."""
+    return window_length(step_work, LAUNCH_WORK)

@@ -1,20 +1,20 @@
-"""Noisy quadratics on a CUDA device: updates, and exact jumps. What `tiles.tile_losses` does, for a chunk of lanes."""
+"""Noisy quadratics on a CUDA device, by updates or exact jumps: what `tiles.tile_losses` does, for a chunk of lanes."""
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from noisysgd.simulators.cuda.device import Device, Lanes, Work
-from noisysgd.simulators.cuda.launch import lane_bytes, window_steps
+from noisysgd.simulators.cuda.launch import lane_bytes, launch_length
 from noisysgd.simulators.ensembles.jump import Transition
-from noisysgd.simulators.ensembles.tiles import Configuration, Ensemble, Laws, scaled_root, windows
+from noisysgd.simulators.ensembles.tiles import Configuration, Ensemble, Transitions, scaled_root
+from noisysgd.simulators.ensembles.windows import windows
 from noisysgd.theory.common.arrays import FloatArray
 
 
 def steps(shared: Ensemble, configuration: Configuration) -> Work:
-    """Update after update."""
+    """The work of a configuration that makes every update."""
     size = lane_bytes(
         shared.curvature.size,
         itemsize=shared.precision.dtype.itemsize,
@@ -26,25 +26,26 @@ def steps(shared: Ensemble, configuration: Configuration) -> Work:
 
 
 def jumps(shared: Ensemble, configuration: Configuration) -> Work:
-    """From record to record, by laws that all chunks of the configuration share."""
+    """The work of a configuration that jumps from record to record, by transitions that all its chunks share."""
     moving = configuration.momentum > 0
     z = 8 * _mixed(shared) * (1 + moving)
     size = lane_bytes(shared.curvature.size, itemsize=8, momentum=moving, mixed=z, records=1)
-    return Work(size, partial(_jump_losses, shared, Laws(shared, configuration), moving))
+    return Work(size, partial(_jump_losses, shared, Transitions(shared, configuration), moving))
 
 
 def _mixed(shared: Ensemble) -> bool:
-    """Whether noise is mixed from that of all coordinates, which have to be held for it."""
+    """Whether the noise of a coordinate is mixed from numbers of all coordinates, which then have to be held."""
     return shared.noise_root.ndim == 2
 
 
 def _length(shared: Ensemble) -> int:
+    """Steps of a window."""
     dim = shared.curvature.size
-    return window_steps(dim * (dim if _mixed(shared) else 1))
+    return launch_length(dim * (dim if _mixed(shared) else 1))
 
 
-def _started(run: Lanes, shared: Ensemble, moving: bool, replica: int) -> tuple[Any, Any, Any]:
-    """Initial states and velocities of all lanes, and the curvature."""
+def _started(run: Lanes, shared: Ensemble, moving: bool, replica: int) -> tuple[object, object, object]:
+    """Initial states and velocities of all lanes, and the curvature, in the memory of the device."""
     kind, dim = shared.precision.dtype, shared.curvature.size
     theta, velocity = run.zeros(dim, kind), run.zeros(dim if moving else 0, kind)
     law = (run.device.upload(array) for array in (shared.initial_mean, shared.initial_deviation))
@@ -52,8 +53,8 @@ def _started(run: Lanes, shared: Ensemble, moving: bool, replica: int) -> tuple[
     return theta, velocity, run.device.upload(shared.curvature)
 
 
-def _initial_losses(run: Lanes, shared: Ensemble, theta: Any, curvature: Any) -> Iterator[FloatArray]:
-    """Those of step 0, if they are recorded."""
+def _initial_losses(run: Lanes, shared: Ensemble, theta: object, curvature: object) -> Iterator[FloatArray]:
+    """A block of the losses at step 0, if they are recorded."""
     if shared.record[0] == 0:
         losses = run.zeros(1, np.float64)
         run(f"add_losses_{shared.precision.dtype}", shared.curvature.size, losses, theta, curvature)
@@ -73,7 +74,8 @@ def _step_losses(
     scaled = scaled_root(shared, configuration)
     root = target.upload(scaled)
     mixing = (np.int32(bool((scaled != 0).any())), run.zeros(dim, precision.noise_dtype)) if full else ()
-    for window in windows(shared, configuration, _length(shared)):
+    for window in windows(shared.schedule, shared.record, configuration.learning_rate, _length(shared)):
+        # As on the CPU: where all lanes have diverged, the remaining steps would change no loss.
         if not run.alive(dim, theta, precision.dtype.name):
             yield np.full((window.records_left, lanes), np.inf)
             return
@@ -89,7 +91,7 @@ def _step_losses(
             root,
             *mixing,
             precision.scalar(configuration.momentum),
-            target.upload(window.rates),
+            target.upload(precision.of(window.rates)),
             target.upload(window.slots),
             shared.seed,
             np.uint64(replica),
@@ -97,13 +99,14 @@ def _step_losses(
             np.float64(shared.law.tails),
         )
         copied = target.download(losses)
-        del losses
+        del losses  # as in _initial_losses
+        # Without records `losses` is a placeholder (`Lanes.zeros`).
         if window.records:
             yield copied
 
 
 def _jump_losses(
-    shared: Ensemble, laws: Laws, moving: bool, target: Device, replica: int, lanes: int
+    shared: Ensemble, transitions: Transitions, moving: bool, target: Device, replica: int, lanes: int
 ) -> Iterator[FloatArray]:
     """Losses of `lanes` replicas from `replica` on, a block of (1, lanes) per record."""
     dim, full = shared.curvature.size, _mixed(shared)
@@ -112,15 +115,17 @@ def _jump_losses(
     yield from _initial_losses(run, shared, theta, curvature)
     z = (run.zeros(dim * (1 + moving), np.float64),) if full else ()
     ends, before = shared.record[shared.record > 0], 0
-    there: tuple[Any, ...] = ()
+    there: tuple[object, ...] = ()
     held: Transition | None = None
     for k, end in enumerate(ends.tolist()):
-        law = laws.between(before, end)
+        law = transitions.between(before, end)
+        # Powers that overflow leave no state to go on from: this record and all later ones are infinite.
         if not law.finite:
             yield np.full((ends.size - k, lanes), np.inf)
             return
+        # Records at equal distances share a transition, which is then copied once.
         if law is not held:
-            there = ()  # one law at a time
+            there = ()  # frees the one before: device memory is bounded
             there, held = tuple(target.upload(np.ascontiguousarray(part)) for part in (law.power, law.root)), law
         losses = run.zeros(1, np.float64)
         run(
@@ -139,6 +144,6 @@ def _jump_losses(
             np.uint64(end - 1),
         )
         copied = target.download(losses)
-        del losses
+        del losses  # as in _initial_losses
         yield copied
         before = end

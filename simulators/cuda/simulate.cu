@@ -1,10 +1,12 @@
-// Ensembles of trajectories, one thread per replica ("lane"): the arithmetic of philox.py, single.py, kernels.py,
-// batches.py, example_kernels.py and diagonal_network_kernels.py in the same order, each operation rounded once.
-// Compiled without contraction (nvcc or NVRTC: --fmad=false; g++: -ffp-contract=off), results are the same bit for bit.
+// Ensembles of trajectories, one thread per replica ("lane"). The arithmetic is that of philox.py, float32.py,
+// trajectory_kernels.py, batches.py, least_squares_kernels.py and diagonal_network_kernels.py, in the same order, with
+// each operation rounded once. Compiled without contraction into fused multiply-adds (nvcc or NVRTC: --fmad=false; g++:
+// -ffp-contract=off), its results are the same bit for bit.
 //
 // The same file is a CUDA module and, for tests on machines without a GPU, a host library in which a loop over blocks
-// and threads stands for the grid. State arrays are (D, lanes), lanes contiguous, so that neighbouring threads touch
-// neighbouring addresses. Diagonal kernels keep the coordinates of one Philox block in registers for a whole window.
+// and threads stands for the grid. State arrays are (D, lanes) with lanes contiguous, so that neighbouring threads
+// touch neighbouring addresses. Diagonal kernels keep the coordinates of one Philox block in registers for a whole
+// window.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -133,7 +135,7 @@ DEVICE double other_noise(Words x, double tails) {
     return root_of(tails * exp_minus_one(logarithm(u) * (-2.0 / tails))) * cosine;
 }
 
-// Single precision (single.py)
+// Single precision (float32.py)
 
 DEVICE float halfway(u32 word) { return float(word) + 0.5f; }
 
@@ -172,7 +174,8 @@ DEVICE void normal_pair(u32 radial, u32 angular, float &even, float &odd) {
     odd = radius * sine;
 }
 
-// What differs between the two kinds of numbers (precision.py). A state of doubles may have noise of floats.
+// What differs between the two kinds of numbers (number_formats.py): the normals of a Philox block, and the purposes
+// that they are drawn for. A state of doubles may have noise of floats.
 
 template <typename Real> struct Precision;
 
@@ -201,7 +204,8 @@ DEVICE void normals_of(Words x, float *z) {
     normal_pair(x.x2, x.x3, z[2], z[3]);
 }
 
-// Gradient noise of the `count` first coordinates of a block. Single precision is Gaussian only.
+// Gradient noise of the coordinates of a block, of which `count` remain; they may be more or fewer than the block has.
+// In single precision there is Gaussian noise only.
 DEVICE void draw(double *z, int count, u64 seed, u64 replica, u64 step, u32 block, double tails) {
     if (tails == 0.0) {
         normals_of(philox_words(seed, Precision<double>::gradient_noise, replica, step, block), z);
@@ -215,7 +219,7 @@ DEVICE void draw(float *z, int, u64 seed, u64 replica, u64 step, u32 block, doub
     normals_of(philox_words(seed, Precision<float>::gradient_noise, replica, step, block), z);
 }
 
-// The first `count` normals of double precision, `lanes` apart.
+// The normals of coordinates 0 to count - 1 in double precision, written `lanes` apart.
 DEVICE void fill(double *z, i64 lanes, i64 count, u64 seed, u32 purpose, u64 replica, u64 step) {
     ROLLED for (i64 first = 0; first < count; first += 2) {
         double pair[2];
@@ -225,7 +229,7 @@ DEVICE void fill(double *z, i64 lanes, i64 count, u64 seed, u32 purpose, u64 rep
     }
 }
 
-// Dynamics (kernels.py)
+// Dynamics (trajectory_kernels.py)
 
 template <typename Real>
 DEVICE void advance(Real &theta, Real &velocity, Real noise, Real curvature, Real momentum, Real rate) {
@@ -329,7 +333,8 @@ DEVICE void advance_full(i64 lane, i64 lanes, int dim, int steps, double *losses
     }
 }
 
-// Sets ``alive[0]`` where all coordinates of some lane are finite: x - x is NaN for any other.
+// Sets ``alive[0]`` if all coordinates of this lane are finite: x - x is NaN where x is not. Lanes that write at the
+// same time write the same value.
 template <typename Real> DEVICE void look_alive(i64 lane, i64 lanes, int dim, const Real *theta, int *alive) {
     bool finite = true;
     ROLLED for (int i = 0; i < dim; ++i) {
@@ -339,7 +344,8 @@ template <typename Real> DEVICE void look_alive(i64 lane, i64 lanes, int dim, co
     if (finite) alive[0] = 1;
 }
 
-// Kernels of noisy quadratics: those of a state, and those that draw noise
+// Kernels of noisy quadratics: those that depend on the type of the state, and those that depend on that of the noise
+// too
 
 #define STATE_KERNELS(Real, suffix)                                                                                    \
     KERNEL(start_##suffix, i64 lanes, int dim, Real *theta, const Real *mean, const Real *deviation, u64 seed,         \
@@ -375,8 +381,8 @@ NOISE_KERNELS(double, double, float64)
 NOISE_KERNELS(float, float, float32)
 NOISE_KERNELS(double, float, mixed)
 
-// Exact transitions (jump.py): `power` (dim, s, s), s = 1 without momentum and 2 with; `root` alike, or for jump_full a
-// matrix of order s * dim.
+// Exact transitions (jump.py): `power` is (dim, s, s), where s = 1 without momentum and 2 with it. `root` has the same
+// shape, or for jump_full it is a matrix of order s * dim.
 
 DEVICE void jump_diagonal(i64 lane, i64 lanes, int dim, double *losses, double *theta, double *velocity, int moving,
                           const double *curvature, const double *power, const double *root, int noisy, u64 seed,
@@ -443,8 +449,8 @@ KERNEL(jump_full_float64, i64 lanes, int dim, double *losses, double *theta, dou
     jump_full(lane, lanes, dim, losses, theta, velocity, moving, curvature, power, root, noisy, z, seed, replica, step);
 }
 
-// Minibatches of real examples (batches.py, example_kernels.py). Pointers are to the first entry of a lane, which has its
-// entries `lanes` apart; examples are rows.
+// Minibatches of real examples (batches.py, least_squares_kernels.py). Pointers are to the first entry of a lane, whose
+// further entries are `lanes` apart; an example is a contiguous row of `inputs`.
 
 // The sum of x[j] * y[j * lanes] over j, in that order.
 DEVICE double dot(const double *x, const double *y, i64 lanes, int dim) {
@@ -459,8 +465,8 @@ DEVICE void add_times(double *out, double factor, const double *x, i64 lanes, in
 
 DEVICE u32 below(u32 high, u32 low, u64 limit) { return u32((high * limit + (low * limit >> 32)) >> 32); }
 
-// Brings a uniform subset of `count` to the front of `order`, (population, lanes); `picks` notes the swaps if it is not
-// null.
+// Brings a uniform subset of `count` entries to the front of `order`, (population, lanes). If `picks` is not null, the
+// swaps are noted there for swap_back.
 DEVICE void swap_in(u32 *order, u32 *picks, i64 lanes, u64 count, u64 population, u64 seed, u32 purpose, u64 replica,
                     u64 step) {
     Words x{};
@@ -487,9 +493,10 @@ DEVICE void in_order(u32 *order, i64 lanes, u64 population) {
     ROLLED for (u64 i = 0; i < population; ++i) order[i64(i) * lanes] = u32(i);
 }
 
-// Draws the batch of one update and returns where it lies: in `order`, (population, lanes), or (size, lanes) with
-// replacement (`sampling` 1). `fresh` says that `order` is not that of the update before. Without replacement (0)
-// swap_back has to follow, which the noted `picks`, (size, lanes), are for.
+// Draws the batch of one update and returns a pointer to its indices, which lie in `order`: (population, lanes), or
+// (size, lanes) with replacement (`sampling` 1). `fresh` says that `order` has not been left by the update before, as
+// at the start of a launch. Without replacement (`sampling` 0) swap_back must follow, with the swaps noted in `picks`,
+// (size, lanes).
 DEVICE const u32 *draw_batch(u32 *order, u32 *picks, i64 lanes, u64 size, u64 population, int sampling, u64 seed,
                              u64 replica, u64 step, bool fresh) {
     if (sampling == 0) {
@@ -513,7 +520,7 @@ DEVICE const u32 *draw_batch(u32 *order, u32 *picks, i64 lanes, u64 size, u64 po
     return order + i64(place * size) * lanes;
 }
 
-// Least squares (example_kernels.py): `theta`, `velocity` and `gradient` are (dim, lanes).
+// Least squares (least_squares_kernels.py): `theta`, `velocity` and `gradient` are (dim, lanes).
 
 DEVICE double excess_loss(const double *theta, const double *hessian, i64 lanes, int dim) {
     double total = 0.0;
@@ -585,7 +592,7 @@ DEVICE void descend(double *weights, double *velocity, const double *pull, i64 l
     }
 }
 
-// Training loss into `losses`, test loss into the row below.
+// Writes the training loss to `losses`, and the test loss to the next row.
 DEVICE void measure(double *losses, const double *beta, i64 lanes, int dim, i64 count, const double *inputs,
                     const double *targets, const double *truth) {
     double train = 0.0, test = 0.0;
@@ -609,7 +616,8 @@ KERNEL(network_losses_float64, i64 lanes, int dim, double *losses, const double 
     }
 }
 
-// Batches of `whole` times all examples and `rest` more; `z` is (visited, lanes), `times` (count, lanes) if `whole`.
+// Batches that take all examples `whole` times, and `rest` drawn ones. `z` is (visited, lanes); `times`, how often each
+// example is taken, is (count, lanes) where `whole` > 0.
 DEVICE void network_batches(i64 lane, i64 lanes, int dim, int steps, double *losses, double *weights,
                             double *velocity, double *beta, double *pull, double *z, i64 *times, u32 *order,
                             u32 *picks, const double *inputs, const double *targets, const double *truth, i64 count,
@@ -656,8 +664,8 @@ KERNEL(network_batches_float64, i64 lanes, int dim, int steps, double *losses, d
                     slots, whole, rest, sampling, deviation, seed, replica, step);
 }
 
-// Gaussian gradient noise of the covariance of minibatches; `z` is (2 * count, lanes), or (count, lanes) where the
-// scale of sampling is 0.
+// Updates with Gaussian gradient noise of the covariance that minibatches have. `z` is (2 * count, lanes), of which the
+// second half is not used where the scale of sampling is 0.
 DEVICE void network_gaussian(i64 lane, i64 lanes, int dim, int steps, double *losses, double *weights,
                              double *velocity, double *beta, double *pull, double *z, const double *inputs,
                              const double *targets, const double *truth, i64 count, double momentum,

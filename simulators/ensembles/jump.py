@@ -1,8 +1,13 @@
 """Exact Gaussian transitions: from one record to the next in one draw, however many steps lie between.
 
-On a quadratic with additive Gaussian noise, n steps take the state z of a mode, θ or (θ, u), to Aⁿ z + ζ with
-cov(ζᵢ, ζⱼ) = F_ij γ Σ_{k<n} Aᵢᵏ b bᵀ Aⱼᵏᵀ, b = −ε or (−ε, 1). Powers and sums are built along the binary digits of n,
-from S_{2n} = S_n + Aⁿ S_n Aⁿᵀ: only positive terms add, and rounding grows like n · 2⁻⁵³.
+On a quadratic with additive Gaussian noise of covariance γF, one step takes the state z of a mode to A z + b ξ. Without
+momentum z = θ, A = 1 − ελ and b = −ε; with momentum z = (θ, u), u ← m u + (λθ + ξ), θ ← θ − ε u and b = (−ε, 1). After
+n steps the state of mode i is Aᵢⁿ zᵢ + ζᵢ with
+
+    cov(ζᵢ, ζⱼ) = γ F_ij S_n,  S_n = Σ_{k<n} Aᵢᵏ b bᵀ (Aⱼᵏ)ᵀ.
+
+Powers and sums are built along the binary digits of n, from S_{2n} = S_n + Aᵢⁿ S_n (Aⱼⁿ)ᵀ. For a single mode only
+positive semi-definite terms are added: nothing cancels, and rounding grows like n · 2⁻⁵³.
 """
 
 from dataclasses import dataclass
@@ -24,7 +29,7 @@ class Transition:
     root : (D, s, s) array, or (D·s, D·s) if modes share noise
         A square root of the covariance that noise adds; modes outermost.
     noisy : bool
-        Whether it adds any.
+        Whether noise adds any covariance at all.
     """
 
     power: FloatArray
@@ -33,26 +38,28 @@ class Transition:
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes."""
+        """Bytes of both arrays."""
         return self.power.nbytes + self.root.nbytes
 
     @property
     def finite(self) -> bool:
-        """Whether both are numbers: beyond the critical learning rate, powers overflow."""
+        """Whether all entries are finite: beyond the critical learning rate, powers of A overflow."""
         return bool(np.isfinite(self.power).all() and np.isfinite(self.root).all())
 
 
 def transition(
     curvature: FloatArray, covariance: FloatArray, rates: FloatArray, lengths: FloatArray, momentum: float
 ) -> Transition:
-    """Exact law of consecutive segments, `lengths` steps at learning rates `rates`.
+    """Exact law of the state after P consecutive segments, each of constant learning rate.
 
     Parameters
     ----------
     curvature : (D,) array
+        λ of every mode.
     covariance : (D,) or (D, D) array
-        Of a minibatch gradient.
+        γF, the covariance of a minibatch gradient; (D,) where it is diagonal.
     rates, lengths : (P,) array
+        Learning rate and number of steps of every segment.
     momentum : float
 
     Examples
@@ -63,20 +70,23 @@ def transition(
     >>> law.power.item(), round(law.root.item() ** 2, 12)
     (0.25, 1.25)
     """
+    # Without momentum u is the last gradient, which the next step does not need: θ alone is the state.
     size = 2 if momentum > 0 else 1
     power = np.broadcast_to(np.eye(size), (curvature.size, size, size))
     spread = np.zeros((*covariance.shape, size, size))
+    # Overflow is reported by Transition.finite.
     with np.errstate(over="ignore", invalid="ignore"):
         for rate, length in zip(rates, lengths, strict=True):
             step, kick = _one_step(curvature, float(rate), momentum)
             more_power, more_spread = _repeat(step, covariance[..., None, None] * np.outer(kick, kick), int(length))
+            # The noise so far goes through this segment as the state does; the noise of the segment is independent.
             power, spread = more_power @ power, more_spread + _congruence(more_power, spread)
         noisy = bool(np.any(spread != 0.0))
         return Transition(power, _root(spread), noisy)
 
 
 def between(schedule: Schedule, start: int, stop: int) -> tuple[FloatArray, FloatArray]:
-    """Multipliers and lengths of the segments of a schedule between two steps.
+    """Multipliers and lengths of the segments, or parts of segments, of a schedule between two steps.
 
     >>> from noisysgd import theory
     >>> between(theory.piecewise([5, 4], [1.0, 0.5]), 3, 7)
@@ -88,9 +98,10 @@ def between(schedule: Schedule, start: int, stop: int) -> tuple[FloatArray, Floa
 
 
 def _one_step(curvature: FloatArray, rate: float, momentum: float) -> tuple[FloatArray, FloatArray]:
-    """A, (D, s, s), and b, (s,)."""
+    """A of every mode, (D, s, s), and b, (s,), which all modes share."""
     if momentum == 0.0:
         return (1.0 - rate * curvature)[:, None, None], np.array([-rate])
+    # θ moves by the new u: u ← m u + λθ + ξ put into θ ← θ − ε u.
     step = np.empty((curvature.size, 2, 2))
     step[:, 0, 0], step[:, 0, 1] = 1.0 - rate * curvature, -rate * momentum
     step[:, 1, 0], step[:, 1, 1] = curvature, momentum
@@ -98,8 +109,9 @@ def _one_step(curvature: FloatArray, rate: float, momentum: float) -> tuple[Floa
 
 
 def _repeat(step: FloatArray, spread: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
-    """Aⁿ and S_n, along the digits of n after the first."""
+    """Aⁿ and S_n for n = `count` ≥ 1, from A = `step` and S_1 = `spread`, in O(log n) products."""
     power, total = step, spread
+    # The leading digit of n is the one step to begin with; every further one doubles n, and a 1 adds a step.
     for digit in bin(count)[3:]:
         power, total = power @ power, total + _congruence(power, total)
         if digit == "1":
@@ -108,25 +120,28 @@ def _repeat(step: FloatArray, spread: FloatArray, count: int) -> tuple[FloatArra
 
 
 def _congruence(power: FloatArray, spread: FloatArray) -> FloatArray:
-    """Aᵢ S Aⱼᵀ of every mode, or of every pair."""
+    """Aᵢ S_ij Aⱼᵀ: of every mode with itself for (D, s, s) spreads, of every pair of modes for (D, D, s, s)."""
     if spread.ndim == 3:
         return power @ spread @ power.transpose(0, 2, 1)
     return power[:, None] @ spread @ power.transpose(0, 2, 1)[None]
 
 
 def _root(spread: FloatArray) -> FloatArray:
+    """A square root of a covariance (D, s, s) of single modes, or (D, D, s, s) of all; infinite if any entry is."""
     if not np.isfinite(spread).all():
         return np.full(spread.shape, np.inf)
     if spread.ndim == 4:
         dim, _, size, _ = spread.shape
         joint = spread.transpose(0, 2, 1, 3).reshape(dim * size, dim * size)
-        # Of correlations: θ may spread by many orders less than u does, and errors are as large as the largest.
+        # The root is taken of correlations. Errors of eigh are relative to the largest eigenvalue, and would drown the
+        # spread of θ, which may be orders of magnitude below that of u.
         deviation = np.sqrt(np.diagonal(joint))
         unit = np.where(deviation > 0, deviation, 1.0)
+        # Rounding may leave `joint` slightly asymmetric and eigenvalues of zero slightly negative.
         values, vectors = np.linalg.eigh((joint + joint.T) / 2 / unit / unit[:, None])
         root = deviation[:, None] * ((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
         return np.ascontiguousarray(root)
-    # Cholesky, written out: one mode's covariance may be singular, as after a single step.
+    # Cholesky of 1 × 1 or 2 × 2 matrices, written out: NumPy's refuses singular ones, such as b bᵀ after a single step.
     root = np.zeros_like(spread)
     root[:, 0, 0] = np.sqrt(spread[:, 0, 0])
     if spread.shape[1] == 2:

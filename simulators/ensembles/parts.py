@@ -7,15 +7,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from noisysgd.simulators.ensembles import tile_moments as kept
-from noisysgd.simulators.ensembles import tiles
-from noisysgd.simulators.ensembles.tiles import LANES, Moments
-from noisysgd.simulators.randomness.stream import REPLICAS
+from noisysgd.simulators.ensembles import tile_moments
+from noisysgd.simulators.ensembles.tiles import LANES, Moments, merge, replica_range, tile_sizes
 from noisysgd.theory.common import checks
-from noisysgd.theory.common.arrays import IntArray
+from noisysgd.theory.common.arrays import FloatArray, IntArray
 
 OWN = ("replicas", "replica_offset")
-"""Attributes in which the parts of one ensemble differ."""
+"""Attributes of a result in which the parts of one ensemble differ."""
 
 ALIKE = "Parts of one ensemble differ in their replicas only: simulate this one again, with the others' arguments."
 
@@ -26,12 +24,12 @@ def shares(replicas: int, parts: int, *, replica_offset: int = 0) -> list[dict[s
     Parameters
     ----------
     replicas : int
-        Of the whole ensemble, ≥ 2.
+        Replicas of the whole ensemble, ≥ 2.
     parts : int
-        At most this many; fewer where there are fewer tiles. More parts than processes even out their speeds, and
-        less is lost with a process that dies.
+        The most parts to make; there are fewer where there are fewer tiles. More parts than processes even out the
+        processes' speeds, and less is lost with a process that dies.
     replica_offset : int
-        Of the whole ensemble.
+        First replica of the whole ensemble in the random stream.
 
     Returns
     -------
@@ -48,16 +46,14 @@ def shares(replicas: int, parts: int, *, replica_offset: int = 0) -> list[dict[s
     >>> shares(600, 2)
     [{'replica_offset': 0, 'replicas': 256}, {'replica_offset': 256, 'replicas': 344}]
     """
-    count = checks.integer("replicas", replicas, 2, remedy="A standard error needs two runs.")
+    whole = replica_range(replicas, replica_offset)
     parts = checks.integer("parts", parts, 1, remedy="One part is the whole ensemble.")
-    first = checks.integer("replica_offset", replica_offset, 0, remedy="Replicas count from 0.")
-    remedy = "The random stream has no more replicas than that; change the seed instead."
-    checks.require(first + count <= REPLICAS, "replica_offset + replicas", f"at most {REPLICAS}", first + count, remedy)
-    # A single replica cannot be simulated alone: it stays with the tile before it.
-    blocks = max((count - 2) // LANES + 1, 1)
-    parts = min(parts, blocks)
-    edges = [LANES * (blocks * k // parts) for k in range(parts)] + [count]
-    return [{"replica_offset": first + a, "replicas": b - a} for a, b in itertools.pairwise(edges)]
+    # A last tile of a single replica cannot be a part of its own, which needs two: it is not counted here.
+    full = (len(whole) - 2) // LANES + 1
+    parts = min(parts, full)
+    # Cut between tiles only: a tile is summed as a whole, and parts of one could not be merged to the same bits.
+    edges = [LANES * (full * k // parts) for k in range(parts)] + [len(whole)]
+    return [{"replica_offset": whole.start + a, "replicas": b - a} for a, b in itertools.pairwise(edges)]
 
 
 def join(datasets: Iterable[xr.Dataset], *, keep_tiles: bool = False) -> xr.Dataset:
@@ -67,14 +63,14 @@ def join(datasets: Iterable[xr.Dataset], *, keep_tiles: bool = False) -> xr.Data
     ----------
     datasets : iterable of xarray.Dataset
         Results of :func:`noisysgd.simulators.simulate` with ``keep_tiles=True`` and the replicas that :func:`shares`
-        gives, in any order. All but the last in the stream have a multiple of 128 replicas.
+        gives, in any order. All but the one with the last replicas have a multiple of 128 of them.
     keep_tiles : bool
         Whether the result keeps its tiles, so that it can be joined again.
 
     Returns
     -------
     xarray.Dataset
-        That of ``simulate`` for all replicas at once, attributes included.
+        What ``simulate`` returns for all replicas at once, attributes included.
 
     Raises
     ------
@@ -101,63 +97,74 @@ def join(datasets: Iterable[xr.Dataset], *, keep_tiles: bool = False) -> xr.Data
     """
     parts = [_part(dataset) for dataset in datasets]
     checks.require(len(parts) > 0, "datasets", "at least one part", parts, "Pass the results of simulate.")
+    # Parts may come in any order; tiles have to be merged in the order of their replicas.
     parts.sort(key=_first)
     for part in parts[1:]:
         _require_alike(parts[0], part)
     _require_contiguous(parts)
-    counts = np.concatenate([part[kept.REPLICAS].values for part in parts])
-    replicas, metrics = int(counts.sum()), kept.metrics_of(parts[0])
-    own = [name(metric) for metric in metrics for name in (kept.mean_of, kept.deviations_of)] + [kept.REPLICAS]
-    joined = parts[0].drop_vars(own).assign_attrs(replicas=replicas, replica_offset=_first(parts[0]))
+    counts = np.concatenate([part[tile_moments.REPLICAS].values for part in parts])
+    replicas, metrics = int(counts.sum()), tile_moments.metrics_of(parts[0])
+    kinds = tile_moments.mean_of, tile_moments.deviations_of
+    per_tile = [name_of(metric) for metric in metrics for name_of in kinds] + [tile_moments.REPLICAS]
+    joined = parts[0].drop_vars(per_tile).assign_attrs(replicas=replicas, replica_offset=_first(parts[0]))
     for metric in metrics:
         mean, deviations = _merged(parts, metric)
-        for name, values in {metric: mean, f"{metric}_stderr": kept.standard_error(deviations, replicas)}.items():
+        stderr = tile_moments.standard_error(deviations, replicas)
+        for name, values in {metric: mean, f"{metric}_stderr": stderr}.items():
             joined[name] = (joined[name].dims, values, joined[name].attrs)
     if keep_tiles:
         moments = (
-            np.stack([np.concatenate([_tiles(part, of, m) for part in parts], axis=-1) for m in metrics], axis=-2)
-            for of in (kept.mean_of, kept.deviations_of)
+            np.stack([np.concatenate([_tiles(part, name_of, m) for part in parts], axis=-1) for m in metrics], axis=-2)
+            for name_of in kinds
         )
-        kept.attach(joined, metrics, (next(moments), next(moments)), counts, _experiment(parts[0]))
+        tile_moments.attach(joined, metrics, (next(moments), next(moments)), counts, _experiment(parts[0]))
     return joined
 
 
 def _merged(parts: list[xr.Dataset], metric: str) -> Moments:
-    """Moments of a loss over all tiles of all parts, merged in the order in which one call would."""
+    """Moments of a loss over all tiles of all parts, merged in the order in which one call merges them."""
     total: Moments | None = None
     done = 0
+    # Tile by tile over all parts: merging the parts' own moments would round differently from one call.
     for part in parts:
-        means, deviations = (_tiles(part, of, metric) for of in (kept.mean_of, kept.deviations_of))
-        for k, size in enumerate(part[kept.REPLICAS].values.tolist()):
+        means, deviations = (_tiles(part, of, metric) for of in (tile_moments.mean_of, tile_moments.deviations_of))
+        for k, size in enumerate(part[tile_moments.REPLICAS].values.tolist()):
             tile = means[..., k], deviations[..., k]
-            total = tile if total is None else tiles.merge(total, done, tile, size)
+            total = tile if total is None else merge(total, done, tile, size)
             done += size
     assert total is not None
     return np.array(total[0]), np.array(total[1])
 
 
-def _tiles(part: xr.Dataset, of: Callable[[str], str], metric: str) -> Any:
-    return part[of(metric)].transpose(*part[metric].dims, kept.TILE).values
+def _tiles(part: xr.Dataset, name_of: Callable[[str], str], metric: str) -> FloatArray:
+    """Means or deviations of every tile, tiles innermost: whoever stored the part may have reordered its dimensions."""
+    values: FloatArray = part[name_of(metric)].transpose(*part[metric].dims, tile_moments.TILE).values
+    return values
 
 
 def _experiment(part: xr.Dataset) -> str:
-    return str(part[kept.REPLICAS].attrs.get("experiment"))
+    """Fingerprint of the problem, the schedule and the root of the noise covariance."""
+    return str(part[tile_moments.REPLICAS].attrs.get("experiment"))
 
 
 def _first(part: xr.Dataset) -> int:
+    """First replica of a part in the random stream."""
     return int(part.attrs["replica_offset"])
 
 
 def _part(dataset: xr.Dataset) -> xr.Dataset:
-    """`dataset`, if it is a result with its tiles."""
+    """`dataset`, after checking that it is a result with the moments of all its tiles."""
     remedy = "Pass results of simulate(..., keep_tiles=True)."
     checks.require(isinstance(dataset, xr.Dataset), "datasets", "datasets", type(dataset).__name__, remedy)
-    metrics = kept.metrics_of(dataset)
-    needed = {kept.REPLICAS} | {name for m in metrics for name in (f"{m}_stderr", kept.deviations_of(m))}
+    metrics = tile_moments.metrics_of(dataset)
+    needed = {tile_moments.REPLICAS} | {
+        name for m in metrics for name in (f"{m}_stderr", tile_moments.deviations_of(m))
+    }
     complete = bool(metrics) and needed <= set(dataset.variables) and set(OWN) <= set(dataset.attrs)
     checks.require(complete, "datasets", "datasets with their tiles", list(dataset.variables), remedy)
-    counts: IntArray = dataset[kept.REPLICAS].values
-    whole = np.array_equal(counts, kept.sizes(int(dataset.attrs["replicas"])))
+    # A selection of the tiles would give plausible moments of fewer replicas: the sizes show it.
+    counts: IntArray = dataset[tile_moments.REPLICAS].values
+    whole = np.array_equal(counts, tile_sizes(int(dataset.attrs["replicas"])))
     remedy = f"Pass results as they are, with all their tiles of {LANES} replicas."
     checks.require(whole, "datasets", f"tiles of {dataset.attrs['replicas']} replicas", counts.tolist(), remedy)
     return dataset
@@ -165,6 +172,7 @@ def _part(dataset: xr.Dataset) -> xr.Dataset:
 
 def _require_alike(first: xr.Dataset, other: xr.Dataset) -> None:
     """Check that two parts are of one experiment."""
+    # First what can be named in words; the fingerprint says only that something differs.
     _require_equal("attribute", *({k: v for k, v in each.attrs.items() if k not in OWN} for each in (first, other)))
     _require_equal("coordinate", *({str(k): v.variable for k, v in each.coords.items()} for each in (first, other)))
     _require_equal("axes", *({str(k): v.dims for k, v in each.data_vars.items()} for each in (first, other)))
@@ -175,6 +183,7 @@ def _require_alike(first: xr.Dataset, other: xr.Dataset) -> None:
 
 
 def _require_equal(kind: str, first: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Check that two mappings have the same entries; the message names the first that differs."""
     for name in sorted(first.keys() | other.keys()):
         one, two = first.get(name), other.get(name)
         one, two = (_plain(each) for each in (one, two))
@@ -182,12 +191,12 @@ def _require_equal(kind: str, first: Mapping[str, Any], other: Mapping[str, Any]
 
 
 def _plain(value: Any) -> Any:
-    """What two equal values have equal: dimensions and numbers of a variable."""
+    """`value` as something that == compares as a whole: of a variable, its dimensions and numbers."""
     return (value.dims, value.values.tolist()) if isinstance(value, xr.Variable) else value
 
 
 def _require_contiguous(parts: list[xr.Dataset]) -> None:
-    """Check that sorted parts follow one another, cut at borders of tiles."""
+    """Check that parts, in the order of their replicas, leave no gap, do not overlap, and were cut between tiles."""
     for part, after in itertools.pairwise(parts):
         size, start, end = int(part.attrs["replicas"]), _first(after), _first(part) + int(part.attrs["replicas"])
         remedy = "Pass every part once." if start < end else "A part is missing: simulate it too."

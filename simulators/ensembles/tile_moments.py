@@ -1,4 +1,4 @@
-"""Moments of every tile, kept beside an ensemble's result so that parts of one ensemble can be joined.
+"""Moments of every tile, stored beside an ensemble's result so that parts of one ensemble can be joined.
 
 Floating-point sums depend on their order. A simulation merges its tiles from the first to the last; whoever has the
 tiles of all parts can repeat that, and gets every bit that one call would have given.
@@ -12,45 +12,36 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from noisysgd.simulators.ensembles.tiles import LANES, Moments
+from noisysgd.simulators.ensembles.tiles import Moments, tile_sizes
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 
 TILE = "tile"
-"""The dimension of what is kept."""
+"""Name of the dimension that has one entry per tile."""
 
 REPLICAS = "tile_replicas"
-"""The variable with every tile's replicas, and the experiment's fingerprint as an attribute."""
+"""Name of the variable that says how many replicas each tile has; its attribute is the experiment's fingerprint."""
 
 
 def mean_of(metric: str) -> str:
-    """The variable with every tile's mean of a loss."""
+    """Name of the variable that holds every tile's mean of a loss."""
     return f"{metric}_tile_mean"
 
 
 def deviations_of(metric: str) -> str:
-    """The variable with every tile's sum of squared deviations of a loss."""
+    """Name of the variable that holds every tile's sum of squared deviations of a loss."""
     return f"{metric}_tile_deviations"
 
 
 def metrics_of(dataset: xr.Dataset) -> list[str]:
-    """Losses whose tiles a dataset has."""
+    """Names of the losses of which a dataset holds the moments of every tile."""
     return [str(name) for name in dataset.data_vars if mean_of(str(name)) in dataset.variables]
 
 
 def room(configurations: int, rows: int, replicas: int) -> Moments:
-    """Space for the moments of every tile, each of shape (configurations, rows, tiles)."""
-    shape = configurations, rows, sizes(replicas).size
+    """Uninitialised space for the moments of every tile: two arrays of shape (configurations, rows, tiles)."""
+    shape = configurations, rows, tile_sizes(replicas).size
     return np.empty(shape), np.empty(shape)
-
-
-def sizes(replicas: int) -> IntArray:
-    """How many replicas each tile has.
-
-    >>> sizes(300)
-    array([128, 128,  44])
-    """
-    return np.diff(np.append(np.arange(0, replicas, LANES), replicas))
 
 
 def require_free_axis(dims: Iterable[Hashable]) -> None:
@@ -62,9 +53,19 @@ def require_free_axis(dims: Iterable[Hashable]) -> None:
 
 
 def attach(dataset: xr.Dataset, metrics: list[str], moments: Moments, counts: IntArray, experiment: str) -> xr.Dataset:
-    """`dataset` with its tiles: means and sums of squared deviations, (…, step, tile), and their replicas, (tile,).
+    """Add to `dataset` the moments of every tile, and return it.
 
-    The metrics are next to each other in `moments`, as in the rows of a tile.
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        A result with the losses `metrics`, over the axes of the settings and ``step``.
+    metrics : list of str
+    moments : Moments
+        As of `room`; in the rows, all metrics of a record stand next to each other.
+    counts : (tiles,) array of int
+        Replicas of each tile.
+    experiment : str
+        What `fingerprint` says of the experiment.
     """
     dims = (*dataset[metrics[0]].dims, TILE)
     shape = (*dataset[metrics[0]].shape, len(metrics), counts.size)
@@ -78,8 +79,8 @@ def attach(dataset: xr.Dataset, metrics: list[str], moments: Moments, counts: In
     return dataset
 
 
-def fingerprint(*things: Any) -> str:
-    """SHA-256 of arrays, plain values and the dataclasses made of them: equal if and only if every bit is.
+def fingerprint(*things: object) -> str:
+    """SHA-256 of arrays, plain values and dataclasses made of them: equal for things that are equal in every bit.
 
     >>> from noisysgd import theory
     >>> fingerprint(theory.power_law(3)) == fingerprint(theory.power_law(3)) != fingerprint(theory.power_law(4))
@@ -93,6 +94,7 @@ def fingerprint(*things: Any) -> str:
 
 def _feed(digest: Any, thing: Any) -> None:
     if isinstance(thing, np.ndarray):
+        # Bytes alone would not tell arrays of other types or shapes apart.
         digest.update(f"{thing.dtype.str}{thing.shape};".encode())
         digest.update(np.ascontiguousarray(thing).tobytes())
     elif hasattr(thing, "__dataclass_fields__"):
@@ -105,6 +107,6 @@ def _feed(digest: Any, thing: Any) -> None:
 
 
 def standard_error(deviations: FloatArray, replicas: int) -> FloatArray:
-    """Standard error of the mean from the sum of squared deviations."""
+    """Standard error of the mean over `replicas`, from the sum of squared deviations S: √(S/(R − 1)/R)."""
     error: FloatArray = np.sqrt(deviations / (replicas - 1) / replicas)
     return error

@@ -15,8 +15,10 @@ import numpy as np
 
 from noisysgd.simulators.ensembles import trajectory_kernels as kernels
 from noisysgd.simulators.ensembles.jump import Transition, between, transition
+from noisysgd.simulators.ensembles.windows import Cancelled, window_length, windows
 from noisysgd.simulators.randomness.number_formats import DOUBLE, Precision, StateArray
-from noisysgd.simulators.randomness.stream import NoiseLaw
+from noisysgd.simulators.randomness.stream import REPLICAS, NoiseLaw
+from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.schedules.schedule import Schedule
@@ -24,27 +26,21 @@ from noisysgd.theory.schedules.schedule import Schedule
 LANES = 128
 """Replicas of a tile. Part of the meaning of a result's last bits: tiles fix the order in which losses are summed."""
 
-WINDOW_STEPS = 1024
-WINDOW_WORK = 2**25
-"""A window is what a kernel does in one call: a tenth of a second, after which it can be cancelled."""
-LAWS_MEMORY = 2**28
-"""Bytes of the laws of jumps that are kept for a configuration, unless a single one is larger."""
+TRANSITIONS_MEMORY = 2**28
+"""Bytes of the exact transitions that are kept for a configuration, unless a single one is larger."""
 
 GAUSSIAN = NoiseLaw()
 
 Moments = tuple[FloatArray, FloatArray]
-"""Mean and sum of squared deviations, each of shape (records,)."""
-
-
-class Cancelled(Exception):  # noqa: N818 — not an error: the caller asked for it
-    """Raised inside a job whose result nobody waits for any more."""
+"""Mean and sum of squared deviations over replicas: two arrays of one shape, (rows,) unless said otherwise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ensemble:
-    """What all configurations of one call share. Arrays are writable and contiguous, as the kernels were compiled.
+    """What all configurations of one call on a noisy quadratic share.
 
-    They have the precision of the state, but for `noise_root`, which is rounded after it was scaled.
+    Arrays are writable and contiguous, as the kernels were compiled. They have the precision of the state, but for
+    `noise_root`, which is rounded only after a configuration has scaled it (`scaled_root`).
     """
 
     curvature: StateArray
@@ -60,13 +56,22 @@ class Ensemble:
 
     @property
     def rows(self) -> int:
-        """Losses of one replica."""
+        """How many losses one replica records."""
         return self.record.size
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of the broadcast arguments; `noise_factor` multiplies F, where noise is not that of real batches."""
+    """One point of the broadcast settings.
+
+    Attributes
+    ----------
+    learning_rate, momentum : float
+    noise_factor : float
+        Multiplies the covariance F of one example's gradient, where noise is not that of real batches.
+    batch_size : float
+        Where batches of real examples are drawn, or a model derives its noise from it.
+    """
 
     learning_rate: float
     momentum: float
@@ -75,16 +80,16 @@ class Configuration:
 
 
 class Tiled(Protocol):
-    """What runs of other models than noisy quadratics are cut from: `examples.ExampleEnsemble`."""
+    """What tiles ask of the ensembles of other models than noisy quadratics: `example_model.ExampleEnsemble`."""
 
     @property
     def rows(self) -> int:
-        """Losses of one replica."""
+        """How many losses one replica records."""
 
     def losses(
         self, configuration: Configuration, replica: int, lanes: int, stop: threading.Event | None
     ) -> Iterator[FloatArray]:
-        """Blocks of (rows, lanes) that add up to all rows."""
+        """Blocks of losses, (some rows, lanes), that make up all rows one below the other."""
 
 
 def ensemble(
@@ -97,7 +102,7 @@ def ensemble(
     law: NoiseLaw = GAUSSIAN,
     precision: Precision = DOUBLE,
 ) -> Ensemble:
-    """Prepare a problem: a square root of F, (D,) or (D, D), and plain copies of everything else."""
+    """Prepare a problem for kernels: a square root of F, (D,) or (D, D), and plain copies of everything else."""
     return Ensemble(
         curvature=precision.of(np.array(problem.eigenvalues)),
         noise_root=square_root(problem.noise),
@@ -122,8 +127,35 @@ def square_root(covariance: FloatArray) -> FloatArray:
     if covariance.ndim == 1:
         return np.sqrt(covariance)
     values, vectors = np.linalg.eigh(covariance)
-    # eigh leaves rounding where an eigenvalue is zero.
+    # An eigenvalue of zero comes out of eigh as rounding of either sign, of which the negative has no real root.
     return np.ascontiguousarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+
+def replica_range(replicas: int, offset: int) -> range:
+    """The `replicas` of an ensemble that begins at replica `offset` of the random stream, after checking both."""
+    count = checks.integer("replicas", replicas, 2, remedy="A standard error needs two runs.")
+    first = checks.integer("replica_offset", offset, 0, remedy="Replicas count from 0.")
+    remedy = "The random stream has no more replicas than that; change the seed instead."
+    checks.require(first + count <= REPLICAS, "replica_offset + replicas", f"at most {REPLICAS}", first + count, remedy)
+    return range(first, first + count)
+
+
+def cut(replicas: range, size: int = LANES) -> list[range]:
+    """Cut replicas into consecutive groups of `size`, by default tiles; the last may be smaller.
+
+    >>> cut(range(300))
+    [range(0, 128), range(128, 256), range(256, 300)]
+    """
+    return [replicas[first : first + size] for first in range(0, len(replicas), size)]
+
+
+def tile_sizes(replicas: int) -> IntArray:
+    """How many replicas each tile of an ensemble has.
+
+    >>> tile_sizes(300)
+    array([128, 128,  44])
+    """
+    return np.diff(np.append(np.arange(0, replicas, LANES), replicas))
 
 
 def tile_losses(
@@ -132,16 +164,17 @@ def tile_losses(
     replica: int,
     lanes: int,
     stop: threading.Event | None = None,
-    laws: "Laws | None" = None,
+    transitions: "Transitions | None" = None,
 ) -> Iterator[FloatArray]:
     """Losses of replicas replica…replica + lanes − 1, a block of (records, lanes) per window; inf where diverged.
 
-    Exact jumps have laws, which the tiles of a configuration share.
+    Exact jumps take their `transitions` from those that all tiles of a configuration share, or make their own.
     """
     if not isinstance(shared, Ensemble):
         yield from shared.losses(configuration, replica, lanes, stop)
         return
     dim, precision = shared.curvature.size, shared.precision
+    # Random numbers come in blocks of several coordinates: the last block may have more than are left.
     theta = np.empty((precision.rows(dim), lanes), precision.dtype)
     precision.fill(theta, shared.seed, np.uint64(precision.initial_state), np.uint64(replica), np.uint64(0))
     theta = theta[:dim]
@@ -149,29 +182,33 @@ def tile_losses(
     theta += shared.initial_mean[:, None]
     velocity = np.zeros((dim if configuration.momentum > 0 else 0, lanes), precision.dtype)
     if shared.record[0] == 0:
-        yield _initial_losses(shared, theta)
+        losses = np.zeros((1, lanes))
+        kernels.initial_loss(losses, theta, shared.curvature)
+        yield losses
     if shared.exact_jumps:
-        yield from _jumps(shared, laws or Laws(shared, configuration), theta, velocity, replica, stop)
+        yield from _jumps(shared, transitions or Transitions(shared, configuration), theta, velocity, replica, stop)
     else:
         yield from _steps(shared, configuration, theta, velocity, replica, stop)
 
 
-class Laws:
+class Transitions:
     """Exact transitions of one configuration between its records, made when a tile asks for them.
 
-    The latest are kept, up to `memory` bytes of them: tiles go from record to record side by side, and share them.
+    The ones asked for last are kept, up to `memory` bytes: tiles go from record to record side by side, and share them.
     """
 
-    def __init__(self, shared: Ensemble, configuration: Configuration, memory: int = LAWS_MEMORY) -> None:
+    def __init__(self, shared: Ensemble, configuration: Configuration, memory: int = TRANSITIONS_MEMORY) -> None:
         self._shared, self._configuration, self._memory = shared, configuration, memory
         self._known: dict[tuple[bytes, bytes], Transition] = {}
         self._lock = threading.Lock()
 
     def between(self, start: int, stop: int) -> Transition:
-        """The law of the steps from `start` to `stop`."""
+        """The transition over the steps from `start` to `stop`."""
         shared, configuration = self._shared, self._configuration
         multipliers, lengths = between(shared.schedule, start, stop)
+        # What happens in between is the key, not where: records at equal distances share one transition.
         key = (multipliers.tobytes(), lengths.tobytes())
+        # Threads that need the same transition wait for the first of them instead of making it again.
         with self._lock:
             if key not in self._known:
                 root = shared.noise_root
@@ -179,28 +216,36 @@ class Laws:
                 with np.errstate(over="ignore"):
                     rates = configuration.learning_rate * multipliers
                 made = transition(shared.curvature, covariance, rates, lengths, configuration.momentum)
-                while self._known and sum(law.nbytes for law in self._known.values()) + made.nbytes > self._memory:
+                while self._known and sum(each.nbytes for each in self._known.values()) + made.nbytes > self._memory:
                     del self._known[next(iter(self._known))]
                 self._known[key] = made
-            self._known[key] = self._known.pop(key)  # the last to be forgotten
+            # A dict keeps its order of insertion: the one used last goes to the end, and is forgotten last.
+            self._known[key] = self._known.pop(key)
             return self._known[key]
 
 
 def _jumps(
-    shared: Ensemble, laws: Laws, theta: StateArray, velocity: StateArray, replica: int, stop: threading.Event | None
+    shared: Ensemble,
+    transitions: Transitions,
+    theta: StateArray,
+    velocity: StateArray,
+    replica: int,
+    stop: threading.Event | None,
 ) -> Iterator[FloatArray]:
-    """From record to record by exact transitions."""
+    """Losses of a tile that goes from record to record by exact transitions."""
     jump = kernels.jump_full if shared.noise_root.ndim == 2 else kernels.jump_diagonal
     ends = shared.record[shared.record > 0]
     before = 0
     for k, end in enumerate(ends.tolist()):
         if stop is not None and stop.is_set():
             raise Cancelled
-        law = laws.between(before, end)
+        law = transitions.between(before, end)
+        # Powers that overflow leave no state to go on from: this record and all later ones are infinite.
         if not law.finite:
             yield np.full((ends.size - k, theta.shape[1]), np.inf)
             return
         losses = np.zeros((1, theta.shape[1]))
+        # A jump draws at the last of the steps that it covers. No other jump covers it, so that none draws the same.
         place = (shared.seed, np.uint64(replica), np.uint64(end - 1))
         jump(losses, theta, velocity, shared.curvature, law.power, law.root, law.noisy, *place)
         yield losses
@@ -215,16 +260,16 @@ def _steps(
     replica: int,
     stop: threading.Event | None,
 ) -> Iterator[FloatArray]:
-    """Update after update."""
+    """Losses of a tile that makes every update, window by window."""
     dim, lanes = theta.shape
     full = shared.noise_root.ndim == 2
     advance = kernels.advance_full if full else kernels.advance_diagonal
     noise_root = scaled_root(shared, configuration)
     z = np.zeros((shared.precision.noise_rows(dim if full else 1), lanes), shared.precision.noise_dtype)
-    work = dim * lanes * (dim if full else 1)
-    for window in windows(shared, configuration, min(max(WINDOW_WORK // work, 1), WINDOW_STEPS)):
-        if stop is not None and stop.is_set():
-            raise Cancelled
+    # A full covariance costs a product of a (D, D) matrix with a vector per replica and step.
+    length = window_length(dim * lanes * (dim if full else 1))
+    for window in windows(shared.schedule, shared.record, configuration.learning_rate, length, stop):
+        # A diverged replica stays so. Where all have diverged, the remaining steps would change no loss.
         if not np.isfinite(theta).all(axis=0).any():
             yield np.full((window.records_left, lanes), np.inf)
             return
@@ -237,7 +282,7 @@ def _steps(
             shared.curvature,
             noise_root,
             shared.precision.scalar(configuration.momentum),
-            window.rates,
+            shared.precision.of(window.rates),
             window.slots,
             shared.seed,
             np.uint64(replica),
@@ -248,64 +293,23 @@ def _steps(
 
 
 def scaled_root(shared: Ensemble, configuration: Configuration) -> StateArray:
-    """What gradient noise of variance 1 is multiplied with."""
-    root: StateArray = shared.precision.of(shared.noise_root * (shared.law.scale * np.sqrt(configuration.noise_factor)))
-    return root
+    """The root of the noise covariance that a configuration multiplies the kernels' random numbers with."""
+    return shared.precision.of(shared.noise_root * (shared.law.scale * np.sqrt(configuration.noise_factor)))
 
 
-@dataclass(frozen=True, eq=False)
-class Window:
-    """A few steps in a row, from `step` on, and which of their losses are recorded."""
-
-    step: int
-    rates: StateArray
-    slots: IntArray
-    records: int
-    records_left: int
-
-
-def windows(shared: Ensemble, configuration: Configuration, length: int) -> Iterator[Window]:
-    """Cut a schedule into windows of `length` steps."""
-    total = shared.schedule.steps
-    for step in range(0, total, length):
-        steps = np.arange(step, min(step + length, total))
-        with np.errstate(over="ignore"):
-            rates = configuration.learning_rate * shared.schedule.at(steps)
-        slots = record_slots(shared.record, steps)
-        left = int(np.count_nonzero(shared.record > step))
-        yield Window(step, shared.precision.of(rates), slots, int(slots.max()) + 1, left)
-
-
-def _initial_losses(shared: Ensemble, theta: StateArray) -> FloatArray:
-    losses = np.zeros((1, theta.shape[1]))
-    kernels.initial_loss(losses, theta, shared.curvature)
-    return losses
-
-
-def record_slots(record: IntArray, steps: IntArray) -> IntArray:
-    """For each update t in `steps`, which of the window's records is taken after it; −1 for none.
-
-    >>> record_slots(np.array([0, 3, 4, 9]), np.arange(2, 6))
-    array([ 0,  1, -1, -1])
-    """
-    first, beyond = np.searchsorted(record, [steps[0] + 1, steps[-1] + 2])
-    slots = np.full(steps.size, -1)
-    slots[record[first:beyond] - 1 - steps[0]] = np.arange(beyond - first)
-    return slots
-
-
-def tile_moments(
+def moments_of_tile(
     shared: Ensemble | Tiled,
     configuration: Configuration,
     replica: int,
     lanes: int,
     stop: threading.Event,
-    laws: "Laws | None",
+    transitions: Transitions | None,
 ) -> Moments:
     """Mean loss and its sum of squared deviations over one tile, at every record."""
     mean, spread = np.empty(shared.rows), np.empty(shared.rows)
     done = 0
-    for losses in tile_losses(shared, configuration, replica, lanes, stop, laws):
+    # Each window's losses are reduced at once: those of all records would take `lanes` times the memory of their mean.
+    for losses in tile_losses(shared, configuration, replica, lanes, stop, transitions):
         part = slice(done, done + len(losses))
         kernels.moments(losses, mean[part], spread[part])
         done += len(losses)
@@ -319,8 +323,46 @@ def merge(left: Moments, left_size: int, right: Moments, right_size: int) -> Mom
         gap = right[0] - left[0]
         mean = left[0] + gap * (right_size / size)
         spread = left[1] + right[1] + gap**2 * (left_size * right_size / size)
+    # An infinite mean leaves inf − inf in the gap: what came out as NaN is inf by convention.
     diverged = ~np.isfinite(mean)
     return np.where(diverged, np.inf, mean), np.where(diverged | np.isnan(spread), np.inf, spread)
+
+
+def merge_in_order(
+    parts: Iterable[Moments],
+    configurations: int,
+    rows: int,
+    replicas: int,
+    progress: Callable[[int, int], object] | None,
+    per_tile: Moments | None,
+) -> Moments:
+    """Moments of every configuration over all replicas, each of shape (configurations, rows).
+
+    Parameters
+    ----------
+    parts : iterable of Moments
+        Those of every tile, (rows,): all tiles of the first configuration, in the order of their replicas, then those
+        of the next.
+    configurations, rows, replicas : int
+    progress : callable, optional
+        Called as ``progress(done, total)`` after every tile.
+    per_tile : Moments, optional
+        Where the moments of every tile are written to, (configurations, rows, tiles).
+    """
+    means = np.empty((configurations, rows))
+    spreads = np.empty_like(means)
+    sizes = tile_sizes(replicas)
+    for done, part in enumerate(parts):
+        row, tile = divmod(done, sizes.size)
+        if per_tile is not None:
+            per_tile[0][row, :, tile], per_tile[1][row, :, tile] = part
+        # Always the tiles so far with the next one: another grouping would round differently.
+        if tile > 0:
+            part = merge((means[row], spreads[row]), LANES * tile, part, int(sizes[tile]))
+        means[row], spreads[row] = part
+        if progress is not None:
+            progress(done + 1, configurations * sizes.size)
+    return means, spreads
 
 
 def simulate_all(
@@ -329,42 +371,30 @@ def simulate_all(
     replicas: range,
     threads: int,
     progress: Callable[[int, int], object] | None,
-    kept: Moments | None = None,
+    per_tile: Moments | None = None,
 ) -> Moments:
-    """Moments of every configuration over all replicas, each of shape (configurations, rows).
-
-    Those of every tile are written to `kept`, (configurations, rows, tiles), if it is given.
-    """
-    means = np.empty((len(configurations), shared.rows))
-    spreads = np.empty_like(means)
-    tiles = [replicas[first : first + LANES] for first in range(0, len(replicas), LANES)]
+    """Moments of every configuration over all replicas, by threads of the CPU; see `merge_in_order`."""
     stop = threading.Event()
 
-    def job(configuration: Configuration, tile: range, laws: Laws | None) -> Callable[[], Moments]:
-        return lambda: tile_moments(shared, configuration, tile[0], len(tile), stop, laws)
+    def job(configuration: Configuration, tile: range, transitions: Transitions | None) -> Callable[[], Moments]:
+        return lambda: moments_of_tile(shared, configuration, tile[0], len(tile), stop, transitions)
 
-    # Laws go with the last job of their configuration: a full covariance has large ones.
+    # Both generators run only as far as jobs are submitted. The transitions of a configuration, large for a full
+    # covariance, are then made late and freed with its last job.
     every = (
-        (configuration, Laws(shared, configuration) if isinstance(shared, Ensemble) else None)
+        (configuration, Transitions(shared, configuration) if isinstance(shared, Ensemble) else None)
         for configuration in configurations
     )
-    jobs = (job(configuration, tile, laws) for configuration, laws in every for tile in tiles)
+    tiles = cut(replicas)
+    jobs = (job(configuration, tile, transitions) for configuration, transitions in every for tile in tiles)
     with ThreadPoolExecutor(threads, thread_name_prefix="noisysgd") as executor:
         try:
-            for done, part in enumerate(in_order(executor, jobs, ahead=4 * threads)):
-                row, tile = divmod(done, len(tiles))
-                if kept is not None:
-                    kept[0][row, :, tile], kept[1][row, :, tile] = part
-                if tile > 0:
-                    part = merge((means[row], spreads[row]), LANES * tile, part, len(tiles[tile]))
-                means[row], spreads[row] = part
-                if progress is not None:
-                    progress(done + 1, len(configurations) * len(tiles))
+            parts = in_order(executor, jobs, ahead=4 * threads)
+            return merge_in_order(parts, len(configurations), shared.rows, len(replicas), progress, per_tile)
         except BaseException:  # KeyboardInterrupt above all: let the workers go before the executor waits for them
             stop.set()
             executor.shutdown(wait=False, cancel_futures=True)
             raise
-    return means, spreads
 
 
 def in_order(executor: ThreadPoolExecutor, jobs: Iterable[Callable[[], Moments]], ahead: int) -> Iterator[Moments]:
@@ -372,6 +402,7 @@ def in_order(executor: ThreadPoolExecutor, jobs: Iterable[Callable[[], Moments]]
     pending: deque[Future[Moments]] = deque()
     for job in jobs:
         pending.append(executor.submit(job))
+        # To submit all at once would hold every result that comes out before its turn.
         if len(pending) == ahead:
             yield pending.popleft().result()
     while pending:

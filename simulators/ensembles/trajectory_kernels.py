@@ -1,15 +1,16 @@
 """One tile of replicas through a window of steps, compiled.
 
 Heavy ball on a quadratic in its eigenbasis (Smith, Elsen & De 2020, eq. 2): g = λθ + ξ, u ← m u + g, θ ← θ − ε u.
-State arrays are (D, lanes): replicas innermost and contiguous, each lane computed alone, so that neither the number of
-lanes nor the vector width changes a bit. `velocity` has no rows when the momentum is 0.
+State arrays are (D, lanes). A lane is one replica; lanes are innermost and contiguous, and each is computed by itself,
+so that neither the number of lanes nor the vector width changes a bit. `velocity` has no rows when the momentum is 0.
 
-With diagonal noise no coordinate sees another: the coordinates of one Philox block run through the whole window before
-the next block starts, and stay in the first-level cache. Full covariances mix coordinates, and go step by step.
+With diagonal noise no coordinate depends on another: the coordinates of one Philox block run through the whole window
+before the next block starts, and stay in the first-level cache. Full covariances mix coordinates, and go step by step.
 
-States are float64 or float32 (`precision`), and so is everything that meets them: one plain float would promote all of
-a float32 expression. Only the numbers that noise is made from, in scratch `z`, may be float32 where states are float64.
-Losses are summed in float64. `simulate.cu` repeats this arithmetic in the same order.
+States are float64 or float32 (`number_formats`), and so is everything that is combined with them: one plain float would
+promote a whole float32 expression to float64. Only the numbers that noise is made from, in the scratch array `z`, may
+be float32 where states are float64. Losses are summed in float64. `simulate.cu` repeats this arithmetic in the same
+order.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from noisysgd.simulators.randomness import float32 as single
+from noisysgd.simulators.randomness import float32
 from noisysgd.simulators.randomness.float32 import draw_four
 from noisysgd.simulators.randomness.number_formats import StateArray
 from noisysgd.simulators.randomness.philox import draw_other, draw_pair, fill_normals
@@ -33,13 +34,14 @@ _SINGLE_GRADIENT_NOISE = np.uint64(Purpose.SINGLE_GRADIENT_NOISE)
 
 
 def _draw_block(z: Any, seed: np.uint64, replica: np.uint64, step: np.uint64, block: np.uint64) -> None:
-    """Fill `z` with the gradient noise of one Philox block, whose rows depend on the precision of `z`."""
+    """Fill `z` with the normals of one Philox block: two rows of float64, or four of float32."""
     if z.dtype == np.float32:
         draw_four(z, 0, seed, _SINGLE_GRADIENT_NOISE, replica, step, block)
     else:
         draw_pair(z, 0, seed, _GRADIENT_NOISE, replica, step, block)
 
 
+# Compiled, the type of `z` selects one of the two functions, and the other leaves no trace in the kernel.
 @overload(_draw_block, jit_options=INLINED)
 def _compiled_draw_block(z: Any, seed: Any, replica: Any, step: Any, block: Any) -> Any:
     def draw_double(z: Any, seed: Any, replica: Any, step: Any, block: Any) -> None:
@@ -52,9 +54,9 @@ def _compiled_draw_block(z: Any, seed: Any, replica: Any, step: Any, block: Any)
 
 
 def _draw_all(z: Any, seed: np.uint64, replica: np.uint64, step: np.uint64) -> None:
-    """Fill `z` with the gradient noise of all coordinates."""
+    """Fill `z` with the normals of all coordinates, in the precision of `z`."""
     if z.dtype == np.float32:
-        single.fill_normals(z, seed, _SINGLE_GRADIENT_NOISE, replica, step)
+        float32.fill_normals(z, seed, _SINGLE_GRADIENT_NOISE, replica, step)
     else:
         fill_normals(z, seed, _GRADIENT_NOISE, replica, step)
 
@@ -65,7 +67,7 @@ def _compiled_draw_all(z: Any, seed: Any, replica: Any, step: Any) -> Any:
         fill_normals(z, seed, _GRADIENT_NOISE, replica, step)
 
     def draw_single(z: Any, seed: Any, replica: Any, step: Any) -> None:
-        single.fill_normals(z, seed, _SINGLE_GRADIENT_NOISE, replica, step)
+        float32.fill_normals(z, seed, _SINGLE_GRADIENT_NOISE, replica, step)
 
     return draw_single if z.dtype == types.float32 else draw_double
 
@@ -94,6 +96,7 @@ def _step(
 
 @inlined
 def _add_loss(losses: FloatArray, slot: int, theta: StateArray, i: int, curvature: float) -> None:
+    """Add the loss ½ λθ² of coordinate i to ``losses[slot]``, in float64."""
     for lane in range(theta.shape[1]):
         place = np.float64(theta[i, lane])
         losses[slot, lane] += 0.5 * curvature * (place * place)
@@ -122,17 +125,19 @@ def advance_diagonal(
     step: np.uint64,
     tails: float,
 ) -> None:
-    """Advance by ``rates.size`` updates with independent noise of scales `deviation` (D,) and law `tails` (`NoiseLaw`).
+    """Advance by ``rates.size`` updates with independent noise of standard deviations `deviation`, (D,).
 
-    After update t the lanes' losses are added to ``losses[slots[t]]``, unless the slot is negative. `step` and
-    `replica` are those of the first update and lane. `z`, (normals of a block, lanes), is scratch for the noise, and of
-    its precision.
+    `tails` is the law of the noise (`NoiseLaw.tails`). After update t the lanes' losses are added to
+    ``losses[slots[t]]``, unless the slot is negative. `step` and `replica` are those of the first update and lane. `z`,
+    (normals of a block, lanes), is scratch for the noise, in its precision.
     """
     dim, width = theta.shape[0], z.shape[0]
     for block in range((dim + width - 1) // width):
+        # Without noise nothing is drawn, and the update reads these zeros.
         z[:] = 0
         first = width * block
         coordinates = range(first, min(first + width, dim))
+        # Random numbers are most of the cost: a block is drawn only if one of its coordinates has noise.
         noisy = False
         for i in coordinates:
             noisy = noisy or deviation[i] != 0.0
@@ -140,6 +145,7 @@ def advance_diagonal(
             if noisy and tails == 0.0:
                 _draw_block(z, seed, replica, step + np.uint64(t), np.uint64(block))
             for i in coordinates:
+                # Other laws take a whole block of the stream for each coordinate.
                 if noisy and tails != 0.0:
                     draw_other(z, i, seed, _OTHER_NOISE, replica, step + np.uint64(t), tails)
                 _step(theta, velocity, i, z, i - first, deviation[i], curvature[i], momentum, rates[t])
@@ -163,13 +169,14 @@ def advance_full(
     step: np.uint64,
     tails: float,
 ) -> None:
-    """As `advance_diagonal`, with noise ``root @ z``: `root` (D, D) is a square root of its covariance.
+    """As `advance_diagonal`, with noise ``root @ z``: `root`, (D, D), is a square root of its covariance.
 
-    `z` has a row for every coordinate of whole blocks.
+    `z` has as many rows as whole blocks need for D coordinates.
     """
     dim, lanes = theta.shape
     noise = np.zeros((1, lanes), theta.dtype)
     noisy = np.any(root != 0.0)
+    # `root` has scaled the noise already. A plain 1.0 would promote float32 states to float64.
     whole = theta.dtype.type(1.0)
     for t in range(rates.size):
         if noisy and tails == 0.0:
@@ -177,6 +184,7 @@ def advance_full(
         elif noisy:
             for i in range(dim):
                 draw_other(z, i, seed, _OTHER_NOISE, replica, step + np.uint64(t), tails)
+        # Row by row, so that one row of noise is enough scratch.
         for i in range(dim):
             if noisy:
                 _combine(noise, root, i, z)
@@ -207,9 +215,9 @@ def jump_diagonal(
     replica: np.uint64,
     step: np.uint64,
 ) -> None:
-    """Make one exact transition (`jump.Transition`) of modes that share no noise, and set ``losses[0]``.
+    """Make one exact transition (`jump.Transition`) of modes with independent noise, and add losses to ``losses[0]``.
 
-    A mode with momentum takes the two normals of a block, two modes without share one.
+    With momentum a mode takes both normals of a block; without, two modes share a block.
     """
     dim, lanes = theta.shape
     z = np.zeros((2, lanes))
@@ -222,6 +230,7 @@ def jump_diagonal(
         else:
             if noisy:
                 draw_pair(z, 0, seed, _JUMP, replica, step, np.uint64(i))
+            # Both are read before either is written. `root` is lower triangular: θ has no part of the second normal.
             for lane in range(lanes):
                 place, speed = theta[i, lane], velocity[i, lane]
                 theta[i, lane] = (power[i, 0, 0] * place + power[i, 0, 1] * speed) + root[i, 0, 0] * z[0, lane]
@@ -244,9 +253,10 @@ def jump_full(
     replica: np.uint64,
     step: np.uint64,
 ) -> None:
-    """As `jump_diagonal`, with the noise of all modes ``root @ z``."""
+    """As `jump_diagonal`, with noise ``root @ z`` of all modes: rows 2i and 2i + 1 of mode i, or i without momentum."""
     dim, lanes = theta.shape
     size = root.shape[0]
+    # Normals come in pairs: one row more where their number is odd.
     z = np.zeros((size + size % 2, lanes))
     noise = np.zeros((1, lanes))
     if noisy:
@@ -264,6 +274,7 @@ def jump_full(
                 place, speed = theta[i, lane], velocity[i, lane]
                 theta[i, lane] = (power[i, 0, 0] * place + power[i, 0, 1] * speed) + noise[0, lane]
                 velocity[i, lane] = power[i, 1, 0] * place + power[i, 1, 1] * speed
+            # The one row of scratch is free again: θ has had its noise.
             if noisy:
                 _combine(noise, root, 2 * i + 1, z)
             for lane in range(lanes):
@@ -273,15 +284,17 @@ def jump_full(
 
 @entry
 def moments(losses: FloatArray, mean: FloatArray, spread: FloatArray) -> None:
-    """Mean and sum of squared deviations of each row, summed in lane order; NaN in `losses` becomes inf."""
+    """Mean and sum of squared deviations of each row, summed in the order of lanes; NaN in `losses` becomes inf."""
     lanes = losses.shape[1]
     for row in range(losses.shape[0]):
         total = 0.0
         for lane in range(lanes):
+            # A run that diverged may end at inf − inf. One is enough to make the mean infinite.
             if not np.isfinite(losses[row, lane]):
                 losses[row, lane] = np.inf
             total += losses[row, lane]
         mean[row] = total / lanes
+        # In a second pass: the mean of squares less the square of the mean would cancel.
         spread[row] = 0.0
         for lane in range(lanes):
             spread[row] += (losses[row, lane] - mean[row]) ** 2

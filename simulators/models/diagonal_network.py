@@ -1,9 +1,10 @@
 """The smallest model in which noise helps the test set: a diagonal linear network with label noise.
 
-Least squares alone never shows it: SGD's risk there is the gradient flow's plus a positive term. Squaring the weights
-changes that, since noise then moves the network towards small weights (HaoChen et al. 2021; Pesme et al. 2021; Damian,
-Ma & Lee 2021: label noise adds a penalty with weight in proportion to the temperature ε/(B(1−m))). The label noise is
-injected: it is not the sampling noise of the paper's experiments, and it is there at any batch size.
+Least squares alone never shows this: there the risk of SGD is that of gradient flow plus a positive term. A model that
+is quadratic in its weights does, since noise then moves the network towards small weights (HaoChen et al. 2021; Pesme
+et al. 2021; Damian, Ma & Lee 2021: label noise adds a penalty in proportion to the temperature ε/(B(1−m))). The label
+noise is injected at every visit of an example: it is not the sampling noise of the paper's experiments, and a full
+batch has it too.
 """
 
 import threading
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from noisysgd.simulators.ensembles.tiles import Configuration
-from noisysgd.simulators.models.example_model import ExampleEnsemble, check_drawn, window_length, windows
-from noisysgd.simulators.models.finite_least_squares import examples, per_coordinate
+from noisysgd.simulators.ensembles.windows import window_length, windows
+from noisysgd.simulators.models.example_model import ExampleEnsemble, check_drawn
+from noisysgd.simulators.models.finite_least_squares import checked_data, per_coordinate
 from noisysgd.simulators.randomness.batches import SAMPLINGS
 from noisysgd.simulators.randomness.stream import Purpose, index, normals
 from noisysgd.theory.common import checks
@@ -25,20 +28,22 @@ from noisysgd.theory.common.describing import brief
 
 @dataclass(frozen=True)
 class Updates:
-    """The updates of one configuration, as kernels are told.
+    """The updates of one configuration, in the terms of the kernels.
 
     Attributes
     ----------
     learning_rate, momentum : float
-        Of each time step of the SDE, where that is followed.
+        Those of one time step, where the SDE is followed.
     real : bool
-        Whether batches are drawn; otherwise the noise is Gaussian.
+        Whether batches of examples are drawn; otherwise the noise is Gaussian.
     visited : int
-        Examples whose gradients an update takes.
+        Number of examples whose gradients an update takes.
     whole, rest : int
         A batch takes all examples `whole` times, and `rest` drawn ones.
-    label, sampled : float
-        Deviation of the label noise, of batches; scales of Gaussian noise for labels, and for sampling.
+    label : float
+        Standard deviation of the label noise where batches are drawn; otherwise the scale of its Gaussian equivalent.
+    sampled : float
+        Scale of the Gaussian noise that stands for the drawing of batches.
     """
 
     learning_rate: float
@@ -63,6 +68,7 @@ class DiagonalNetwork:
     inputs : (n, d) array
         One example per row.
     targets : (n,) array
+        The y of every example.
     truth : scalar or (d,) array
         Coefficients β* that the test loss compares with.
     initialization : float
@@ -99,9 +105,14 @@ class DiagonalNetwork:
     __repr__ = brief
 
     def __init__(
-        self, inputs: Any, targets: Any, truth: Any, initialization: float = 0.3, label_noise: float = 1.0
+        self,
+        inputs: ArrayLike,
+        targets: ArrayLike,
+        truth: ArrayLike,
+        initialization: float = 0.3,
+        label_noise: float = 1.0,
     ) -> None:
-        x, y = examples(inputs, targets)
+        x, y = checked_data(inputs, targets)
         beta = per_coordinate("truth", checks.real("truth", truth), x.shape[1])
         start = checks.scalar("initialization", initialization)
         expected = "a positive, finite number"
@@ -117,7 +128,7 @@ class DiagonalNetwork:
 
     @property
     def dataset_size(self) -> int:
-        """Number n of examples."""
+        """Number n of training examples."""
         return len(self.targets)
 
     def losses(
@@ -135,25 +146,26 @@ class DiagonalNetwork:
             yield losses
         updates = self.updates(run, configuration)
         length = window_length(lanes * self.work(updates))
-        for step, rates, slots in windows(run, updates.learning_rate, length, stop):
-            records = int(slots.max()) + 1
+        for window in windows(run.schedule, run.record, updates.learning_rate, length, stop):
+            # A diverged replica stays so. Where all have diverged, the remaining steps would change no loss.
             if not np.isfinite(weights).all(axis=1).any():
-                yield np.full((2 * int(np.count_nonzero(run.record > step)), lanes), np.inf)
+                yield np.full((2 * window.records_left, lanes), np.inf)
                 return
-            losses = np.zeros((2 * records, lanes))
-            arguments: list[Any] = [losses, weights, velocity, *data, updates.momentum, rates, slots]
+            losses = np.zeros((2 * window.records, lanes))
+            arguments: list[Any] = [losses, weights, velocity, *data, updates.momentum, window.rates, window.slots]
             if updates.real:
                 arguments += [updates.whole, updates.rest, SAMPLINGS.index(run.sampling), updates.label]
             else:
                 arguments += [updates.label, updates.sampled]
-            arguments += [run.seed, np.uint64(replica), np.uint64(step)]
+            arguments += [run.seed, np.uint64(replica), np.uint64(window.step)]
             (kernels.minibatch_steps if updates.real else kernels.gaussian_steps)(*arguments)
             yield losses
 
     def updates(self, run: ExampleEnsemble, configuration: Configuration) -> "Updates":
-        """What the updates of a configuration are."""
+        """The updates of a configuration, in the terms of the kernels."""
         count, size = self.dataset_size, configuration.batch_size
         rate, momentum, amplified = configuration.learning_rate, configuration.momentum, 1.0
+        # An infinite batch has no noise at all: it is the Gaussian case with scales of 0.
         if run.dynamics == "minibatch" and not np.isinf(size):
             whole, rest = (0, int(size)) if run.sampling == "with_replacement" else divmod(int(size), count)
             visited = count if whole else rest
@@ -162,15 +174,22 @@ class DiagonalNetwork:
             # A step of time h = ε/((1−m)·substeps) gets the variance hTF = h²·(substeps·γ)·F: an SGD of its own.
             rate, momentum, amplified = rate / (1.0 - momentum) / run.substeps, 0.0, float(np.sqrt(run.substeps))
         factors = self.noise_factors(size, run.sampling)
+        # Sums over the n examples, as the kernel takes them, have n times the covariances that the factors multiply.
         label, sampled = (float(amplified * np.sqrt(factor / count)) for factor in factors)
         return Updates(rate, momentum, False, count, 0, 0, label, sampled)
 
     def work(self, updates: "Updates") -> int:
-        """Products of one update of a replica, about."""
+        """About how many products one update of a replica takes, two vectors of them for every visited example."""
         return int(self.inputs.shape[1]) * (4 + 2 * updates.visited)
 
     def noise_factors(self, batch_size: float, sampling: str = "without_replacement") -> tuple[float, float]:
-        """What a minibatch makes of the covariance of injected label noise, and of the gradients of the examples.
+        """Factors of two covariances in that of a minibatch's gradient noise.
+
+        Returns
+        -------
+        tuple of two float
+            The factor of the mean of ∇f ∇fᵀ over the examples, which injected label noise adds; and that of the
+            covariance over the examples of the gradients of their losses, which the drawing of the batch adds.
 
         Examples
         --------
@@ -183,12 +202,14 @@ class DiagonalNetwork:
         if np.isinf(batch_size):
             return 0.0, 0.0
         count = self.dataset_size
+        # Examples that every batch takes equally often add no sampling noise: only the subset of the rest does, with
+        # the finite-population factor (n − r)/(n − 1).
         rest = batch_size % count
         subset = rest * (count - rest) / ((count - 1) * batch_size**2)
         return self.label_noise / batch_size, 1.0 / batch_size if sampling == "with_replacement" else subset
 
     def check_batches(self, sizes: FloatArray, sampling: str) -> None:
-        """Raise for batch sizes that it cannot sample that way."""
+        """Raise for batch sizes that cannot be drawn by this way of sampling."""
         check_drawn(sizes, sampling)
         remedy = "Larger batches take every example several times: sample without replacement."
         fits = sampling != "reshuffle" or bool((sizes[np.isfinite(sizes)] <= self.dataset_size).all())
@@ -210,15 +231,15 @@ def sparse_regression(
     Parameters
     ----------
     dim, examples : int
-        d and n.
+        Number d of coordinates, and n of training examples.
     nonzero : int
-        Coordinates of the truth that are 1; the others are 0.
+        How many coordinates of the truth are 1; the others are 0.
     target_noise : float
-        Variance, as that of `label_noise`, of the noise that is drawn once and stays in the targets.
-    label_noise, initialization
+        Variance of the noise that is drawn once and stays in the targets.
+    label_noise, initialization : float
         As in :class:`DiagonalNetwork`.
     seed : int
-        Of the data; runs have seeds of their own.
+        Seed of the data; runs have seeds of their own.
 
     Examples
     --------

@@ -1,4 +1,7 @@
-"""One tile of replicas of a diagonal linear network through a window of steps, compiled. See `example_kernels`."""
+"""One tile of replicas of a diagonal linear network through a window of steps, compiled.
+
+Replicas and sums are ordered as in `least_squares_kernels`.
+"""
 
 import math
 
@@ -16,7 +19,7 @@ _LABEL_NOISE, _GRADIENT_NOISE = np.uint64(Purpose.LABEL_NOISE), np.uint64(Purpos
 
 @helper
 def fill(z: FloatArray, count: int, seed: np.uint64, purpose: np.uint64, replica: np.uint64, step: np.uint64) -> None:
-    """Fill ``z[:count]``, and one more if that is odd, with the normals of coordinates 0, 1, …."""
+    """Fill ``z[:count]``, and the next entry if `count` is odd, with the normals of coordinates 0, 1, …."""
     for block in range((count + 1) // 2):
         x0, x1, x2, x3 = words(seed, purpose, replica, step, np.uint64(block))
         z[2 * block], z[2 * block + 1] = normal_pair(x0, x1, x2, x3)
@@ -24,7 +27,7 @@ def fill(z: FloatArray, count: int, seed: np.uint64, purpose: np.uint64, replica
 
 @helper
 def effective(beta: FloatArray, weights: FloatArray) -> None:
-    """β = w₊² − w₋²."""
+    """Set β = w₊² − w₋², where ``weights`` holds w₊ and then w₋."""
     dim = beta.size
     for j in range(dim):
         beta[j] = weights[j] * weights[j] - weights[dim + j] * weights[dim + j]
@@ -34,7 +37,8 @@ def effective(beta: FloatArray, weights: FloatArray) -> None:
 def descend(
     weights: FloatArray, velocity: FloatArray, pull: FloatArray, scale: float, momentum: float, rate: float
 ) -> None:
-    """One heavy-ball update; `pull` times `scale` is the gradient with respect to β."""
+    """One heavy-ball update of a replica; `pull` times `scale` is the gradient with respect to β."""
+    # Chain rule: ∂β/∂w₊ = 2w₊ and ∂β/∂w₋ = −2w₋, coordinate by coordinate.
     dim = pull.size
     for j in range(dim):
         push = (2.0 * scale) * pull[j]
@@ -56,7 +60,7 @@ def measure(
     every: IntArray,
     outputs: FloatArray,
 ) -> None:
-    """Training loss into ``losses[row, lane]``, test loss into the row below; `outputs` is scratch."""
+    """Put the training loss into ``losses[row, lane]`` and the test loss into the next row; `outputs` is scratch."""
     train = test = 0.0
     products(outputs, inputs, every, beta)
     for i in range(targets.size):
@@ -70,7 +74,7 @@ def measure(
 def losses_of(
     losses: FloatArray, weights: FloatArray, inputs: FloatArray, targets: FloatArray, truth: FloatArray
 ) -> None:
-    """Losses (2, lanes) of weights (lanes, 2d)."""
+    """Put training and test losses of `weights`, (lanes, 2d), into `losses`, (2, lanes)."""
     beta, every, outputs = np.empty(truth.size), np.arange(targets.size), np.empty(targets.size + SPARE)
     for lane in range(weights.shape[0]):
         effective(beta, weights[lane])
@@ -96,10 +100,13 @@ def minibatch_steps(
     replica: np.uint64,
     step: np.uint64,
 ) -> None:
-    """Advance weights (lanes, 2d) by ``rates.size`` updates on batches of `whole` times all examples and `rest` more.
+    """Advance `weights`, (lanes, 2d), by ``rates.size`` updates.
 
-    `deviation` is that of the label noise. After update t the lanes' losses are put into rows 2·slots[t] and
-    2·slots[t] + 1, unless the slot is negative; `step` and `replica` are those of the first update and lane.
+    A batch takes all examples `whole` times, and `rest` drawn ones.
+
+    `deviation` is the standard deviation of the label noise. After update t the lanes' losses are put into rows
+    2·slots[t] and 2·slots[t] + 1, unless the slot is negative; `step` and `replica` are those of the first update and
+    lane.
     """
     count, dim = inputs.shape
     beta, pull, every = np.empty(dim), np.empty(dim), np.arange(count)
@@ -118,19 +125,22 @@ def minibatch_steps(
             if deviation > 0.0:
                 fill(z, visited, seed, _LABEL_NOISE, who, now)
             pull[:] = 0.0
+            # A batch without whole passes over the examples: only the drawn ones are looked at.
             if whole == 0:
                 products(outputs, inputs, chosen, beta)
                 for k in range(rest):
                     outputs[k] = outputs[k] - targets[chosen[k]] - deviation * z[k]
                 add_rows(pull, outputs, inputs, chosen)
             else:
+                # Every example is visited: one pass over all, each weighted with how often.
                 for k in range(rest):
                     times[chosen[k]] += 1
                 products(outputs, inputs, every, beta)
                 for i in range(count):
-                    # The label noises of an example's visits, added up, are one of a larger variance.
+                    # The sum of k independent label noises of one variance is a single one of k times that variance.
                     outputs[i] = times[i] * (outputs[i] - targets[i]) - math.sqrt(times[i]) * deviation * z[i]
                 add_rows(pull, outputs, inputs, every)
+                # Undone, this costs O(rest); to reset all counts would cost O(n).
                 for k in range(rest):
                     times[chosen[k]] -= 1
             descend(weights[lane], velocity[lane], pull, 1.0 / size, momentum, rates[t])
@@ -156,10 +166,10 @@ def gaussian_steps(
     replica: np.uint64,
     step: np.uint64,
 ) -> None:
-    """The same with Gaussian gradient noise of the covariance that minibatches have where the weights are.
+    """As `minibatch_steps`, but with Gaussian noise of the covariance that minibatch gradients have at these weights.
 
-    With ∇f_i and g_i the gradients of the output and of the loss of example i, the noise is `label_scale` Σ z_i ∇f_i +
-    `sampling_scale` Σ z'_i (g_i − ḡ).
+    With ∇fᵢ and gᵢ the gradients of the output and of the loss of example i, the noise is `label_scale` Σ zᵢ ∇fᵢ +
+    `sampling_scale` Σ z'ᵢ (gᵢ − ḡ), where z and z' are independent standard normals.
     """
     count, dim = inputs.shape
     beta, pull, every = np.empty(dim), np.empty(dim), np.arange(count)
@@ -176,6 +186,8 @@ def gaussian_steps(
                     mean += z[i] / count
             pull[:] = 0.0
             products(outputs, inputs, every, beta)
+            # Σ z'ᵢ (gᵢ − ḡ) = Σ (z'ᵢ − mean z') gᵢ: the noise goes into the weights of the examples, and no ḡ is
+            # needed.
             for i in range(count):
                 share = 1.0 / count + sampling_scale * (z[count + i] - mean)
                 outputs[i] = share * (outputs[i] - targets[i]) + label_scale * z[i]

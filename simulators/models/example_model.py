@@ -1,4 +1,4 @@
-"""What all runs on given examples share: the ensemble that tiles are cut from, and windows of steps."""
+"""What models made of training examples share: the ensemble that tiles are cut from, and checks of batch sizes."""
 
 import threading
 from collections.abc import Iterator
@@ -7,29 +7,32 @@ from typing import Protocol
 
 import numpy as np
 
-from noisysgd.simulators.ensembles.tiles import WINDOW_STEPS, WINDOW_WORK, Cancelled, Configuration, record_slots
+from noisysgd.simulators.ensembles.tiles import Configuration
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.schedules.schedule import Schedule
 
 MOST_DRAWN = 2**27
-"""Examples of a batch that is drawn with replacement: each is drawn, and takes 24 bytes."""
+"""Largest batch that is drawn with replacement: its examples are drawn one by one, and each takes 24 bytes."""
 
 
 class ExampleModel(Protocol):
-    """A model and its examples. A new one is one file: these members, and a kernel."""
+    """A model and the training examples that its minibatches are drawn from.
+
+    A new model is a class with these members, and a kernel.
+    """
 
     dynamics: tuple[str, ...]
-    """Those it can follow, its own first."""
+    """Names of the dynamics that it can follow, "minibatch" first."""
     metrics: tuple[str, ...]
     """Names of the losses that it records."""
 
     @property
     def dataset_size(self) -> int:
-        """Number of examples."""
+        """Number N of training examples."""
 
     def check_batches(self, sizes: FloatArray, sampling: str) -> None:
-        """Raise for batch sizes that it cannot sample that way."""
+        """Raise for batch sizes that cannot be drawn by this way of sampling."""
 
     def losses(
         self,
@@ -39,12 +42,15 @@ class ExampleModel(Protocol):
         lanes: int,
         stop: threading.Event | None,
     ) -> Iterator[FloatArray]:
-        """Blocks of (records · metrics, lanes), the metrics of one record next to each other."""
+        """Losses of replicas replica…replica + lanes − 1, as blocks of (rows, lanes) that make up all rows.
+
+        In the rows, all metrics of a record stand next to each other.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class ExampleEnsemble:
-    """What all configurations of one call share; `tiles.Ensemble` is that of noisy quadratics."""
+    """What all configurations of one call on such a model share, as `tiles.Ensemble` for noisy quadratics."""
 
     model: ExampleModel
     schedule: Schedule
@@ -56,38 +62,20 @@ class ExampleEnsemble:
 
     @property
     def rows(self) -> int:
-        """Losses of one replica."""
+        """How many losses one replica records."""
         return self.record.size * len(self.model.metrics)
 
     def losses(
         self, configuration: Configuration, replica: int, lanes: int, stop: threading.Event | None
     ) -> Iterator[FloatArray]:
-        """Blocks of (rows, lanes) that add up to all rows."""
+        """Blocks of losses, (some rows, lanes), that make up all rows one below the other."""
         yield from self.model.losses(self, configuration, replica, lanes, stop)
-
-
-def window_length(work: int) -> int:
-    """Steps of a window on the CPU, given the work of one step of a tile."""
-    return min(max(WINDOW_WORK // max(work, 1), 1), WINDOW_STEPS)
-
-
-def windows(
-    run: ExampleEnsemble, learning_rate: float, length: int, stop: threading.Event | None = None
-) -> Iterator[tuple[int, FloatArray, IntArray]]:
-    """First step, learning rates and record slots of one window of `length` steps after another."""
-    total = run.schedule.steps
-    for step in range(0, total, length):
-        if stop is not None and stop.is_set():
-            raise Cancelled
-        steps = np.arange(step, min(step + length, total))
-        with np.errstate(over="ignore"):
-            rates = learning_rate * run.schedule.at(steps)
-        yield step, rates, record_slots(run.record, steps)
 
 
 def check_drawn(sizes: FloatArray, sampling: str) -> None:
     """Raise for batches of more examples than can be counted, or than fit into memory one by one."""
     finite = sizes[np.isfinite(sizes)]
+    # Beyond 2⁵³ a float is no longer an exact count of examples.
     most = MOST_DRAWN if sampling == "with_replacement" else 2**53
     remedy = "Pass inf for a batch without noise."
     checks.require(bool((finite <= most).all()), "batch_size", f"at most {most}, or inf", sizes, remedy)

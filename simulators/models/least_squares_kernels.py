@@ -1,8 +1,9 @@
 """One tile of replicas of minibatch SGD on least squares, through a window of steps, compiled.
 
-Replicas are outermost: the parameters of one, a row, stay in the first-level cache for the whole window, and examples
-stream past them. Every sum is taken in its natural order: over coordinates in a product, over examples in a gradient.
-What keeps the processor busy all the same is that several examples are under way at once.
+Replicas are outermost: the parameters of one replica, a row, stay in the first-level cache for the whole window, and
+examples stream past them. Every sum is taken in its natural order, over coordinates in a product and over examples in a
+gradient, which `simulate.cu` repeats. Such a sum waits for each addition to end before the next; what keeps the
+processor busy all the same is that the sums of several examples advance side by side.
 """
 
 import numpy as np
@@ -12,13 +13,15 @@ from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.common.compiling import entry, helper
 
 SPARE = 8
-"""How much longer than their number of examples the results of `products` have to be."""
+"""By how much the array that `products` writes to must be longer than the number of its products."""
 
 
 @helper
 def products(out: FloatArray, rows: FloatArray, chosen: IntArray, point: FloatArray) -> None:
-    """⟨rows[chosen[k]], point⟩ into ``out[k]``, eight at a time, the last ones with repetitions of the last."""
+    """Products ⟨rows[chosen[k]], point⟩ into ``out[k]``, for all k; entries beyond are overwritten (`SPARE`)."""
     count = chosen.size
+    # Eight independent sums at a time. A last group of fewer repeats the last row, whose results land in the spare
+    # entries.
     for k in range(0, count, 8):
         last = count - 1
         a, b = rows[chosen[k]], rows[chosen[min(k + 1, last)]]
@@ -42,7 +45,9 @@ def products(out: FloatArray, rows: FloatArray, chosen: IntArray, point: FloatAr
 
 @helper
 def add_rows(out: FloatArray, factors: FloatArray, rows: FloatArray, chosen: IntArray) -> None:
-    """Add ``factors[k] * rows[chosen[k]]`` to `out`, one k after another, four in one pass."""
+    """Add ``factors[k] * rows[chosen[k]]`` to `out` for all k, in their order."""
+    # Four in one pass over `out`, which is then read and written a fourth as often; the brackets keep the order of
+    # sums.
     whole = chosen.size - chosen.size % 4
     for k in range(0, whole, 4):
         a, b, c, d = rows[chosen[k]], rows[chosen[k + 1]], rows[chosen[k + 2]], rows[chosen[k + 3]]
@@ -57,7 +62,7 @@ def add_rows(out: FloatArray, factors: FloatArray, rows: FloatArray, chosen: Int
 
 @helper
 def excess_loss(theta: FloatArray, hessian: FloatArray, every: IntArray, forces: FloatArray) -> float:
-    """½ θᵀHθ; `every` is 0…D−1 and `forces` scratch for Hθ."""
+    """½ θᵀHθ of one replica; `every` is the array 0…D−1, and `forces`, (D + `SPARE`,), is scratch for Hθ."""
     products(forces, hessian, every, theta)
     total = 0.0
     for i in range(theta.size):
@@ -67,7 +72,7 @@ def excess_loss(theta: FloatArray, hessian: FloatArray, every: IntArray, forces:
 
 @entry
 def excess_losses(losses: FloatArray, theta: FloatArray, hessian: FloatArray) -> None:
-    """That of every lane."""
+    """Put ½ θᵀHθ of every lane of `theta`, (lanes, D), into `losses`, (lanes,)."""
     every, forces = np.arange(theta.shape[1]), np.empty(theta.shape[1] + SPARE)
     for lane in range(losses.size):
         losses[lane] = excess_loss(theta[lane], hessian, every, forces)
@@ -90,7 +95,7 @@ def minibatch_steps(
     replica: np.uint64,
     step: np.uint64,
 ) -> None:
-    """Advance `theta` and `velocity`, (lanes, D), by ``rates.size`` updates; a batch of 0 is the noiseless gradient.
+    """Advance `theta` and `velocity`, (lanes, D), by ``rates.size`` updates; a batch size of 0 means the full gradient.
 
     `theta` is the distance from the minimizer, whose `residuals` are (N,). After update t the lanes' losses are put
     into ``losses[slots[t]]``, unless the slot is negative; `step` and `replica` are those of the first update and lane.
@@ -103,12 +108,14 @@ def minibatch_steps(
         place, speed = theta[lane], velocity[lane]
         who = replica + np.uint64(lane)
         for t in range(rates.size):
+            # At the minimizer the full gradient is 0, so that elsewhere it is Hθ: D² products instead of 2·N·D.
             if batch_size == 0:
                 products(forces, hessian, every, place)
                 gradient[:] = forces[:dim]
             else:
                 gradient[:] = 0.0
                 draw_batch(chosen, order, picks, sampling, seed, who, step + np.uint64(t), t == 0)
+                # ⟨x, ω⟩ − y = ⟨x, θ⟩ − (residual at the minimizer).
                 products(residual, inputs, chosen, place)
                 for k in range(batch_size):
                     residual[k] -= residuals[chosen[k]]

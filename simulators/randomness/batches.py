@@ -1,4 +1,4 @@
-"""Which examples make a minibatch, compiled: a function of (seed, replica, step) alone.
+"""Which training examples make a minibatch, compiled: a function of (seed, replica, step) alone.
 
 Three ways to sample B of N examples:
 
@@ -6,7 +6,8 @@ Three ways to sample B of N examples:
 - with replacement: B independent examples;
 - reshuffled: every epoch a fresh permutation, cut into ⌊N/B⌋ batches; the N mod B last examples of it are left out.
 
-Uniform integers below n are the upper half of a 64-bit word times n: off from uniform by n/2⁶⁴ at most.
+Uniform integers below n are the upper half of the product of a 64-bit word with n: their probabilities are off from 1/n
+by 2⁻⁶⁴ at most.
 """
 
 import numpy as np
@@ -17,7 +18,7 @@ from noisysgd.theory.common.arrays import IntArray
 from noisysgd.theory.common.compiling import entry, helper
 
 SAMPLINGS = ("without_replacement", "with_replacement", "reshuffle")
-"""Names of the ways to sample; kernels are told the index."""
+"""Names of the ways to sample; kernels are given the position in this tuple."""
 
 _MINIBATCH, _RESHUFFLE = np.uint64(Purpose.MINIBATCH), np.uint64(Purpose.RESHUFFLE)
 _LOW, _WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
@@ -26,6 +27,7 @@ _LOW, _WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
 @helper
 def below(high: np.uint64, low: np.uint64, limit: int) -> np.int64:
     """A uniform integer in 0…limit − 1, limit < 2³², from two 32-bit words."""
+    # (high · 2³² + low) · n / 2⁶⁴ in two halves, since no integer type here holds the product of 96 bits.
     n = np.uint64(limit)
     return np.int64((high * n + (low * n >> _WORD)) >> _WORD)
 
@@ -40,7 +42,11 @@ def swap_in(
     replica: np.uint64,
     step: np.uint64,
 ) -> None:
-    """Bring a uniform subset of `count` to the front of `order`, in uniform order (Fisher & Yates); note the swaps."""
+    """Bring a uniform subset of `count` entries of `order` to its front, in uniform order; `picks` notes the swaps.
+
+    This is the shuffle of Fisher & Yates, ended after `count` swaps.
+    """
+    # A Philox block makes two integers: two swaps at a time.
     for k in range(0, count, 2):
         x0, x1, x2, x3 = words(seed, purpose, replica, step, np.uint64(k // 2))
         picks[k] = k + below(x1, x0, order.size - k)
@@ -52,7 +58,7 @@ def swap_in(
 
 @helper
 def swap_back(order: IntArray, picks: IntArray, count: int) -> None:
-    """Undo :func:`swap_in`."""
+    """Undo :func:`swap_in`: the same swaps, last first."""
     for k in range(count - 1, -1, -1):
         order[k], order[picks[k]] = order[picks[k]], order[k]
 
@@ -68,12 +74,14 @@ def draw_batch(
     step: np.uint64,
     fresh: bool,
 ) -> None:
-    """Fill `chosen` (B,) with the examples of the update at `step`; `order` and `picks` (N,) are scratch.
+    """Fill `chosen`, (B,), with the indices of the examples of the update at `step`.
 
-    `order` holds 0…N−1, in that order but when reshuffled, where `fresh` says that it is not that of the epoch before.
+    `order`, (N,), holds 0…N−1 in ascending order, which the call restores. Only when reshuffling it holds the
+    permutation of the epoch, unless `fresh` says that this has yet to be made. `picks`, (N,), is scratch.
     """
     size, population = chosen.size, order.size
     if sampling == 0:
+        # Undone, the swaps cost O(B). To begin with a fresh 0…N−1 instead would cost O(N) at every update.
         swap_in(order, picks, size, seed, _MINIBATCH, replica, step)
         chosen[:] = order[:size]
         swap_back(order, picks, size)
@@ -86,6 +94,7 @@ def draw_batch(
     else:
         batches = np.uint64(population // size)
         place = np.int64(step % batches)
+        # The permutation is a function of the epoch's index, so that a window may begin in the middle of an epoch.
         if fresh or place == 0:
             for i in range(population):
                 order[i] = i
@@ -97,6 +106,6 @@ def draw_batch(
 def batch_at(
     chosen: IntArray, population: int, sampling: int, seed: np.uint64, replica: np.uint64, step: np.uint64
 ) -> None:
-    """Fill `chosen` with one batch of a population."""
+    """Fill `chosen`, (B,), with the batch that is drawn from `population` examples at one step."""
     order, picks = np.arange(population), np.empty(population, np.int64)
     draw_batch(chosen, order, picks, sampling, seed, replica, step, True)

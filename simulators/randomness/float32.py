@@ -1,10 +1,11 @@
 """Standard normals in single precision: four from one Philox block, by two Box–Muller pairs.
 
 Everything is + − × ÷ √ on float32 and integer operations, each rounded once, without branches or calls into libm, as in
-`philox`. Constants are typed: Numba would take a plain 2.0 for a float64, and compute on in double precision.
+`philox`. Constants are typed: Numba would take a plain 2.0 for a float64, and go on in double precision.
 
-A word of 32 bits is the radius, another the angle. The logarithm is accurate relative to itself for every word, in the
-tail of small u as next to u = 1, and so is the radius: `benchmarks/single_accuracy.py` goes through all words.
+One word of 32 bits makes the radius, another the angle. The relative error of the logarithm is small for every word,
+for small u as well as next to u = 1, and so is that of the radius: `benchmarks/single_accuracy.py` goes through all
+words.
 """
 
 import math
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from noisysgd.simulators.randomness.philox import UintArray, words
 from noisysgd.theory.common.compiling import entry, inlined
 
-SingleArray = npt.NDArray[np.float32]
+Float32Array = npt.NDArray[np.float32]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _MANTISSA_BITS = np.uint64(23)
@@ -64,13 +65,18 @@ def log_fraction(word: np.uint64) -> np.float32:
     u = 2ᵉ·(1 + f) with 1 + f in [√½, √2). Where e = 0, f is taken from 1 − u = (complement + ½)·2⁻³², which keeps its
     digits. With s = f/(2+f), log(1+f) = f − ½f² + s·(½f² + R), R = ⅔s² + …, whose terms beyond s⁸ are below 2⁻²⁸.
     """
+    # Adding the bits of 1 less those of √½ moves the borders of binades from 2ᵏ to √½ · 2ᵏ: the exponent bits then say
+    # e, and the others say 1 + f in [√½, √2).
     shifted = _bits(_halfway(word)) + _ONE_OVER_ROOT_HALF
     exponent = np.float32(np.int32(np.int64(shifted >> _MANTISSA_BITS) - _BIAS))
     beyond = _float((shifted & _MANTISSA) + _ROOT_HALF) - _ONE
     below = -_halfway(_LOW - word) * _WORD_UNIT
+    # Next to u = 1, rounding u to 24 bits leaves few digits of 1 − u, of which log u is made. The complement keeps
+    # them.
     f = below if exponent == np.float32(0) else beyond
     s = f / (_TWO + f)
     z = s * s
+    # f itself is added last and unrounded: what is computed with rounding is small beside it.
     square = _HALF * f * f
     rest = z * (_LOG_3 + z * (_LOG_5 + z * (_LOG_7 + z * _LOG_9)))
     low = square - (s * (square + rest) + exponent * _LOG2_LOW)
@@ -84,12 +90,14 @@ def sin_cos(word: np.uint64) -> tuple[np.float32, np.float32]:
     The quadrant comes off exactly, in integers, and leaves |x| ≤ π/4 with its own bits: both results are accurate
     relative to themselves, also next to their zeros. Taylor terms beyond x¹⁰ are below 2⁻²⁸.
     """
+    # An eighth of a turn more, so that quadrants are centred at multiples of ¼ and what is left has |x| ≤ π/4.
     turned = (word + _EIGHTH_TURN) & _LOW
     quadrant = turned >> _QUADRANT_BITS
     x = np.float32(np.int32(np.int64(turned & _QUADRANT) - np.int64(_EIGHTH_TURN))) * _ANGLE_UNIT
     z = x * x
     sine = x + x * (z * (_SIN_3 + z * (_SIN_5 + z * (_SIN_7 + z * _SIN_9))))
     cosine = _ONE + z * (_COS_2 + z * (_COS_4 + z * (_COS_6 + z * (_COS_8 + z * _COS_10))))
+    # A quarter turn swaps sine and cosine; signs are set in the sign bit, without a branch.
     swap = quadrant & _BIT_0 == _BIT_0
     along, across = (cosine, sine) if swap else (sine, cosine)
     minus_sine = (quadrant & _BIT_1) << _SIGN_FROM_BIT_1
@@ -111,9 +119,15 @@ def normal_pair(radial: np.uint64, angular: np.uint64) -> tuple[np.float32, np.f
 
 @inlined
 def draw_four(
-    z: SingleArray, row: int, seed: np.uint64, purpose: np.uint64, replica: np.uint64, step: np.uint64, block: np.uint64
+    z: Float32Array,
+    row: int,
+    seed: np.uint64,
+    purpose: np.uint64,
+    replica: np.uint64,
+    step: np.uint64,
+    block: np.uint64,
 ) -> None:
-    """Fill ``z[row]`` … ``z[row + 3]`` with the normals of coordinates 4·block …, from `replica` on."""
+    """Fill ``z[row]`` … ``z[row + 3]`` with the normals of coordinates 4·block … 4·block + 3, from `replica` on."""
     for lane in range(z.shape[1]):
         x0, x1, x2, x3 = words(seed, purpose, replica + np.uint64(lane), step, block)
         z[row, lane], z[row + 1, lane] = normal_pair(x0, x1)
@@ -121,17 +135,17 @@ def draw_four(
 
 
 @entry
-def fill_normals(z: SingleArray, seed: np.uint64, purpose: np.uint64, replica: np.uint64, step: np.uint64) -> None:
-    """Fill `z` (a multiple of four coordinates from 0 on, replicas from `replica` on)."""
+def fill_normals(z: Float32Array, seed: np.uint64, purpose: np.uint64, replica: np.uint64, step: np.uint64) -> None:
+    """Fill `z`, (coordinates, replicas), from coordinate 0 and `replica` on; its rows are a multiple of four."""
     for block in range(z.shape[0] // 4):
         draw_four(z, 4 * block, seed, purpose, replica, step, np.uint64(block))
 
 
 @entry
 def normals_at(
-    z: SingleArray, seed: np.uint64, purpose: np.uint64, replicas: UintArray, step: np.uint64, coordinates: UintArray
+    z: Float32Array, seed: np.uint64, purpose: np.uint64, replicas: UintArray, step: np.uint64, coordinates: UintArray
 ) -> None:
-    """Fill `z` (coordinates, replicas) with normals."""
+    """Fill `z`, (coordinates, replicas), with the normals of any coordinates and replicas."""
     for i in range(coordinates.size):
         for j in range(replicas.size):
             x0, x1, x2, x3 = words(seed, purpose, replicas[j], step, coordinates[i] >> np.uint64(2))

@@ -1,8 +1,8 @@
 """Philox4x32-10 and the standard normals made from it, compiled.
 
-Philox (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) is a bijection of a
-128-bit counter under a 64-bit key. There is no state: a number is a function of where it is used, so no thread, tile or
-device can change it. Which counter belongs to which use is written in `words`, and only there.
+Philox (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a 128-bit counter to
+128 random bits, one to one, under a 64-bit key. There is no state: a number is a function of where it is used, so no
+thread, tile or device can change it. Which counter belongs to which use is written in `words`, and only there.
 
 Everything is + − × ÷ √ on float64 and integer operations, each rounded once: the bits are the same on every platform.
 There are no branches and no calls into libm, so that LLVM vectorises loops over replicas. Nothing may be compiled with
@@ -59,6 +59,8 @@ def philox4x32(
     k0: np.uint64, k1: np.uint64, c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
     """Ten rounds of Philox4x32 on a counter of four 32-bit words under a key of two."""
+    # A round multiplies two words by constants; the halves of the products change places and are mixed with the other
+    # two words and the key, which moves on by a Weyl sequence.
     for _ in range(10):
         first = _MULTIPLIERS[0] * c0
         second = _MULTIPLIERS[1] * c2
@@ -84,16 +86,21 @@ def log(x: float) -> np.float64:
 
     x = 2ᵉ·m with m in [√½, √2); with s = (m−1)/(m+1), log m = 2s + ⅔s³ + …, whose terms beyond s²¹ are below 2⁻⁵⁸.
     """
+    # Adding the bits of 1 less those of √½ moves the borders of binades from 2ᵏ to √½ · 2ᵏ: the exponent bits then say
+    # e, and the others say m in [√½, √2).
     shifted = _bits(x) + _ONE_OVER_ROOT_HALF
+    # An integer below 2⁵² put into the mantissa of 2⁵² is converted by a subtraction, which vectorises.
     exponent = _float((shifted >> _MANTISSA_BITS) | _TWO_52) - (2.0**52 + 1023.0)
     m = _float((shifted & _MANTISSA) + _ROOT_HALF)
     s = (m - 1.0) / (m + 1.0)
     z = s * s
+    # Horner's scheme, two coefficients a line.
     p = 2 / 19 + z * (2 / 21)
     p = 2 / 15 + z * (2 / 17 + z * p)
     p = 2 / 11 + z * (2 / 13 + z * p)
     p = 2 / 7 + z * (2 / 9 + z * p)
     p = 2 / 3 + z * (2 / 5 + z * p)
+    # e log 2 comes in two parts: the product of e with the first is exact, and small terms are added first.
     logarithm: np.float64 = exponent * _LOG2_HIGH + ((s * z * p + exponent * _LOG2_LOW) + 2.0 * s)
     return logarithm
 
@@ -105,6 +112,7 @@ def sin_cos(word: np.uint64) -> tuple[np.float64, np.float64]:
     The quadrant comes off exactly, in integers, and leaves |x| ≤ π/4 with its own 51 bits: both results are accurate
     relative to themselves, also next to their zeros. Taylor terms beyond x¹⁷ are below 2⁻⁵⁸.
     """
+    # An eighth of a turn more, so that quadrants are centred at multiples of ¼ and what is left has |x| ≤ π/4.
     turned = (word >> _ANGLE_BITS) + _EIGHTH_TURN
     quadrant = turned >> _QUADRANT_BITS
     x = (_float((turned & _QUADRANT) | _TWO_52) - (2.0**52 + 2.0**50)) * (math.pi * 2.0**-52)
@@ -119,6 +127,7 @@ def sin_cos(word: np.uint64) -> tuple[np.float64, np.float64]:
     p = -1 / 720 + z * (1 / 40320 + z * p)
     p = -1 / 2 + z * (1 / 24 + z * p)
     cosine = 1.0 + z * p
+    # A quarter turn swaps sine and cosine; signs are set in the sign bit, without a branch.
     swap = quadrant & _ONE == _ONE
     along, across = (cosine, sine) if swap else (sine, cosine)
     minus_sine = (quadrant & _TWO) << _SIGN_FROM_BIT_1
@@ -147,6 +156,7 @@ def exp_minus_one(y: float) -> np.float64:
     y = k log 2 + r with |r| ≤ ½ log 2; Taylor terms of eʳ − 1 beyond r¹³ are below 2⁻⁵⁷, and 2ᵏ(eʳ − 1) + (2ᵏ − 1) is
     accurate relative to itself, also for small y.
     """
+    # Beyond 2⁵² floats are integers: the addition rounds to the nearest k, and leaves its bits in the mantissa.
     rounded = y * (1.0 / math.log(2.0)) + 2.0**52
     k = rounded - 2.0**52
     r = (y - k * _LOG2_HIGH) - k * _LOG2_LOW
@@ -156,6 +166,7 @@ def exp_minus_one(y: float) -> np.float64:
     q = 1 / 720 + r * (1 / 5040 + r * q)
     q = 1 / 24 + r * (1 / 120 + r * q)
     q = 1 / 2 + r * (1 / 6 + r * q)
+    # 2ᵏ is made from its exponent bits, of which k + 1023 is the biased value.
     power = _float(((_bits(rounded) & _MANTISSA) + np.uint64(1023)) << _MANTISSA_BITS)
     result: np.float64 = power * (r + r * r * q) + (power - 1.0)
     return result
@@ -167,6 +178,8 @@ def other_noise(x0: np.uint64, x1: np.uint64, x2: np.uint64, x3: np.uint64, tail
     u = (_float(((x0 | (x1 << _WORD)) >> np.uint64(12)) | _TWO_52) - (2.0**52 - 0.5)) * 2.0**-52
     if tails < 0.0:
         return np.float64((2.0 * u - 1.0) * math.sqrt(3.0))
+    # Box–Muller for t: in the radius √(−2 log u) becomes √(ν (u^(−2/ν) − 1)), which tends to it for large ν. The power
+    # comes from exp_minus_one because u^(−2/ν) is close to 1 there.
     _, cosine = sin_cos(x2 | (x3 << _WORD))
     return np.float64(math.sqrt(tails * exp_minus_one(log(u) * (-2.0 / tails))) * cosine)
 
@@ -175,7 +188,7 @@ def other_noise(x0: np.uint64, x1: np.uint64, x2: np.uint64, x3: np.uint64, tail
 def draw_other(
     z: FloatArray, row: int, seed: np.uint64, purpose: np.uint64, replica: np.uint64, step: np.uint64, tails: float
 ) -> None:
-    """Fill ``z[row % rows]`` with the noise of coordinate `row`, from `replica` on."""
+    """Fill ``z[row % len(z)]`` with noise that is not Gaussian, of coordinate `row`, from `replica` on."""
     for lane in range(z.shape[1]):
         x0, x1, x2, x3 = words(seed, purpose, replica + np.uint64(lane), step, np.uint64(row))
         z[row % z.shape[0], lane] = other_noise(x0, x1, x2, x3, tails)
@@ -193,7 +206,7 @@ def draw_pair(
 
 @entry
 def fill_normals(z: FloatArray, seed: np.uint64, purpose: np.uint64, replica: np.uint64, step: np.uint64) -> None:
-    """Fill `z` (an even number of coordinates from 0 on, replicas from `replica` on)."""
+    """Fill `z`, (coordinates, replicas), from coordinate 0 and `replica` on; it has an even number of rows."""
     for block in range(z.shape[0] // 2):
         draw_pair(z, 2 * block, seed, purpose, replica, step, np.uint64(block))
 
@@ -202,7 +215,7 @@ def fill_normals(z: FloatArray, seed: np.uint64, purpose: np.uint64, replica: np
 def bits_at(
     bits: BitsArray, seed: np.uint64, purpose: np.uint64, replica: UintArray, step: UintArray, block: UintArray
 ) -> None:
-    """Fill `bits` (n, 4) with the words at n places."""
+    """Fill `bits`, (n, 4), with the words of n blocks, each of its own replica and step."""
     for i in range(bits.shape[0]):
         x0, x1, x2, x3 = words(seed, purpose, replica[i], step[i], block[i])
         bits[i, 0], bits[i, 1], bits[i, 2], bits[i, 3] = x0, x1, x2, x3
@@ -210,7 +223,7 @@ def bits_at(
 
 @entry
 def word_sequence(out: UintArray, seed: np.uint64, purpose: np.uint64, replica: np.uint64, step: np.uint64) -> None:
-    """Fill `out` with 64-bit words, two per block."""
+    """Fill `out` with 64-bit words, two from each of the blocks 0, 1, …."""
     for block in range((out.size + 1) // 2):
         x0, x1, x2, x3 = words(seed, purpose, replica, step, np.uint64(block))
         out[2 * block] = x0 | (x1 << _WORD)
@@ -222,7 +235,7 @@ def word_sequence(out: UintArray, seed: np.uint64, purpose: np.uint64, replica: 
 def normals_at(
     z: FloatArray, seed: np.uint64, purpose: np.uint64, replicas: UintArray, step: np.uint64, coordinates: UintArray
 ) -> None:
-    """Fill `z` (coordinates, replicas) with normals."""
+    """Fill `z`, (coordinates, replicas), with the normals of any coordinates and replicas."""
     for i in range(coordinates.size):
         for j in range(replicas.size):
             x0, x1, x2, x3 = words(seed, purpose, replicas[j], step, coordinates[i] >> _ONE)
@@ -240,7 +253,7 @@ def others_at(
     coordinates: UintArray,
     tails: float,
 ) -> None:
-    """Fill `z` (coordinates, replicas) with noise that is not Gaussian."""
+    """Fill `z`, (coordinates, replicas), with noise that is not Gaussian, of any coordinates and replicas."""
     for i in range(coordinates.size):
         for j in range(replicas.size):
             x0, x1, x2, x3 = words(seed, purpose, replicas[j], step, coordinates[i])

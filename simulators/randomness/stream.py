@@ -19,15 +19,16 @@ two normals of coordinates 2·block (the cosine) and 2·block + 1 (the sine).
 Single precision has purposes of its own. There a block is the four normals of coordinates 4·block … 4·block + 3, two
 Box–Muller pairs (cosine, sine) whose radius and angle are one 32-bit word each, in the order of the words.
 
-Gradient noise that is not Gaussian takes one block, at block = coordinate, and one number from it (`NoiseLaw`).
+Gradient noise that is not Gaussian makes one number (`NoiseLaw`) from a whole block, for which block = coordinate.
 
-Minibatches take 64-bit words in sequence, one for each example drawn; a reshuffled epoch has its index for a step.
-Label noise counts the examples of a batch as coordinates, or all examples where a batch has all of them. Data sets that
-are drawn from a law have their examples for replicas.
+Minibatches take 64-bit words in sequence, one for each example drawn. When reshuffling, step is the index of the epoch.
+For label noise, coordinate is the position of the example in the batch, or in the data set where a batch takes all of
+it. For data sets drawn from a law, replica is the index of the example.
 
 The learning rate, batch size and momentum are deliberately not part of the counter. All configurations share their
-random numbers, so that adding companions to a call never changes a result; estimates at different learning rates are
-therefore positively correlated, and their differences more precise than their standard errors suggest.
+random numbers, so that adding configurations to a call never changes the results of the others; estimates at different
+learning rates are therefore positively correlated, and their differences more precise than their standard errors
+suggest.
 """
 
 from dataclasses import dataclass
@@ -36,9 +37,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.typing import ArrayLike
 
-from noisysgd.simulators.randomness import float32 as single
-from noisysgd.simulators.randomness import philox
+from noisysgd.simulators.randomness import float32, philox
 from noisysgd.simulators.randomness.philox import BitsArray, UintArray
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -47,6 +48,7 @@ STREAM_VERSION = 1
 """Version of the counter layout and of the arithmetic that makes normals; recorded with every result."""
 
 SEEDS, PURPOSES, REPLICAS, STEPS, COORDINATES = 2**64, 2**16, 2**32, 2**48, 2**33
+"""Limits of the indices, as in the table."""
 
 
 class Purpose(IntEnum):
@@ -75,8 +77,8 @@ class NoiseLaw:
     ----------
     name : {"gaussian", "student_t", "uniform"}
     degrees_of_freedom : float
-        ν ≥ 0.5 of Student's t. Beyond 2 it is divided by √(ν/(ν−2)); at 2 and below its variance is infinite, and it is
-        left as it is.
+        ν ≥ 0.5 of Student's t. For ν > 2 the numbers are divided by their standard deviation √(ν/(ν−2)); for ν ≤ 2
+        their variance is infinite, and they are left as they are.
 
     Examples
     --------
@@ -95,17 +97,17 @@ class NoiseLaw:
 
     @property
     def tails(self) -> float:
-        """What kernels are told: 0 for Gaussian, ν for Student's t, −1 for uniform."""
+        """The law as kernels are given it: 0 for Gaussian, ν for Student's t, −1 for uniform."""
         return {"gaussian": 0.0, "student_t": self.degrees_of_freedom, "uniform": -1.0}[self.name]
 
     @property
     def scale(self) -> float:
-        """What the kernels' numbers have to be multiplied with."""
+        """Factor that gives the kernels' numbers variance 1, where they have a variance."""
         heavy = self.name == "student_t" and self.degrees_of_freedom > 2
         return float(np.sqrt(1.0 - 2.0 / self.degrees_of_freedom)) if heavy else 1.0
 
 
-def random_bits(seed: int, purpose: int, *, replica: Any, step: Any, block: Any) -> BitsArray:
+def random_bits(seed: int, purpose: int, *, replica: ArrayLike, step: ArrayLike, block: ArrayLike) -> BitsArray:
     """Raw output of Philox4x32-10.
 
     Parameters
@@ -118,6 +120,7 @@ def random_bits(seed: int, purpose: int, *, replica: Any, step: Any, block: Any)
     Returns
     -------
     (..., 4) array of uint32
+        The four words of each block.
 
     Raises
     ------
@@ -145,9 +148,10 @@ def random_bits(seed: int, purpose: int, *, replica: Any, step: Any, block: Any)
 
 
 def random_words(seed: int, purpose: int, *, replica: int, step: int, count: int) -> UintArray:
-    """`count` independent uniform 64-bit words: those of blocks 0, 1, …, two from each.
+    """`count` independent uniform 64-bit words: two from each of the blocks 0, 1, ….
 
-    A prefix never depends on `count`. Sorting them is a uniform random permutation, from which a minibatch is drawn.
+    The first words never depend on `count`. The order that sorts them is a uniform random permutation, from which a
+    minibatch can be drawn.
 
     Raises
     ------
@@ -169,7 +173,7 @@ def random_words(seed: int, purpose: int, *, replica: int, step: int, count: int
 
 
 def normals(
-    seed: int, purpose: int, *, replicas: Any, step: int, coordinates: Any, dtype: str = "float64"
+    seed: int, purpose: int, *, replicas: ArrayLike, step: int, coordinates: ArrayLike, dtype: str = "float64"
 ) -> npt.NDArray[Any]:
     """Draw the standard normals that a simulation uses at one step.
 
@@ -178,9 +182,10 @@ def normals(
     seed, purpose, step : int
         See the limits in the module's table. Gradient noise at `step` drives the update from step to step + 1.
     replicas, coordinates : (R,) and (D,) arrays of int
-        Which replicas and coordinates to show, such as ``range(8)``.
+        Which replicas and coordinates to draw for, such as ``range(8)``.
     dtype : {"float64", "float32"}
-        Two normals a block, or four. Simulations in single precision use the purposes ``SINGLE_…``.
+        Type of the normals, of which a block makes two or four. Simulations in single precision use the purposes
+        ``SINGLE_…``.
 
     Returns
     -------
@@ -191,7 +196,7 @@ def normals(
     Raises
     ------
     ValueError
-        If an index is not an integer or is out of its range, an array is not one-dimensional, or for another `dtype`.
+        If an index is not an integer or is out of its range, an array is not one-dimensional, or `dtype` is another.
 
     Examples
     --------
@@ -209,19 +214,20 @@ def normals(
         checks.require(array.ndim == 1, name, "a one-dimensional array", array.shape, "Pass range(n) for the first n.")
     kind = checks.one_of("dtype", dtype, ("float64", "float32"))
     z: npt.NDArray[Any] = np.empty((rows.size, lanes.size), kind)
-    fill = single.normals_at if kind == "float32" else philox.normals_at
+    fill = float32.normals_at if kind == "float32" else philox.normals_at
     fill(z, key, use, lanes, index("step", step, STEPS), rows)
     return z
 
 
-def noise(seed: int, law: NoiseLaw, *, replicas: Any, step: int, coordinates: Any) -> FloatArray:
+def noise(seed: int, law: NoiseLaw, *, replicas: ArrayLike, step: int, coordinates: ArrayLike) -> FloatArray:
     """Draw the gradient noise that a simulation uses at one step, of variance 1 where the law has one.
 
     Parameters
     ----------
     seed, step, replicas, coordinates
-        As of :func:`normals`.
+        As for :func:`normals`.
     law : NoiseLaw
+        What the numbers are drawn from.
 
     Returns
     -------
@@ -242,6 +248,7 @@ def noise(seed: int, law: NoiseLaw, *, replicas: Any, step: int, coordinates: An
     if law.name == "gaussian":
         return normals(seed, Purpose.GRADIENT_NOISE, replicas=replicas, step=step, coordinates=coordinates)
     key, place = index("seed", seed, SEEDS), index("step", step, STEPS)
+    # Here a coordinate is the index of a block, of which there are half as many as normals.
     lanes, rows = _indices("replicas", replicas, REPLICAS), _indices("coordinates", coordinates, COORDINATES // 2)
     for name, array in (("replicas", lanes), ("coordinates", rows)):
         checks.require(array.ndim == 1, name, "a one-dimensional array", array.shape, "Pass range(n) for the first n.")
@@ -250,7 +257,7 @@ def noise(seed: int, law: NoiseLaw, *, replicas: Any, step: int, coordinates: An
     return law.scale * z
 
 
-def index(name: str, value: Any, limit: int) -> np.uint64:
+def index(name: str, value: object, limit: int) -> np.uint64:
     """`value` as an index of the stream in 0…limit − 1; a ValueError otherwise."""
     whole = checks.integer(name, value, 0, remedy="Indices of the random stream count from 0.")
     remedy = "That is all that the random stream's counter holds."
@@ -258,7 +265,8 @@ def index(name: str, value: Any, limit: int) -> np.uint64:
     return np.uint64(whole)
 
 
-def _indices(name: str, value: Any, limit: int) -> UintArray:
+def _indices(name: str, value: ArrayLike, limit: int) -> UintArray:
+    """`value` as an array of indices of the stream in 0…limit − 1; a ValueError otherwise."""
     array = np.asarray(value)
     remedy = "The random stream's counter takes integers from 0 up."
     checks.require(array.size > 0 and array.dtype.kind in "iu", name, "integers", value, remedy)

@@ -1,7 +1,8 @@
 """The paper's protocol on a simulated model: single runs on grids of learning rates that grow until they are enough.
 
-Every learning rate is run `runs` times, the best `keep` count (:func:`noisysgd.theory.optimum`), and a grid, of powers
-of two, is extended at either end until the optimum and its error bar lie inside it for every loss that the model has.
+Every learning rate is run `runs` times, of which the best `keep` count (:func:`noisysgd.theory.optimum`). The grid of a
+batch size and momentum, of powers of two, is extended at either end until it contains the optimum of every loss of the
+model, with its error bar.
 """
 
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from noisysgd.simulators.ensembles import tiles
 from noisysgd.simulators.ensembles.tiles import Configuration
@@ -28,6 +30,7 @@ from noisysgd.theory.sweeps.grid import Grid, error_bar, wider
 from noisysgd.theory.sweeps.optimum_rule import optimum
 
 Point = tuple[Schedule, Configuration]
+"""What the runs of one point of a grid follow."""
 
 
 def final_losses(
@@ -46,19 +49,20 @@ def final_losses(
 
     Parameters
     ----------
-    model : DiagonalNetwork, FiniteLeastSquares or another model made of examples
+    model : DiagonalNetwork, FiniteLeastSquares or another model made of training examples
     points : sequence of (Schedule, Configuration)
+        What the runs of each point follow.
     runs : int
         Runs of each point.
     seed, dynamics, threads
         As in :func:`bracketed_sweep`.
     progress : callable, optional
-        ``progress(done, total)``, in updates of one run.
+        Called as ``progress(done, total)`` after every point, in updates of one run of it.
 
     Raises
     ------
     ValueError
-        For settings that the model cannot have.
+        For batch sizes, learning rates, momenta or dynamics that the model cannot have.
 
     Examples
     --------
@@ -81,10 +85,11 @@ def final_losses(
     def job(point: Point) -> FloatArray:
         schedule, configuration = point
         shared = ExampleEnsemble(simulable, schedule, np.array([schedule.steps]), key, dynamics, SAMPLINGS[0])
+        # A single record, at the end: all blocks together are one row per metric.
         last = np.concatenate(list(tiles.tile_losses(shared, configuration, 0, count, stop)))
         return np.where(np.isfinite(last), last, np.inf)
 
-    # The longest first, so that no thread is left with one at the end.
+    # The longest first, so that at the end no thread is still busy with a long one while the others are idle.
     order = sorted(range(len(points)), key=lambda k: -points[k][0].steps)
     result = np.empty((len(points), len(simulable.metrics), count))
     done, total = 0, sum(schedule.steps for schedule, _ in points)
@@ -103,7 +108,7 @@ def final_losses(
 
 
 def check_model(model: ExampleModel) -> ExampleModel:
-    """`model`, if it is made of examples."""
+    """`model`, after checking that it is one made of training examples."""
     members = ("dynamics", "metrics", "dataset_size", "check_batches", "losses")
     fits = all(hasattr(model, member) for member in members)
     remedy = "simulate_sweep takes noisy quadratics."
@@ -112,7 +117,7 @@ def check_model(model: ExampleModel) -> ExampleModel:
 
 
 def check_sizes(model: ExampleModel, sizes: FloatArray) -> FloatArray:
-    """`sizes`, if the model can sample such batches."""
+    """`sizes`, after checking that the model can draw batches of these sizes."""
     sizes = checks.batch_size(sizes)
     check_whole(sizes)
     model.check_batches(sizes, SAMPLINGS[0])
@@ -120,14 +125,14 @@ def check_sizes(model: ExampleModel, sizes: FloatArray) -> FloatArray:
 
 
 def check_budget(budget: Budget, model: ExampleModel) -> None:
-    """Raise for the budget of another data set."""
+    """Raise for a budget that is stated for a data set of another size."""
     known = budget.dataset_size in (None, model.dataset_size)
     remedy = "Give the budget the model's dataset_size."
     checks.require(known, "budget", f"one of {model.dataset_size} examples", budget, remedy)
 
 
-def runs_and_keep(runs: int, keep: int) -> tuple[int, int]:
-    """Both, as whole numbers that go together."""
+def check_runs(runs: int, keep: int) -> tuple[int, int]:
+    """`runs` and `keep` as integers, after checking that 1 ≤ keep ≤ runs."""
     count = checks.integer("runs", runs, 1, remedy="Run it once at least.")
     few = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
     checks.require(few <= count, "keep", f"at most the {count} runs", keep, "Keep fewer or run more.")
@@ -138,8 +143,8 @@ def bracketed_sweep(
     model: ExampleModel,
     budget: Budget,
     *,
-    batch_sizes: Any,
-    momentum: Any = 0.9,
+    batch_sizes: ArrayLike,
+    momentum: ArrayLike = 0.9,
     schedule: ScheduleFamily = half_then_decay,
     dynamics: str = "minibatch",
     runs: int = 15,
@@ -149,23 +154,29 @@ def bracketed_sweep(
     threads: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> xr.Dataset:
-    """Single runs of a model over learning rates, until the optimum of every loss is bracketed at every batch size.
+    """Single runs over grids of learning rates that grow until the optimum of every loss is bracketed.
+
+    Every batch size and momentum has a grid of its own.
 
     Parameters
     ----------
-    model : DiagonalNetwork, FiniteLeastSquares or another model made of examples
+    model : DiagonalNetwork, FiniteLeastSquares or another model made of training examples
     budget : EpochBudget or StepBudget
+        Fixes the number of steps at each batch size.
     batch_sizes, momentum : float or 1-D array
+        The grids are made for every combination of them.
     schedule : callable
         Schedule of a given number of steps.
     dynamics : str
-        As in :func:`simulate`, but for "sde".
+        As in :func:`simulate`, except "sde".
     runs, keep : int
-        Runs per learning rate, and how many of them count: the paper's 15 and 12.
+        Runs per learning rate, and how many of them count, the best; the paper's 15 and 12.
     start : tuple of two int
         Exponents of two of the effective learning rates ε/(1−m) that the grids begin with.
     seed : int
+        Run k is replica k of the random stream of this seed.
     threads : int, optional
+        Threads of the CPU to use; all usable cores by default.
     progress : callable, optional
         ``progress(done, total)`` in every round of runs, such as :class:`TimeLeft`; how many rounds it takes is not
         known beforehand.
@@ -173,8 +184,8 @@ def bracketed_sweep(
     Returns
     -------
     xarray.Dataset
-        A Sweep whose seeds are the runs, 0 … runs − 1. Grids end at 2⁻⁶⁰ and 2²⁰: what is not bracketed there,
-        :func:`~noisysgd.theory.optimum` reports as that.
+        A Sweep of the model's losses, whose seeds 0 … runs − 1 are the runs. Grids grow no further than 2⁻⁶⁰ and 2²⁰:
+        :func:`~noisysgd.theory.optimum` reports an optimum that is not inside them as not bracketed.
 
     Raises
     ------
@@ -194,7 +205,7 @@ def bracketed_sweep(
     check_sizes(model, sizes)
     check_budget(budget, model)
     inertia = checks.vector("momentum", checks.momentum(momentum))
-    runs, few = runs_and_keep(runs, keep)
+    runs, few = check_runs(runs, keep)
     pair = np.shape(start) == (2,) and all(isinstance(k, int | np.integer) for k in start) and start[0] <= start[1]
     checks.require(pair, "start", "two exponents of two, the lower first", start, "The default is (-6, 0).")
     low, high = start
@@ -206,6 +217,7 @@ def bracketed_sweep(
     records: list[dict[str, Any]] = []
     done: set[tuple[float, float, int]] = set()
     sweep = xr.Dataset()
+    # Every round runs what the grids have gained, all batch sizes together, so that no thread waits for one of them.
     while True:
         wanted = [(m, b, k) for (m, b), window in windows.items() for k in window]
         new = [place for place in wanted if place not in done]
@@ -231,6 +243,7 @@ def bracketed_sweep(
 
 
 def _records(model: ExampleModel, momentum: float, size: float, rate: float, losses: FloatArray) -> Iterator[Any]:
+    """One record per run, from its final losses, (metrics, runs)."""
     for run, values in enumerate(losses.T):
         status = "complete" if np.isfinite(values).all() else "diverged"
         place = {"momentum": momentum, "batch_size": size, "learning_rate": rate, "seed": run, "status": status}

@@ -1,10 +1,9 @@
 """The simulator's side of a comparison: ensembles over a grid of learning rates, as a Sweep."""
 
 from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from noisysgd.simulators.engine import simulate
 from noisysgd.theory.common import checks
@@ -15,15 +14,16 @@ from noisysgd.theory.problems.quadratic import Quadratic
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.theory.schedules.schedule import ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.sweeps.dataset import sweep_from_records
+from noisysgd.theory.sweeps.rate_grid import RateGrid
 
 
 def simulate_sweep(
     problem: NoisyQuadratic,
     budget: Budget,
     *,
-    batch_sizes: Any,
-    effective_learning_rates: Any,
-    momentum: Any = (0.0, 0.9),
+    batch_sizes: ArrayLike,
+    effective_learning_rates: ArrayLike,
+    momentum: ArrayLike = (0.0, 0.9),
     schedule: ScheduleFamily = half_then_decay,
     seeds: int = 8,
     replicas: int = 64,
@@ -35,25 +35,30 @@ def simulate_sweep(
 ) -> xr.Dataset:
     """Simulated expected losses over optimizers × batch sizes × learning rates × seeds.
 
-    The counterpart of :func:`noisysgd.theory.predict_sweep`, on the same grid. Each of the `seeds` is the mean over an
-    independent ensemble of `replicas`. Points of one seed share random numbers: their errors are correlated along the
-    learning rates.
+    The counterpart of :func:`noisysgd.theory.predict_sweep`, on the same grid. Each of the `seeds` is an independent
+    ensemble, and its loss the mean over `replicas` trajectories. Points of one seed share random numbers: their errors
+    are correlated along the learning rates.
 
     Parameters
     ----------
+    problem, budget, batch_sizes, effective_learning_rates, momentum, schedule
+        As in :func:`noisysgd.theory.predict_sweep`; the problem is a NoisyQuadratic.
     seeds : int
         Ensembles per point; they use the seeds ``seed``, ``seed + 1``, ….
     replicas : int
         Trajectories per ensemble.
+    seed : int
+        Seed of the first ensemble.
     backend, dtype, threads
         As in :func:`simulate`.
     progress : callable, optional
-        ``progress(share of the work done)``.
+        Called as ``progress(share)`` with the share of the work done, such as :class:`TimeLeft`.
 
     Returns
     -------
     xarray.Dataset
-        A Sweep with the metrics ``expected_loss`` and its ``standard_error`` within each ensemble.
+        A Sweep with the metrics ``expected_loss``, the mean loss of each ensemble, and ``standard_error``, the standard
+        error of that mean.
 
     Raises
     ------
@@ -71,46 +76,32 @@ def simulate_sweep(
     remedy = "simulators.bracketed_sweep takes models made of examples."
     checks.require(isinstance(problem, Quadratic), "problem", "a theory.Quadratic", type(problem).__name__, remedy)
     problem = sampled_from(problem, budget)
-    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
-    rates = checks.learning_rate(effective_learning_rates, "effective_learning_rates")
-    rates = checks.vector("effective_learning_rates", rates)
-    inertia = checks.vector("momentum", checks.momentum(momentum))
+    grid = RateGrid.checked(batch_sizes, effective_learning_rates, momentum, problem.dataset_size)
     seed = checks.integer("seed", seed, 0, remedy="Seeds count from 0.")
     count = checks.integer("seeds", seeds, 1, remedy="Simulate at least one ensemble.")
-    steps = budget.steps(sizes)
+    steps = budget.steps(grid.batch_sizes)
     work, done = float(steps.sum() * count), 0.0
     records = []
-    for size, length in zip(sizes, steps, strict=True):
+    for size, length in zip(grid.batch_sizes, steps, strict=True):
         for k in range(count):
             ensemble = simulate(
                 problem,
                 of_length(schedule, int(length)),
-                learning_rate=rates * (1 - inertia[:, None]),
+                learning_rate=grid.learning_rates,
                 batch_size=size,
-                momentum=inertia[:, None],
+                momentum=grid.optimizers,
                 replicas=replicas,
                 seed=seed + k,
                 backend=backend,
                 dtype=dtype,
                 threads=threads,
             )
-            losses, errors = (ensemble[name].isel(step=-1).values for name in ("loss", "loss_stderr"))
-            records += [
-                {
-                    "momentum": m,
-                    "batch_size": size,
-                    "learning_rate": rate * (1 - m),
-                    "seed": seed + k,
-                    "status": "complete" if np.isfinite(losses[i, j]) else "diverged",
-                    "expected_loss": losses[i, j],
-                    "standard_error": errors[i, j],
-                }
-                for i, m in enumerate(inertia)
-                for j, rate in enumerate(rates)
-            ]
+            last = ensemble.isel(step=-1)
+            metrics = {"expected_loss": last.loss.values, "standard_error": last.loss_stderr.values}
+            records += grid.records(size, seed + k, metrics)
             done += float(length)
             if progress is not None:
                 progress(done / work)
     about = plain({"problem": problem, "budget": budget, "schedule": schedule, "replicas": replicas, "dtype": dtype})
-    metrics = ["expected_loss", "standard_error"]
-    return sweep_from_records(records, source="simulator", metrics=metrics, configuration=about)
+    names = ["expected_loss", "standard_error"]
+    return sweep_from_records(records, source="simulator", metrics=names, configuration=about)

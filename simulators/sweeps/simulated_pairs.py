@@ -8,7 +8,7 @@ import xarray as xr
 
 from noisysgd.simulators.ensembles.tiles import Configuration
 from noisysgd.simulators.models.example_model import ExampleModel
-from noisysgd.simulators.sweeps.bracketed import check_budget, check_model, check_sizes, final_losses, runs_and_keep
+from noisysgd.simulators.sweeps.bracketed import check_budget, check_model, check_runs, check_sizes, final_losses
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.describing import plain
@@ -40,11 +40,13 @@ def bracketed_pairs(
 
     Parameters
     ----------
-    model : DiagonalNetwork or another model made of examples
+    model : DiagonalNetwork or another model made of training examples
     budget : EpochBudget or StepBudget
+        Fixes the number of steps.
     batch_size, momentum : float
+        The optimizer; the learning rates alone are tuned.
     runs, keep : int
-        Runs per pair, and how many of them count: the paper's 7 and 5.
+        Runs per pair of learning rates, and how many of them count, the best; the paper's 7 and 5.
     dynamics, seed, threads, progress
         As in :func:`bracketed_sweep`.
 
@@ -71,12 +73,13 @@ def bracketed_pairs(
     check_sizes(model, np.array([size]))
     check_budget(budget, model)
     inertia = checks.scalar("momentum", checks.momentum(momentum))
-    runs, few = runs_and_keep(runs, keep)
+    runs, few = check_runs(runs, keep)
     steps = int(budget.steps(size))
     about = {"model": model, "budget": budget, "dynamics": dynamics, "seed": seed, "keep": few}
     described = json.dumps(plain(about), sort_keys=True)
     axes: dict[str, Grid] = dict(STARTS)
     known: dict[tuple[int, int], FloatArray] = {}
+    # Every round runs the pairs that the grids have gained; those that are known are not run again.
     while True:
         new = [(i, f) for i in axes["initial"] for f in axes["final"] if (i, f) not in known]
         points = [
@@ -99,6 +102,7 @@ def bracketed_pairs(
         )
         for name in coordinates:
             pairs[name].attrs = {"long_name": f"{name} effective learning rate", "units": "1"}
+        # The optimum of one loss may be bracketed before that of another: both grids grow until all of them are.
         wider = wider_pair(axes, [best_pair(pairs, metric, few) for metric in model.metrics])
         if wider == axes:
             return pairs

@@ -17,7 +17,7 @@ import xarray as xr
 
 from noisysgd import simulators, theory
 from noisysgd.simulators import Purpose
-from noisysgd.simulators.ensembles import jump, tiles
+from noisysgd.simulators.ensembles import jump, tiles, windows
 from noisysgd.simulators.ensembles import trajectory_kernels as kernels
 from noisysgd.simulators.ensembles.tiles import Configuration
 from noisysgd.simulators.randomness.number_formats import DOUBLE, Precision, precision
@@ -127,7 +127,7 @@ def test_windows_leave_no_trace(full: bool, dtype: str, monkeypatch: pytest.Monk
     problem, schedule = noise_dominated(5, full=full), theory.half_then_decay(30)
     whole = replica_losses(problem, schedule, range(9), record=[0, 7, 8, 29, 30], **DRAWS, dtype=dtype)
     for length in (1, 7, 29):
-        monkeypatch.setattr(tiles, "WINDOW_STEPS", length)
+        monkeypatch.setattr(windows, "WINDOW_STEPS", length)
         cut = replica_losses(problem, schedule, range(9), record=[0, 7, 8, 29, 30], **DRAWS, dtype=dtype)
         np.testing.assert_array_equal(cut, whole)
 
@@ -519,7 +519,7 @@ def test_a_running_tile_stops_at_its_next_window() -> None:
     losses = tiles.tile_losses(shared, Configuration(0.1, 0.0, 1.0), 0, 2, stop)
     assert next(losses).shape == (1, 2)
     stop.set()
-    with pytest.raises(tiles.Cancelled):
+    with pytest.raises(windows.Cancelled):
         next(losses)
 
 
@@ -614,10 +614,10 @@ def test_jumps_are_those_of_the_definition_bit_for_bit(full: bool, momentum: flo
     record = [3, 17, 40]
     shared = tiles.ensemble(problem, schedule, np.array(record), 0, exact_jumps=True)
     configuration = Configuration(0.3, momentum, 0.25)
-    laws = tiles.Laws(shared, configuration)
+    laws = tiles.Transitions(shared, configuration)
     edges = [0, *record]
     each = [laws.between(a, b) for a, b in itertools.pairwise(edges)]
-    compiled = np.concatenate(list(tiles.tile_losses(shared, configuration, 3, 130, laws=laws)))
+    compiled = np.concatenate(list(tiles.tile_losses(shared, configuration, 3, 130, transitions=laws)))
     np.testing.assert_array_equal(compiled, numpy_jumps(problem, each, record, range(3, 133)))
 
 
@@ -767,9 +767,9 @@ def test_laws_of_jumps_take_bounded_memory_and_results_do_not_depend_on_it():
     shared = tiles.ensemble(problem, theory.constant(1600), record, 0, exact_jumps=True)
     configuration = Configuration(0.05, 0.7, 0.25)
     losses = []
-    for memory in (tiles.LAWS_MEMORY, 10**6, 0):
-        laws = tiles.Laws(shared, configuration, memory)
-        losses.append(np.concatenate(list(tiles.tile_losses(shared, configuration, 0, 8, laws=laws))))
+    for memory in (tiles.TRANSITIONS_MEMORY, 10**6, 0):
+        laws = tiles.Transitions(shared, configuration, memory)
+        losses.append(np.concatenate(list(tiles.tile_losses(shared, configuration, 0, 8, transitions=laws))))
         held = sum(law.nbytes for law in laws._known.values())
         single = max(law.nbytes for law in laws._known.values())
         assert held <= max(memory, single)

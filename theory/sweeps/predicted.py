@@ -1,10 +1,9 @@
-"""Theory's side of a comparison: exact losses on a grid of learning rates, as a Sweep."""
+"""The theory's side of a comparison: exact losses on a grid of learning rates, as a Sweep."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
+from numpy.typing import ArrayLike
 
-from noisysgd.theory.common import checks
 from noisysgd.theory.common.describing import plain
 from noisysgd.theory.moments.losses import expected_loss
 from noisysgd.theory.optima.learning_rates import sampled_from
@@ -12,6 +11,7 @@ from noisysgd.theory.problems.quadratic import Quadratic
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.theory.schedules.schedule import ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.sweeps.dataset import sweep_from_records
+from noisysgd.theory.sweeps.rate_grid import RateGrid
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,14 +21,25 @@ def predict_sweep(
     problem: Quadratic,
     budget: Budget,
     *,
-    batch_sizes: Any,
-    effective_learning_rates: Any,
-    momentum: Any = (0.0, 0.9),
+    batch_sizes: ArrayLike,
+    effective_learning_rates: ArrayLike,
+    momentum: ArrayLike = (0.0, 0.9),
     schedule: ScheduleFamily = half_then_decay,
 ) -> "xr.Dataset":
     """Exact expected losses over optimizers × batch sizes × learning rates.
 
     The grid is one of *effective* learning rates, so that optimizers are compared at the same ones.
+
+    Parameters
+    ----------
+    problem : NoisyQuadratic or LeastSquares
+        If it knows no data-set size but the budget does, batches are drawn from the budget's data set.
+    budget : EpochBudget or StepBudget
+        Fixes the number of steps at each batch size.
+    batch_sizes, effective_learning_rates, momentum : float or 1-D array
+        Values of B, ε/(1−m) and m. The grid is their product, with one optimizer for each momentum.
+    schedule : callable
+        Schedule of a given number of steps.
 
     Returns
     -------
@@ -38,7 +49,7 @@ def predict_sweep(
     Raises
     ------
     ValueError
-        For impossible batch sizes, learning rates or momenta.
+        For impossible batch sizes, learning rates or momenta, or a budget of another data set.
 
     Examples
     --------
@@ -51,32 +62,19 @@ def predict_sweep(
            [ 0.25, 16.  ]])
     """
     problem = sampled_from(problem, budget)
-    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
-    rates = checks.learning_rate(effective_learning_rates, "effective_learning_rates")
-    rates = checks.vector("effective_learning_rates", rates)
-    inertia = checks.vector("momentum", checks.momentum(momentum))[:, None]
+    grid = RateGrid.checked(batch_sizes, effective_learning_rates, momentum, problem.dataset_size)
+    # Modes of equal curvature have one expected loss: it is computed once for all of them.
     modes = problem.merged()
     records = []
-    for size, steps in zip(sizes, budget.steps(sizes), strict=True):
+    for size, steps in zip(grid.batch_sizes, budget.steps(grid.batch_sizes), strict=True):
         losses = expected_loss(
             modes,
             of_length(schedule, int(steps)),
-            learning_rate=rates * (1 - inertia),
+            learning_rate=grid.learning_rates,
             batch_size=size,
-            momentum=inertia,
+            momentum=grid.optimizers,
         )
-        for m, row in zip(inertia[:, 0], losses, strict=True):
-            records += [
-                {
-                    "momentum": m,
-                    "batch_size": size,
-                    "learning_rate": rate * (1 - m),
-                    "seed": 0,
-                    "status": "complete" if np.isfinite(loss) else "diverged",
-                    "expected_loss": loss,
-                }
-                for rate, loss in zip(rates, row, strict=True)
-            ]
+        records += grid.records(size, 0, {"expected_loss": losses})
     about = plain({"problem": problem, "budget": budget, "schedule": schedule})
     sweep = sweep_from_records(records, source="theory", metrics=["expected_loss"], configuration=about)
     return sweep.squeeze("seed", drop=True)

@@ -28,10 +28,10 @@ HEADER = """\
 NAMES = ("table-1", "figure-1", "figure-2", "figure-2-skipinit", "figure-3")
 
 
-def runs_and_keep(preset: str) -> tuple[int, int]:
+def preset_runs(preset: str) -> tuple[int, int]:
     """Runs per learning rate (or pair of them), and how many of them count, under a protocol of the paper.
 
-    >>> runs_and_keep("paper"), runs_and_keep("paper-pairs")
+    >>> preset_runs("paper"), preset_runs("paper-pairs")
     ((15, 12), (7, 5))
     """
     checks.one_of("preset", preset, list(RUNS_AND_KEEP))

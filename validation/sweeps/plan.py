@@ -11,7 +11,7 @@ from noisysgd.validation.configuration import METRICS, WIDE_RESNET, TrainConfig
 from noisysgd.validation.data.catalogue import DATASETS
 from noisysgd.validation.runs.toml_files import from_toml, read_toml, to_toml
 from noisysgd.validation.sweeps.cost import CostModel, steps_of
-from noisysgd.validation.sweeps.paper import runs_and_keep
+from noisysgd.validation.sweeps.paper import preset_runs
 from noisysgd.validation.sweeps.protocol import FURTHEST, bracketed_metrics, extension, runs_kept
 from noisysgd.validation.sweeps.trained import Sweep, Unlimited
 from noisysgd.validation.sweeps.trained_pairs import PairSweep
@@ -120,9 +120,11 @@ def _plan_of(given: dict[str, Any]) -> Plan:
         checks.require(section in given, "file", f"a section [{section}]", list(given), "Add it.")
     grid, protocol = given["grid"], given.get("protocol", {})
     budgets, unlimited = _budget(given["budget"])
+    # The kind of the sweep follows from the names in its grid; each kind has a preset of its own.
     pairs = "initial" in grid or "final" in grid
     shared = _shared(protocol, "paper-pairs" if pairs else "paper") | {"budgets": budgets if len(budgets) > 1 else None}
     unit = "steps" if "steps" in given["budget"] else "epochs"
+    # The base needs some budget and some learning rate; the grid replaces them.
     run = given.get("run", {}) | {unit: budgets[0]}
     sweep: Sweep | PairSweep
     if pairs:
@@ -195,7 +197,7 @@ def _shared(protocol: Mapping[str, Any], default: str) -> dict[str, Any]:
     if some:
         runs, keep = runs_kept(protocol["runs"], protocol["keep"], names=("runs", "keep"))
     else:
-        runs, keep = runs_and_keep(protocol.get("preset", default))
+        runs, keep = preset_runs(protocol.get("preset", default))
     metrics = protocol.get("metrics", ["train_loss", "test_accuracy"])
     checks.instance("metrics", metrics, list, remedy=f"List some of {METRICS}.")
     bracket, extensions = bracketed_metrics(metrics, "metrics"), extension(protocol.get("extensions", 4))
@@ -221,6 +223,7 @@ def _exponents(
     if not windows:
         checks.require("exponents" in grid, "[grid]", "exponents, or initial and final", list(grid), "Give a range.")
         return _range("exponents", grid["exponents"])
+    # Points without a window of their own have that of the grid.
     rest = [(m, b) for m in momenta for b in sizes if (m, b) not in windows]
     expected = f"exponents for {rest}"
     checks.require(not rest or "exponents" in grid, "[grid]", expected, "none", "Give a range for them.")
@@ -229,6 +232,7 @@ def _exponents(
 
 def _range(name: str, value: Any) -> Grid:
     """The exponents from low to high that ``[low, high]`` stands for; ``[low, high, step]`` takes every step-th."""
+    # type() and not isinstance(): TOML's booleans are integers to Python.
     whole = isinstance(value, list) and len(value) in (2, 3) and all(type(k) is int for k in value)
     remedy = "Give the exponents of two at the ends."
     checks.require(whole, name, "[low, high] or [low, high, step], integers", value, remedy)

@@ -214,7 +214,7 @@ def test_the_ensemble_is_the_cpu_s_however_it_is_cut(
     assert np.isinf(expected[0][-1, -1])
     for memory, work in ((2**28, 2**20), (1, 2**20), (2**28, 50), (100_000, 1)):
         monkeypatch.setattr(cuda, "MEMORY", memory)
-        monkeypatch.setattr(launch, "WINDOW_WORK", work)
+        monkeypatch.setattr(launch, "LAUNCH_WORK", work)
         seen.clear()
         found = cuda.simulate_all(device, shared, configurations, replicas, lambda *done: seen.append(done))
         for there, here in zip(found, expected, strict=True):

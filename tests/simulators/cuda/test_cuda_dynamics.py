@@ -1,5 +1,6 @@
 """Jumps, minibatches and the diagonal network on a device: every lane's loss at every step, bit for bit the CPU's."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -12,12 +13,10 @@ from noisysgd import simulators, theory
 from noisysgd.simulators import DiagonalNetwork, FiniteLeastSquares
 from noisysgd.simulators.cuda import backend as cuda
 from noisysgd.simulators.cuda import device as gpu
-from noisysgd.simulators.cuda import example_models as cuda_examples
-from noisysgd.simulators.cuda import launch
-from noisysgd.simulators.ensembles import tiles
+from noisysgd.simulators.cuda import example_models, launch
+from noisysgd.simulators.ensembles import tiles, windows
 from noisysgd.simulators.ensembles.tiles import Configuration, Ensemble
 from noisysgd.simulators.models import diagonal_network, finite_least_squares
-from noisysgd.simulators.models import example_model as examples
 from noisysgd.simulators.models.example_model import ExampleEnsemble
 from noisysgd.simulators.randomness.batches import SAMPLINGS
 
@@ -152,9 +151,9 @@ def test_late_steps_of_examples_are_numba_s_bit_for_bit(
     device: gpu.Device, first: int, sampling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def late(*arguments: object) -> object:
-        return ((step + first, *rest) for step, *rest in examples.windows(*arguments))
+        return (dataclasses.replace(window, step=window.step + first) for window in windows.windows(*arguments))
 
-    for module in (finite_least_squares, diagonal_network, cuda_examples):
+    for module in (finite_least_squares, diagonal_network, example_models):
         monkeypatch.setattr(module, "windows", late)
     compare(device, least_squares(5, 11, sampling), Configuration(0.1, 0.9, batch_size=4), 129)
     compare(device, network(5, 11, sampling=sampling), Configuration(0.02, 0.9, batch_size=4), 129)
@@ -184,7 +183,7 @@ def test_the_ensemble_is_the_cpu_s_however_it_is_cut(
     assert np.isposinf(expected[0][-1, -1])
     for memory, work in ((2**28, 2**20), (1, 2**20), (2**28, 2000), (300_000, 1)):
         monkeypatch.setattr(cuda, "MEMORY", memory)
-        monkeypatch.setattr(launch, "WINDOW_WORK", work)
+        monkeypatch.setattr(launch, "LAUNCH_WORK", work)
         seen.clear()
         found = cuda.simulate_all(device, shared, configurations, replicas, lambda *done: seen.append(done))
         for there, here in zip(found, expected, strict=True):

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisysgd import simulators, theory
-from noisysgd.simulators.ensembles import tile_moments as kept
-from noisysgd.simulators.ensembles import tiles
+from noisysgd.simulators.ensembles import tile_moments, tiles
 
 SCHEDULE = theory.half_then_decay(24)
 SETTINGS = {"learning_rate": [0.1, 0.4, 1e40], "batch_size": 4, "momentum": 0.5, "record": [0, 7]}
@@ -253,5 +252,5 @@ def test_an_axis_may_not_be_called_tile_only_where_tiles_are_kept() -> None:
 
 def test_a_fingerprint_sees_every_bit() -> None:
     values = [np.zeros(3), np.zeros(3, np.float32), np.zeros((3, 1)), -np.zeros(3), 0.0, 0, "0", None]
-    assert len({kept.fingerprint(value) for value in values}) == len(values)
-    assert kept.fingerprint(np.arange(4)[::2]) == kept.fingerprint(np.array([0, 2]))
+    assert len({tile_moments.fingerprint(value) for value in values}) == len(values)
+    assert tile_moments.fingerprint(np.arange(4)[::2]) == tile_moments.fingerprint(np.array([0, 2]))

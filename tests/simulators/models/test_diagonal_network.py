@@ -150,7 +150,7 @@ def test_neither_threads_nor_windows_nor_companions_change_a_bit(dynamics, monke
     xr.testing.assert_identical(one, two)
     alone = simulators.simulate(network, schedule, batch_size=9, **run)
     np.testing.assert_array_equal(one.test_loss.sel(batch_size=9), alone.test_loss)
-    monkeypatch.setattr("noisysgd.simulators.models.example_model.WINDOW_STEPS", 4)
+    monkeypatch.setattr("noisysgd.simulators.ensembles.windows.WINDOW_STEPS", 4)
     xr.testing.assert_identical(one, simulators.simulate(network, schedule, batch_size=[2, 9], **run))
 
 

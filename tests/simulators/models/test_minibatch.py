@@ -213,7 +213,7 @@ def test_neither_threads_nor_windows_nor_offsets_nor_companions_change_a_bit(sam
     xr.testing.assert_identical(one, two)
     alone = simulators.simulate(data, schedule, batch_size=5, **run, replicas=300)
     np.testing.assert_array_equal(one.loss.sel(batch_size=5), alone.loss)
-    monkeypatch.setattr("noisysgd.simulators.models.example_model.WINDOW_STEPS", 7)
+    monkeypatch.setattr("noisysgd.simulators.ensembles.windows.WINDOW_STEPS", 7)
     cut = simulators.simulate(data, schedule, batch_size=sizes, **run, replicas=300)
     xr.testing.assert_identical(one, cut)
     monkeypatch.undo()

@@ -17,8 +17,7 @@ from scipy import stats
 
 from noisysgd import simulators
 from noisysgd.simulators import Purpose
-from noisysgd.simulators.randomness import float32 as single
-from noisysgd.simulators.randomness import philox
+from noisysgd.simulators.randomness import float32, philox
 
 mpmath = pytest.importorskip("mpmath")
 
@@ -210,7 +209,7 @@ def test_single_precision_is_the_same_interpreted() -> None:
 
 
 def test_single_precision_is_not_promoted_to_double() -> None:
-    compiled = numba.njit(error_model="numpy")(single.fill_normals.py_func)  # one from the cache shows no code
+    compiled = numba.njit(error_model="numpy")(float32.fill_normals.py_func)  # one from the cache shows no code
     compiled(np.empty((4, 8), np.float32), *np.zeros(4, np.uint64))
     (code,) = compiled.inspect_llvm().values()
     assert "float" in code
@@ -220,7 +219,7 @@ def test_single_precision_is_not_promoted_to_double() -> None:
 def test_the_single_logarithm_is_accurate_on_every_radius() -> None:
     with mpmath.workprec(100):
         for word in RADIAL:
-            value = single.log_fraction(np.uint64(word))
+            value = float32.log_fraction(np.uint64(word))
             assert value < 0
             exact = mpmath.log((mpmath.mpf(int(word)) + mpmath.mpf(1) / 2) / 2**32)
             assert single_ulps(value, exact) <= 3
@@ -230,7 +229,7 @@ def test_single_sines_and_cosines_are_accurate_relative_to_themselves_on_the_who
     eighths = np.arange(9)[:, None] * 2**29 + np.arange(-100, 101)
     with mpmath.workprec(100):
         for word in np.concatenate([RADIAL, eighths.ravel() % 2**32]):
-            values = single.sin_cos(np.uint64(word))
+            values = float32.sin_cos(np.uint64(word))
             angle = 2 * mpmath.pi * mpmath.mpf(int(word)) / 2**32
             for value, exact in zip(values, (mpmath.sin(angle), mpmath.cos(angle)), strict=True):
                 if int(word) % 2**30 == 0:
@@ -243,12 +242,12 @@ def test_no_word_gives_a_single_normal_that_is_not_a_number() -> None:
     largest = math.sqrt(2 * 33 * math.log(2))
     for radial in map(np.uint64, EDGES):
         for angular in map(np.uint64, EDGES):
-            z = single.normal_pair(radial, angular)
+            z = float32.normal_pair(radial, angular)
             assert all(math.isfinite(value) and abs(value) <= largest * (1 + 2**-23) for value in z)
     zero = np.uint64(0)
-    assert single.normal_pair(zero, zero)[0] == pytest.approx(largest, rel=1e-6)
+    assert float32.normal_pair(zero, zero)[0] == pytest.approx(largest, rel=1e-6)
     # The smallest radius is 2⁻¹⁶, and known to all its digits.
-    assert single.normal_pair(np.uint64(2**32 - 1), zero)[0] == pytest.approx(2.0**-16, rel=1e-6)
+    assert float32.normal_pair(np.uint64(2**32 - 1), zero)[0] == pytest.approx(2.0**-16, rel=1e-6)
 
 
 def test_single_normals_are_normal(single_sample: np.ndarray) -> None:

@@ -1,27 +1,36 @@
-"""Labelled axes for optimizer settings: which dimensions a result has, from what was passed."""
+"""Axes of a result: which labelled dimensions it has, from the optimizer settings that were passed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arrays import FloatArray
 
 RESERVED = "step"
-"""The dimension of the records."""
+"""Name of the dimension of the records."""
 
 DERIVED = ("effective_learning_rate", "temperature")
-"""Coordinates that are computed from the settings."""
+"""Names of the coordinates that are computed from the settings."""
 
 
-def labelled(**settings: Any) -> tuple[dict[str, xr.DataArray], xr.Dataset]:
-    """Broadcast the settings; return them in full, by name, and a dataset of their coordinates and nothing else.
+def labelled(**given: ArrayLike | xr.DataArray) -> tuple[dict[str, xr.DataArray], xr.Dataset]:
+    """Broadcast settings, given by name, against each other.
 
     - Scalars make no axis.
-    - A setting that is an ``xarray.DataArray`` brings its own dimensions, as does any 1-D array beside one or alone
-      (a dimension named after the setting), and they broadcast by name.
+    - A setting that is an ``xarray.DataArray`` brings its own dimensions. A 1-D array beside one, or the only array
+      that is given, has a dimension of the setting's name. These broadcast by name.
     - Several plain arrays broadcast by position, NumPy-style, to ``axis_0``, ``axis_1``, …
+
+    Returns
+    -------
+    settings : dict of str to xarray.DataArray
+        The settings, all of the broadcast shape.
+    coordinates : xarray.Dataset
+        Their coordinates, and no data.
 
     Raises
     ------
@@ -34,7 +43,7 @@ def labelled(**settings: Any) -> tuple[dict[str, xr.DataArray], xr.Dataset]:
     >>> full["batch_size"].values, full["batch_size"].dims
     (array([8., 8.]), ('learning_rate',))
     """
-    settings = {n: v if isinstance(v, xr.DataArray) else checks.real(n, v) for n, v in settings.items()}
+    settings = {n: v if isinstance(v, xr.DataArray) else checks.real(n, v) for n, v in given.items()}
     for name, value in settings.items():
         checks.require(np.size(value) > 0, name, "at least one value", value, "Pass a number or several.")
     axes = [name for name, value in settings.items() if np.ndim(value) > 0]
@@ -53,8 +62,8 @@ def labelled(**settings: Any) -> tuple[dict[str, xr.DataArray], xr.Dataset]:
     return full, xr.Dataset(coords=_coordinates(arrays))
 
 
-def require_free_names(metrics: Iterable[str], **settings: Any) -> None:
-    """Check that no axis has the name of a result, and no label the name of a loss.
+def require_free_names(metrics: Iterable[str], **settings: object) -> None:
+    """Check that no axis of a setting has the name of a variable of the result, and no label that of a loss.
 
     >>> require_free_names(["loss"], learning_rate=xr.DataArray([0.1], dims="loss"))
     Traceback (most recent call last):
@@ -72,7 +81,8 @@ def require_free_names(metrics: Iterable[str], **settings: Any) -> None:
                 )
 
 
-def _by_name(name: str, value: Any) -> xr.DataArray:
+def _by_name(name: str, value: xr.DataArray | FloatArray) -> xr.DataArray:
+    """A setting with named dimensions: its own, or one of the setting's name."""
     if isinstance(value, xr.DataArray):
         array = value.rename(None)
     else:
@@ -83,14 +93,15 @@ def _by_name(name: str, value: Any) -> xr.DataArray:
     return array.assign_coords({name: array.values}) if array.dims == (name,) else array
 
 
-def _by_position(settings: dict[str, Any]) -> dict[str, xr.DataArray]:
+def _by_position(settings: Mapping[str, xr.DataArray | FloatArray]) -> dict[str, xr.DataArray]:
+    """Plain arrays, broadcast against each other, with dimensions that are numbered."""
     arrays = checks.broadcast(**{name: np.asarray(value) for name, value in settings.items()})
     dims = [f"axis_{axis}" for axis in range(arrays[0].ndim)]
     return {name: xr.DataArray(array, dims=dims) for name, array in zip(settings, arrays, strict=True)}
 
 
 def _require_free_names(arrays: dict[str, xr.DataArray]) -> None:
-    """Check that every axis named after a setting, or after the records, is really that."""
+    """Check that only a setting's own axis has the name of a setting, and that none has the name of the records."""
     dims = [array.dims for array in arrays.values()]
     for name in (RESERVED, *arrays):
         free = not any(name in each for each in dims) or (name in arrays and arrays[name].dims == (name,))
@@ -99,6 +110,6 @@ def _require_free_names(arrays: dict[str, xr.DataArray]) -> None:
 
 
 def _coordinates(arrays: dict[str, xr.DataArray]) -> dict[str, Any]:
-    """Labels that came with the settings, and the settings themselves on their own dimensions."""
+    """All coordinates of a result: labels that came with the settings, and the settings on their own dimensions."""
     labels: dict[str, Any] = {str(label): values for array in arrays.values() for label, values in array.coords.items()}
     return labels | {name: array.variable for name, array in arrays.items()}
