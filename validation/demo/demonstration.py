@@ -250,6 +250,7 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
             measured.result()
             advance(1.0)
     theory.save_sweep(trained, out / "sweep.nc")
+    # The measurement took place in another process, which left its result in the store.
     record = reference.read(plan.reference)
     if record is None:
         raise RuntimeError(f"{reference.root}: the record of the reference run vanished. Start again to repeat it.")
@@ -335,7 +336,7 @@ def _cached(path: Path, identity: str, compute: Callable[[], xr.Dataset]) -> xr.
             stored = theory.load_sweep(path)
             if stored.attrs.get("identity") == identity:
                 return stored
-        except ValueError as error:
+        except ValueError as error:  # damaged, or of another version
             logger.warning("%s; computing it again", error)
     sweep = compute().assign_attrs(identity=identity)
     theory.save_sweep(sweep, path)

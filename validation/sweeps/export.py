@@ -138,6 +138,7 @@ def import_runs(dataset: xr.Dataset, store: RunStore) -> Imported:
         if stored is None:
             store.write(record | {"config": config.as_dict(), "provenance": provenance})
             added += 1
+        # Status and metrics decide: a repeated run takes another time and may have another provenance.
         elif all(stored.get(name) == record[name] for name in ("status", *METRICS)):
             known += 1
         else:
@@ -165,6 +166,7 @@ def _records(dataset: xr.Dataset) -> Iterator[tuple[TrainConfig, dict[str, Any]]
 def _varied(dataset: xr.Dataset, place: Mapping[str, Any], dims: Sequence[str], at: Sequence[int]) -> dict[str, Any]:
     """The part of a run's configuration that its coordinates give: seed, rates, batch size, momentum and budget."""
     own: dict[str, Any] = {"seed": int(place["seed"])}
+    # Pairs of rates are stored as effective ones, of a sweep at one momentum; other sweeps store the rates themselves.
     if "initial" in place:
         unit = 1.0 - float(dataset.attrs["momentum"])
         own |= {"learning_rate": place["initial"] * unit, "final_learning_rate": place["final"] * unit}

@@ -237,6 +237,7 @@ class GrowingSweep(ABC):
             If the given executor broke; if executors can be made anew, when two in a row have finished no run.
         """
         records: dict[str, Record] = {}
+        # If it breaks, there is no other to go on with: the error reaches the caller.
         if isinstance(executor, Executor):
             return self._rounds(store, executor, records, work, progress)
         # A finished sweep needs no workers, and its store may be one that can only be read.
@@ -280,6 +281,7 @@ class GrowingSweep(ABC):
             _complete(executor, store, configs, records, work, progress)
             dataset = self.collect(windows, [records[config.key] for config in configs])
             grown = self.grow(windows, dataset)
+            # Windows only ever grow, and up to limits: this point is reached.
             if grown == windows:
                 store.tidy(configs)
                 return dataset
@@ -338,6 +340,7 @@ def _complete(
 ) -> None:
     """Train whatever of `configs` the store lacks, and add the records of all of them to `records`."""
     tries: Counter[str] = Counter()
+    # Progress is measured by cost, not by number of runs: the costliest come first, and may take many times longer.
     total = sum(map(relative_cost, configs))
     finished = _read(store, configs, records)
     done = sum(relative_cost(config) for config in configs if config.key in records)
@@ -348,7 +351,7 @@ def _complete(
         try:
             for future in as_completed(futures):
                 config = futures[future]
-                tries[config.key] += future.result() is not False
+                tries[config.key] += future.result() is not False  # not a try if another process has the run
                 # The record is read from the store and not returned by the worker: what counts is what was kept.
                 if _read(store, [config], records):
                     done, finished = done + relative_cost(config), finished + 1
@@ -359,7 +362,7 @@ def _complete(
                         f"{store.path(config)}: a run reports success and its record is not there. All workers "
                         "must see the same store: put it on a file system that they share."
                     )
-        except BaseException:
+        except BaseException:  # Ctrl-C included: what has not begun shall not begin
             for future in futures:
                 future.cancel()
             raise

@@ -78,6 +78,7 @@ class Unlimited:
         mean = sign * float(last["mean"])
         if not np.isfinite(mean):  # what diverges also diverges when it is trained for longer
             return True
+        # A target is a rule of its own: until it is reached it does not matter how little the last doubling helped.
         if self.target is not None:
             return mean <= sign * self.target
         if before is None or not np.isfinite(before["mean"]):
@@ -177,6 +178,7 @@ class Sweep(GrowingSweep):
 
     def _variations(self, setting: Setting, axes: Mapping[str, Grid]) -> Iterator[dict[str, Any]]:
         momentum, size, _ = setting
+        # Windows are of effective learning rates ε/(1−m), in which momenta share their optimum at small batches.
         for exponent in axes["learning_rate"]:
             rate = 2.0**exponent * (1.0 - momentum)
             yield {"momentum": float(momentum), "batch_size": size, "learning_rate": rate}
@@ -188,6 +190,7 @@ class Sweep(GrowingSweep):
         :meth:`GrowingSweep.collect`.
         """
         several = self._several_budgets
+        # The dataset gets a dimension of budgets if its rows have one.
         rows = [
             record["config"] | record | ({"budget": record["config"][self.unit]} if several else {})
             for record in records
@@ -220,7 +223,7 @@ class Sweep(GrowingSweep):
 
     def limits(self, windows: RateWindows) -> RateWindows:
         """The given windows, grown as far as `extensions` and the doublings of an unlimited budget allow."""
-        extensions = self.extensions if self.metrics else 0
+        extensions = self.extensions if self.metrics else 0  # without metrics no window ever grows
         grown: dict[Setting, dict[str, Grid]] = {}
         for momentum, size, budget in self._possible_settings(windows):
             initial = self._window((momentum, size))
@@ -257,10 +260,12 @@ class Sweep(GrowingSweep):
         added: dict[Setting, dict[str, Grid]] = {}
         for momentum, size in self.points:
             budgets = sorted(b for m, s, b in windows if (m, s) == (momentum, size) and b is not None)
+            # Every doubling has added one budget to the initial ones.
             if len(budgets) - len(self._budgets()) >= rule.doublings:
                 continue
             at = [optimum_at(best, momentum=momentum, batch_size=size, budget=b) for b in budgets[-2:]]
             if not rule.enough(at[-2] if len(at) > 1 else None, at[-1]):
+                # Begin with the initial window again: at every budget the extensions count from there.
                 added[momentum, size, 2 * budgets[-1]] = {"learning_rate": self._window((momentum, size))}
         return added
 

@@ -107,6 +107,8 @@ class PairSweep(GrowingSweep):
         status = np.full(shape, MISSING, dtype=np.int8)
         table = {name: np.full(shape, np.nan) for name in (*METRICS, *more)}
         unit = 1.0 - self.base.momentum
+        # Budgets and seeds are found by equality. Effective learning rates are computed back from those of the records,
+        # with rounding, and are found by nearness.
         places = {name: {value: k for k, value in enumerate(values)} for name, values in axes.items()}
         for record in records:
             config = record["config"]
@@ -143,7 +145,7 @@ class PairSweep(GrowingSweep):
             dataset[name].attrs = dict(zip(("long_name", "units", "objective"), words, strict=True))
         for name in ENDS:
             dataset[name].attrs = {"long_name": f"{name} effective learning rate", "units": "1"}
-        if self.budgets is None:
+        if self.budgets is None:  # the axis was only there to treat both cases alike
             return dataset.isel(budget=0)
         dataset = dataset.assign_coords(budget=np.array(budgets, dtype=np.float64))
         dataset.budget.attrs = {"long_name": "budget", "units": self.unit}
@@ -195,6 +197,8 @@ class PairSweep(GrowingSweep):
         """The best pair of every metric at one setting, among the pairs that were tried there."""
         budget = setting[2]
         here = dataset if budget is None else dataset.sel(budget=budget)
+        # Learning rates that only other budgets have grown to were not tried here: an optimum at the end of what was
+        # tried would seem to lie inside.
         tried = here.sel({name: [2.0**k for k in grid] for name, grid in axes.items()})
         return {metric: best_pair(tried, metric, self.keep) for metric in self.metrics}
 
