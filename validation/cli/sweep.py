@@ -66,15 +66,17 @@ def add_sweep_commands(commands: Commands, common: argparse.ArgumentParser) -> N
         return parser
 
     def add_store(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--store", type=Path, help="directory of the runs (beside the file: NAME-runs)")
+        parser.add_argument("--store", type=Path, help="directory of the runs (NAME-runs, beside the file NAME.toml)")
 
     text = "  noisysgd sweep example > sweep.toml\n  noisysgd sweep example table-1 > table-1.toml"
-    example = verb("example", _example, "print a sweep's file to begin with, or one of the paper's", text, file=False)
+    help = "print the file of a small sweep to begin with, or of an experiment of the paper"
+    example = verb("example", _example, help, text, file=False)
     text = "table-1, figure-1, figure-2, figure-2-skipinit or figure-3 of the paper: CIFAR-10, and GPUs"
     example.add_argument("name", nargs="?", help=text)
 
     text = "  noisysgd sweep plan sweep.toml\n  noisysgd sweep plan sweep.toml --workers 8"
-    plan = verb("plan", _plan, "count the runs and estimate time and cost; nothing is started but a timed run", text)
+    help = "count the runs and estimate time and cost; this trains nothing, or only short runs to time them"
+    plan = verb("plan", _plan, help, text)
     add_store(plan)
     plan.add_argument("--workers", type=positive, help="processes or GPUs that would share the runs (one per core)")
 
@@ -108,7 +110,7 @@ def add_sweep_commands(commands: Commands, common: argparse.ArgumentParser) -> N
     back = verb("import", _import, help, text, file=False, interrupted=left)
     back.add_argument("dataset", type=Path, help="the netCDF file")
     back.add_argument("store", type=Path, help="directory of the runs")
-    back.add_argument("--plan", type=Path, help="also write the sweep's own file, with which it goes on")
+    back.add_argument("--plan", type=Path, help="also write the sweep's TOML file, with which it can go on")
 
 
 def _example(options: argparse.Namespace) -> int:

@@ -37,10 +37,9 @@ def add_train_command(commands: Commands, common: argparse.ArgumentParser) -> No
         interrupted="Without --store nothing of the run is kept.",
     )
     train.add_argument("file", type=Path, help="the configuration, as a TOML file")
-    train.add_argument("--store", type=Path, help="directory of runs to take the record from, or to keep it in")
-    train.add_argument(
-        "--checkpoint-every", type=positive, metavar="STEPS", help="with --store: steps between checkpoints (a minute)"
-    )
+    train.add_argument("--store", type=Path, help="directory of runs: the record is taken from there, or kept there")
+    text = "with --store: steps between checkpoints (by default one a minute)"
+    train.add_argument("--checkpoint-every", type=positive, metavar="STEPS", help=text)
 
 
 def read_config(path: Path) -> "TrainConfig":

@@ -150,12 +150,14 @@ def render(results: DemoResults, pictures: Mapping[str, bytes]) -> str:
 
 
 def _provenance(sweep: xr.Dataset) -> str:
+    """Configuration, versions and machine of a sweep, from its attributes, as JSON that is easy to read."""
     shown = {k: v for k, v in sweep.attrs.items() if k not in ("schema", "schema_version", "source")}
     shown = {k: json.loads(v) if k in ("configuration", "versions") else v for k, v in shown.items()}
     return json.dumps(shown, indent=1, ensure_ascii=False)
 
 
 def _optimum_table(best: xr.Dataset, caption: str, percent: bool = False) -> str:
+    """For every batch size the optimal learning rate and the metric there, by optimizer; accuracies as a percentage."""
     names = [str(name) for name in best.optimizer.values]
     header = ["batch size"] + [f"{name}: ε/(1−m)" for name in names]
     header += [f"{name}: {'accuracy' if percent else 'loss'}" for name in names]
@@ -178,6 +180,8 @@ def _optimum_table(best: xr.Dataset, caption: str, percent: bool = False) -> str
 
 
 def _measurement_table(states: Sequence[Mapping[str, object]]) -> str:
+    """Curvature, gradient and noise scales at each measured step, with their errors."""
+
     def cell(state: Mapping[str, object], name: str, error: str = "stderr") -> str:
         pair = state[name]
         assert isinstance(pair, Mapping)
@@ -225,6 +229,7 @@ def _critical_table(states: xr.Dataset, calibrated: xr.Dataset, best: xr.Dataset
     rows = []
     for k, name in enumerate(best.optimizer.values):
         rates = best.effective_learning_rate[k].values
+        # An optimum that is still rising at the largest batch is a lower bound of the plateau, and so is the boundary.
         at_least = "≥ " if rates[-1] > rates[-2] else ""
         boundary = float(calibrated.boundary_batch_size[k])
         rows.append(
@@ -251,6 +256,7 @@ def _critical_table(states: xr.Dataset, calibrated: xr.Dataset, best: xr.Dataset
 
 
 def _span(values: xr.DataArray) -> str:
+    """Geometric mean of positive numbers, with the smallest and the largest of them."""
     if not np.isfinite(values).any():
         return "undefined"
     middle, low, high = (_three_digits(float(x)) for x in (log_mean(values), values.min(), values.max()))

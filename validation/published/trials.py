@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 POINTS = 2**24
 """Largest number of points of a Sweep that is made here: it takes 128 MB for each metric."""
 SETTINGS = ("momentum", "batch_size", "learning_rate", "seed")
+"""The names of a run's place in a Sweep."""
 
 
 @dataclass(frozen=True)
