@@ -2,7 +2,7 @@
 
     python benchmarks/cuda_registers.py
 
-Prints the table in docs/cuda.md.
+Prints the table in docs/gpu.md.
 """
 
 from noisysgd.simulators.cuda import cubin

@@ -1,14 +1,15 @@
-"""Machine code from the CUDA source, and what it needs of a GPU. Nothing here runs a kernel, or needs a GPU.
+"""Machine code from the CUDA source, and the resources of a GPU that it takes. Nothing here needs a GPU.
 
-The compiler is NVRTC, from the wheel ``nvidia-cuda-nvrtc-cu12``; drivers of CUDA 12 and later take its code.
+The compiler is NVRTC, wherever it is (``nvrtc``). Drivers of its own major version of CUDA and of later ones take its
+code.
 """
 
 import ctypes
-import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from noisysgd.simulators.cuda import nvrtc
 from noisysgd.theory.common import checks
 
 SOURCE = Path(__file__).with_name("simulate.cu")
@@ -19,7 +20,7 @@ KERNELS = (
     *(f"{name}_float64" for name in ("excess_losses", "least_squares")),
     *(f"{name}_float64" for name in ("network_losses", "network_batches", "network_gaussian")),
 )
-"""Those of a state, then those of each dynamics."""
+"""Names of all kernels: those that set, measure or check a state, then those that advance it."""
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
 """No fused multiply–adds, no approximations, no flushing to zero: every operation is rounded once, as on the CPU."""
 
@@ -38,8 +39,9 @@ class Resources:
     Attributes
     ----------
     registers : int
+        How many it uses.
     stack, spills : int
-        Bytes of local memory: of its frame, and of registers written to memory and read back.
+        Bytes of local memory: of the stack frame, and of registers that are written to memory and read back.
     """
 
     registers: int
@@ -67,12 +69,12 @@ def resources(architecture: str) -> dict[str, Resources]:
 def version() -> str:
     """Version of NVRTC, such as ``"12.9"``."""
     major, minor = ctypes.c_int(), ctypes.c_int()
-    _check(_library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "")
+    _check(nvrtc.library().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "")
     return f"{major.value}.{minor.value}"
 
 
 def compiled(architecture: str, form: str = "CUBIN") -> tuple[bytes, str]:
-    """Code for an architecture, and the log of its making.
+    """The code of all kernels for an architecture, and the compiler's log.
 
     Parameters
     ----------
@@ -81,31 +83,19 @@ def compiled(architecture: str, form: str = "CUBIN") -> tuple[bytes, str]:
     form : {"CUBIN", "PTX"}
         Machine code, or the portable assembly it is made from.
     """
-    nvrtc = _library()
+    compiler = nvrtc.library()
     program = ctypes.c_void_p()
     source = SOURCE.read_bytes()
-    _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, SOURCE.name.encode(), 0, None, None), "")
+    _check(compiler.nvrtcCreateProgram(ctypes.byref(program), source, SOURCE.name.encode(), 0, None, None), "")
     try:
         options = [*OPTIONS, f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-        status = nvrtc.nvrtcCompileProgram(program, len(options), array)
-        log = _text(nvrtc, program, "ProgramLog").rstrip(b"\0").decode()
+        status = compiler.nvrtcCompileProgram(program, len(options), array)
+        log = _text(compiler, program, "ProgramLog").rstrip(b"\0").decode()
         _check(status, log)
-        return _text(nvrtc, program, form), log
+        return _text(compiler, program, form), log
     finally:
-        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-
-
-def _library() -> ctypes.CDLL:
-    try:
-        spec = importlib.util.find_spec("nvidia.cuda_nvrtc")
-    except ModuleNotFoundError:
-        spec = None
-    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
-    found = [path for folder in folders for path in sorted(Path(folder).glob("lib/libnvrtc.so.*"))]
-    remedy = "Install it with: pip install nvidia-cuda-nvrtc-cu12 (it needs no GPU)."
-    checks.require(bool(found), "nvrtc", "the wheel nvidia-cuda-nvrtc-cu12", "no libnvrtc in it", remedy)
-    return ctypes.CDLL(str(found[0]))
+        compiler.nvrtcDestroyProgram(ctypes.byref(program))
 
 
 def _check(status: int, log: str) -> None:
@@ -113,9 +103,9 @@ def _check(status: int, log: str) -> None:
     checks.require(status == 0, "nvrtc", "status 0", (status, log), remedy)
 
 
-def _text(nvrtc: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
+def _text(compiler: ctypes.CDLL, program: ctypes.c_void_p, what: str) -> bytes:
     size = ctypes.c_size_t()
-    _check(getattr(nvrtc, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), what)
+    _check(getattr(compiler, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), what)
     buffer = ctypes.create_string_buffer(size.value)
-    _check(getattr(nvrtc, f"nvrtcGet{what}")(program, buffer), what)
+    _check(getattr(compiler, f"nvrtcGet{what}")(program, buffer), what)
     return buffer.raw[: size.value]

@@ -108,6 +108,7 @@ def device() -> Device:
         count, got = 0, str(error)
     remedy = "Run on a machine with an NVIDIA GPU and its driver; or pass backend='cpu'."
     checks.require(count > 0, "backend", "a CUDA device for 'cuda'", got, remedy)
+    # Code compiled for one device may not run on another: the cache goes by the device that is current now.
     return _device(cupy.cuda.Device().id)
 
 
@@ -128,6 +129,7 @@ class Lanes:
 
     def __call__(self, kernel: str, rows: int, *arguments: object) -> None:
         """Run `kernel` on states of `rows` numbers per lane."""
+        # Kernels differ in how many registers they take, and with it in how large a block may be.
         registers = self.device.registers(kernel)
         layout = geometry(self.count, registers=registers, multiprocessors=self.device.multiprocessors)
         self.device.launch(kernel, layout, np.int64(self.count), np.int32(rows), *arguments)
@@ -138,6 +140,7 @@ class Lanes:
 
     def alive(self, rows: int, state: object, kind: str) -> bool:
         """Whether any lane has not diverged: all its `rows` numbers are finite."""
+        # One number comes back instead of all states.
         found = self.device.zeros((1,), np.int32)
         self(f"look_alive_{kind}", rows, state, found)
         return bool(self.device.download(found)[0])

@@ -14,7 +14,7 @@ typedef long long i64;
 
 #ifdef __CUDACC__
 #define DEVICE __device__ __forceinline__
-#define KERNEL(name, ...) extern "C" __global__ void __launch_bounds__(256) name(__VA_ARGS__)
+#define KERNEL(name, ...) extern "C" __global__ void __launch_bounds__(256, 4) name(__VA_ARGS__)
 #define FOR_EACH_LANE(lanes) \
     if (const i64 lane = i64(blockIdx.x) * blockDim.x + threadIdx.x; lane < (lanes))
 #define UNROLL _Pragma("unroll")

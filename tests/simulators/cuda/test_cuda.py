@@ -4,10 +4,12 @@ What the host library cannot show is what NVIDIA's compiler makes of the kernels
 no approximation, no local memory. Here are updates of noisy quadratics; other dynamics are in `test_cuda_dynamics.py`.
 """
 
+import ctypes
 import itertools
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from host_device import HostDevice, assert_same_bits, mutant
 from noisysgd import simulators, theory
 from noisysgd.simulators import NoiseLaw
 from noisysgd.simulators.cuda import backend as cuda
-from noisysgd.simulators.cuda import cubin, launch
+from noisysgd.simulators.cuda import cubin, launch, nvrtc
 from noisysgd.simulators.cuda import device as gpu
 from noisysgd.simulators.cuda.launch import Geometry, chunk_lanes, geometry, lane_bytes
 from noisysgd.simulators.ensembles import tiles
@@ -314,15 +316,62 @@ def test_cupy_is_given_machine_code_and_typed_arguments(monkeypatch: pytest.Monk
     assert kinds == [("int64", 0), ("int32", 0), ("float32", 2), *[("float32", 1)] * 2, *[("uint64", 0)] * 2]
 
 
-@pytest.mark.parametrize("missing", [ModuleNotFoundError("nvidia"), None])
-def test_without_nvrtc_it_says_what_to_install(missing: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    def find(name: str) -> None:
-        if missing is not None:
-            raise missing
+@pytest.fixture
+def searched_anew() -> Iterator[None]:
+    nvrtc.library.cache_clear()
+    yield
+    nvrtc.library.cache_clear()
 
-    monkeypatch.setattr(cubin.importlib.util, "find_spec", find)
-    with pytest.raises(ValueError, match=r"nvrtc: expected .*, got .*pip install nvidia-cuda-nvrtc-cu12"):
+
+def libraries(root: Path, *places: str) -> list[Path]:
+    for place in places:
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(b"no library")
+    return [root / place for place in places]
+
+
+def test_the_compiler_is_looked_for_where_it_really_is(tmp_path: Path) -> None:
+    """Wheels of CUDA 13 and of CUDA 12, a toolkit, and what the process has loaded; not builtins or alternatives."""
+    wheels = libraries(tmp_path / "nvidia", "cu13/lib/libnvrtc.so.13", "cuda_nvrtc/lib/libnvrtc.so.12")
+    toolkit = libraries(tmp_path / "cuda", "lib64/libnvrtc.so.13.0.88")
+    loaded = libraries(tmp_path / "elsewhere", "libnvrtc.so.12", "libc.so.6", "libnvrtc-builtins.so.12.9")
+    libraries(tmp_path / "nvidia", "cu13/lib/libnvrtc-builtins.so.13.0", "cu13/lib/libnvrtc.alt.so.13")
+    environment = {"CUDA_HOME": str(tmp_path / "cuda")}
+    found = nvrtc.candidates([tmp_path / "nvidia"], environment, [*loaded, wheels[0]])
+    assert [path for path in found if not str(path).startswith("/usr/local/cuda")] == [*wheels, *toolkit, loaded[0]]
+
+
+@needs_nvrtc
+def test_what_is_loaded_counts() -> None:
+    nvrtc.library()
+    assert any(path.name.startswith("libnvrtc.so.") for path in nvrtc._loaded())
+
+
+@pytest.mark.usefixtures("searched_anew")
+def test_without_nvrtc_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvrtc, "candidates", lambda *_: [])
+    with pytest.raises(ValueError, match=r"nvrtc: expected .*, got .*no libnvrtc in .*pip install nvidia"):
         cubin.compiled("sm_90")
+    broken = libraries(tmp_path, "libnvrtc.so.13")
+    monkeypatch.setattr(nvrtc, "candidates", lambda *_: broken)
+    with pytest.raises(ValueError, match=r"nvrtc: expected .*, got .*libnvrtc\.so\.13 \("):
+        cubin.compiled("sm_90")
+
+
+@needs_nvrtc
+@pytest.mark.usefixtures("searched_anew")
+def test_the_library_of_builtin_functions_is_loaded_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not every release says where it lies; without it compilation fails with an error about builtins."""
+    opened: list[str] = []
+    load = ctypes.CDLL
+
+    def watched(name: str, **more: int) -> ctypes.CDLL:
+        opened.append(Path(name).name)
+        return load(name, **more)
+
+    monkeypatch.setattr(nvrtc.ctypes, "CDLL", watched)
+    nvrtc.library()
+    assert [name.partition(".so")[0] for name in opened][-2:] == ["libnvrtc-builtins", "libnvrtc"]
 
 
 @needs_nvrtc
