@@ -12,14 +12,18 @@ from pathlib import Path
 
 @functools.cache
 def provenance() -> dict[str, str]:
-    """Versions (JSON), commit and hardware of this process, as netCDF-ready strings."""
+    """Versions (JSON), commit and hardware of this process, as netCDF-ready strings.
+
+    Where PyTorch or CuPy has been working on a GPU, ``gpu`` says which, with its driver, clocks in MHz as they were
+    when this was asked first, and the versions of CUDA and cuDNN.
+    """
     names = ("noisysgd", "numpy", "scipy", "numba", "xarray", "torch")
     versions = {"python": platform.python_version()} | {name: v for name in names if (v := _version(name))}
     return {
         "versions": json.dumps(versions, sort_keys=True),
         "commit": _commit(),
         "hardware": f"{_processor()}, {os.cpu_count()} cores, {sys.platform}",
-    }
+    } | _gpu()
 
 
 def _version(name: str) -> str | None:
@@ -39,6 +43,42 @@ def _commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def _gpu() -> dict[str, str]:
+    """The GPU that this process works on, as JSON; nothing where it works on none.
+
+    Libraries are asked only if they are loaded: none is loaded for this, and no GPU is woken up.
+    """
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+    by_torch = torch is not None and torch.cuda.is_initialized()
+    if not by_torch and cupy is None:
+        return {}
+    about: dict[str, object] = {}
+    if torch is not None and by_torch:
+        about |= {"name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+        about |= {"cudnn": torch.backends.cudnn.version()}
+    if cupy is not None:
+        runtime = cupy.cuda.runtime
+        about |= {
+            "cupy": cupy.__version__,
+            "cupy_cuda": runtime.runtimeGetVersion(),
+            "driver_api": runtime.driverGetVersion(),
+        }
+    return {"gpu": json.dumps(about | _asked_of_the_driver(), sort_keys=True, default=str)}
+
+
+def _asked_of_the_driver() -> dict[str, str]:
+    """What ``nvidia-smi`` says of the first GPU that this process sees, where there is such a command."""
+    fields = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "power.limit")
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]
+    command += [f"--id={visible}"] if visible else []
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(fields, (value.strip() for value in found[0].split(",")), strict=False)) if found else {}
 
 
 def _processor() -> str:
