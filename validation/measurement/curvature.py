@@ -18,6 +18,11 @@ from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
 from noisysgd.validation.networks.ghost_batch_norm import training_mode
 
+PILOT = 64
+"""Examples whose product with the Hessian tells how much memory one example takes."""
+SHARE_OF_MEMORY = 0.5
+"""Of a GPU's free memory, for a product with the Hessian: allocators leave gaps, and other runs may be beside."""
+
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -89,6 +94,53 @@ def loss_hessian_vector_product(
         return total
 
     return product
+
+
+def affordable_micro_batch(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    group: int,
+    l2: float = 0.0,
+    criterion: LossFunction = F.cross_entropy,
+) -> int | None:
+    """How many examples a GPU can differentiate twice at a time: all, as None, or a multiple of `group` of them.
+
+    Found by a product with the Hessian of a few examples, whose memory is that of many in proportion. On a CPU all.
+
+    Parameters
+    ----------
+    model, images, labels, l2, criterion
+        As for :func:`loss_hessian_vector_product`.
+    group : int
+        Examples that have to stay together.
+    """
+    if images.device.type != "cuda":
+        return None
+    pilot = min(len(images), group * max(1, PILOT // group))
+    torch.cuda.reset_peak_memory_stats(images.device)
+    before = torch.cuda.memory_allocated(images.device)
+    product = loss_hessian_vector_product(model, images[:pilot], labels[:pilot], l2=l2, criterion=criterion)
+    product(flatten(list(trainable_parameters(model).values())))
+    needed = torch.cuda.max_memory_allocated(images.device) - before
+    del product  # and the graph that it keeps
+    free, _ = torch.cuda.mem_get_info(images.device)
+    return largest_micro_batch(needed, free, pilot=pilot, group=group, examples=len(images))
+
+
+def largest_micro_batch(needed: int, free: int, *, pilot: int, group: int, examples: int) -> int | None:
+    """Examples for which a share of the free memory is enough, if `pilot` examples need `needed` bytes.
+
+    >>> largest_micro_batch(10, 1000, pilot=4, group=8, examples=10_000)
+    200
+    >>> largest_micro_batch(10, 1000, pilot=4, group=8, examples=100) is None
+    True
+    >>> largest_micro_batch(1000, 10, pilot=4, group=8, examples=100)
+    8
+    """
+    most = int(SHARE_OF_MEMORY * free * pilot / max(needed, 1))
+    return None if most >= examples else max(most // group, 1) * group
 
 
 def loss_gradient(

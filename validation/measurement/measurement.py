@@ -16,6 +16,7 @@ from noisysgd.theory.common import checks
 from noisysgd.validation.data.datasets import ImageDataset
 from noisysgd.validation.measurement.curvature import (
     LossFunction,
+    affordable_micro_batch,
     loss_gradient,
     loss_hessian_vector_product,
     trainable_parameters,
@@ -255,6 +256,8 @@ def _measured(
     chosen = torch.from_numpy(order[: options.curvature_examples // size * size]).to(reference.device)
     # Torch's own batch norms take the statistics of all examples that pass together, which must be one unit then.
     micro_batch = size if batch_norms(model) else options.micro_batch
+    if micro_batch is None:
+        micro_batch = affordable_micro_batch(model, images[chosen], labels[chosen], group=size, **of_loss)
     behind = of_loss | {"micro_batch": micro_batch}
     matvec = loss_hessian_vector_product(model, images[chosen], labels[chosen], **behind)
     # The same unit gradients serve the noise traces here and the noise over the spectrum below.

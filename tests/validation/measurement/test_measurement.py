@@ -25,6 +25,7 @@ from torch import nn
 
 from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.data.datasets import load_dataset
+from noisysgd.validation.measurement import curvature
 from noisysgd.validation.measurement.curvature import flatten, loss_hessian_vector_product
 from noisysgd.validation.measurement.gradient_noise import draw_ghost_batches, ghost_batch_gradients, gradient_noise
 from noisysgd.validation.measurement.lanczos import Eigenvalue, MatrixVectorProduct, largest_eigenvalue
@@ -578,3 +579,21 @@ def test_regularized_skipinit_is_measured_in_training_as_another_library_has_it(
 def test_bad_sizes_of_the_newer_parts_are_refused(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measure(small_network(), dataset(), ghost_batch_size=GHOST, units=8, products=2, steps=1, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_a_gpu_measures_what_the_cpu_measures_however_much_fits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    data, options = (
+        load_dataset("digits"),
+        {"units": 8, "products": 2, "probes": 0, "sharpness_batches": 0, "rtol": 1e-3},
+    )
+    model = WideResNet(10, 1, classes=10, channels=1, ghost_batch_size=16, seed=1)
+    here = measure(model.double(), data, **options)
+    there = measure(model.float().to("cuda"), data, **options)
+    monkeypatch.setattr(curvature, "SHARE_OF_MEMORY", 1e-6)  # one ghost batch at a time
+    pieces = measure(model, data, **options)
+    for found in (there, pieces):
+        assert found.lambda_max.value == pytest.approx(here.lambda_max.value, rel=5e-3)
+        assert found.trace_noise.value == pytest.approx(here.trace_noise.value, rel=1e-3)
