@@ -11,6 +11,7 @@ from noisysgd.theory.schedules.budget import Budget, EpochBudget, StepBudget
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate
 from noisysgd.theory.schedules.schedule import Schedule, half_then_decay, initial_to_final, warmup
 from noisysgd.validation.data.catalogue import DATASETS
+from noisysgd.validation.data.image_folders import PREFIX, load_image_folder, parse_name
 
 L2_EXEMPTIONS = ("nothing", "normalization and biases")
 L2_CONVENTIONS = ("half", "full")
@@ -47,7 +48,8 @@ class TrainConfig:
     epochs, steps : float, int
         The budget, as exactly one of the two. Epochs over N examples allow ⌊epochs·N/B⌋ steps.
     dataset : str
-        Name for :func:`noisysgd.validation.load_dataset`.
+        Name for :func:`noisysgd.validation.load_dataset`. Runs on images of one's own are filed under the name with the
+        hash of their contents, ``folder:NAME@HASH``: see :meth:`pinned`.
     subset : int, optional
         Number of training examples to keep, a balanced choice
         (:func:`noisysgd.validation.data.preparation.balanced_subset`).
@@ -165,7 +167,11 @@ class TrainConfig:
         scalar("l2", checks.at_least("l2", self.l2, 0.0, remedy="Use 0 for no penalty."))
         checks.one_of("l2_exempt", self.l2_exempt, L2_EXEMPTIONS)
         whole("batch_size", 1, "A batch has at least one example.")
-        checks.one_of("dataset", self.dataset, list(DATASETS))
+        own = isinstance(self.dataset, str) and self.dataset.startswith(PREFIX)
+        if own:
+            parse_name(self.dataset)
+        else:
+            checks.one_of("dataset", self.dataset, [*DATASETS, f"{PREFIX}NAME"])
         if self.subset is not None:
             whole("subset", 1, "Keep at least one example, or pass None for all.")
         whole("subset_seed", 0, "Seeds are integers in 0…2⁶³−1.")
@@ -258,6 +264,18 @@ class TrainConfig:
     def with_(self, **changes: Any) -> Self:
         """The same run with some values changed."""
         return replace(self, **changes)
+
+    def pinned(self) -> Self:
+        """The same run, with the contents of its data set fixed where these are the user's own.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If they are not there, or no data set.
+        """
+        if not self.dataset.startswith(PREFIX) or "@" in self.dataset:
+            return self
+        return self.with_(dataset=load_image_folder(self.dataset).pinned)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: the fields of the first version, and others that are not at their default."""

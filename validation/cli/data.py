@@ -3,9 +3,12 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from noisysgd.validation.cli.options import Commands, add_command, add_verbs
 
+OWN = "folder:"
+"""What the names of the user's own data sets begin with."""
 NAMES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 DESCRIPTION = """\
 List, locate, download and verify image data sets. Nothing is ever unpacked on disk and no pickle is loaded.
@@ -47,6 +50,7 @@ Check the files of a data set against the published checksums and read every ima
 examples:
   noisysgd data verify fashion-mnist
   noisysgd data verify cifar10 --folder /scratch/data
+  noisysgd data verify folder:birds            NOISYSGD_DATA/birds/{train,test}/CLASS/*.png, or a tar of birds
 """
 
 
@@ -63,10 +67,18 @@ def add_data_commands(commands: Commands, common: argparse.ArgumentParser) -> No
     ):
         parser = add_command(verbs, verb, common, run, help=summary, description=text, interrupted=interrupted)
         count = "?" if verb == "where" else None
-        parser.add_argument("name", nargs=count, choices=NAMES, metavar="NAME", help=", ".join(NAMES))
+        kind: dict[str, Any] = {"type": _verifiable} if verb == "verify" else {"choices": NAMES}
+        known = ", ".join((*NAMES, f"{OWN}NAME") if verb == "verify" else NAMES)
+        parser.add_argument("name", nargs=count, metavar="NAME", help=known, **kind)
         parser.add_argument("--folder", type=Path, help="look in this folder, and nowhere else")
         if verb == "fetch":
             parser.add_argument("--mirror", metavar="URL", help="address of a folder to download from instead")
+
+
+def _verifiable(name: str) -> str:
+    if name not in NAMES and not name.startswith(OWN):
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(NAMES)}, {OWN}NAME, got {name!r}")
+    return name
 
 
 def _list(_: argparse.Namespace) -> int:
@@ -124,6 +136,14 @@ def _verify(options: argparse.Namespace) -> int:
     check_folder(options.folder)
     if options.name == "digits":
         print("digits come with scikit-learn: nothing to verify")
+        return 0
+    if options.name.startswith(OWN):
+        from noisysgd.validation.data.image_folders import described, load_image_folder
+
+        found = load_image_folder(options.name, options.folder)
+        print(
+            f"{found.pinned}: {described(found.pinned).shape} in {len(found.classes)} classes from {found.raw.origin}"
+        )
         return 0
     from noisysgd.validation.data.raw_images import read_raw
 

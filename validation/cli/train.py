@@ -59,7 +59,7 @@ def read_config(path: Path) -> "TrainConfig":
 def _train(options: argparse.Namespace) -> int:
     if options.checkpoint_every is not None and options.store is None:
         raise UsageError("--checkpoint-every: expected --store, got none. Name a store for the checkpoints.")
-    config = read_config(options.file)
+    config = read_config(options.file).pinned()
     if options.store is None:
         from noisysgd.validation.runs.single_run import one_thread
         from noisysgd.validation.training.loop import train

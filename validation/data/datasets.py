@@ -8,6 +8,7 @@ import torch
 
 from noisysgd.theory.common import checks
 from noisysgd.validation.data.catalogue import DATASETS, DIGITS
+from noisysgd.validation.data.image_folders import PREFIX, load_image_folder
 from noisysgd.validation.data.preparation import Standardisation, average_pool, balanced_subset, measure_standardisation
 from noisysgd.validation.data.raw_images import RawImages, read_raw
 
@@ -83,13 +84,17 @@ def load_dataset(
     ``"fashion-mnist"``, ``"cifar10"`` and ``"cifar100"`` (fine labels) come from files, which ``noisysgd data fetch``
     downloads, in their published split and order.
 
+    ``"folder:NAME"``: images of one's own, ``NAME/{train,test}/CLASS/*.png`` or ``*.jpg``, as a folder or a tar of it
+    (:func:`noisysgd.validation.data.image_folders.load_image_folder`); ``"folder:NAME@HASH"`` if its contents have that
+    hash.
+
     Pixels are standardised channel by channel, with mean and standard deviation of the training pixels that are used:
     those of the subset, after down-sampling. The result has these constants as `standardisation`, and a description of
     all that was done as `provenance`.
 
     Parameters
     ----------
-    name : {"digits", "fashion-mnist", "cifar10", "cifar100"}
+    name : {"digits", "fashion-mnist", "cifar10", "cifar100"} or "folder:NAME"
         Name of the data set.
     folder : path, optional
         Folder with its files; otherwise they are looked for in the places that ``noisysgd data where`` lists.
@@ -124,6 +129,10 @@ def load_dataset(
     >>> load_dataset("digits", subset=100, downsample=2).train_images.shape
     torch.Size([100, 1, 4, 4])
     """
+    if isinstance(name, str) and name.startswith(PREFIX):
+        checks.require(not allow_altered, "allow_altered", "False for images of one's own", True, "Leave it out.")
+        own = load_image_folder(name, folder)
+        return _prepared(own.pinned, own.raw, len(own.classes), subset, subset_seed, downsample)
     checks.one_of("name", name, list(DATASETS))
     if name == "digits":
         expected = "none for the digits, which come with scikit-learn"

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import itertools
+import math
 import os
 import re
 import tarfile
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from noisysgd.theory.common import checks
+from noisysgd.validation.data.catalogue import DATASETS, Source
 from noisysgd.validation.data.raw_images import RawImages
 from noisysgd.validation.data.search_path import VARIABLE, check_folder, data_folder
 
@@ -114,6 +116,35 @@ def load_image_folder(dataset: str, folder: str | os.PathLike[str] | None = None
     expected = f"contents with the hash {digest}"
     checks.require(digest in (None, found.digest), str(place), expected, found.digest, remedy)
     return found
+
+
+def described(dataset: str) -> Source:
+    """What there is to know of a data set without its pixels; one of the user's own has to be read for it.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As for :func:`load_image_folder`.
+
+    Examples
+    --------
+    >>> described("cifar10").training_examples
+    50000
+    """
+    if not dataset.startswith(PREFIX):
+        return DATASETS[dataset]
+    found = load_image_folder(dataset)
+    count, channels, height, width = found.raw.train_images.shape
+    return Source(
+        found.pinned,
+        "images of one's own",
+        (),
+        classes=len(found.classes),
+        training_examples=count,
+        test_examples=len(found.raw.test_images),
+        side=math.gcd(height, width),  # by which down-sampling has to divide
+        channels=channels,
+    )
 
 
 def _find(name: str, root: Path) -> Path:

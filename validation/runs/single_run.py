@@ -37,6 +37,7 @@ def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | Non
     KeyboardInterrupt
         On Ctrl-C, with a message that says from which step the run would go on.
     """
+    config = config.pinned()
     if store.read(config) is not None:
         return True
     with store.claim(config) as working:

@@ -11,7 +11,7 @@ import numpy as np
 
 from noisysgd.theory.common import checks
 from noisysgd.validation.configuration import TrainConfig
-from noisysgd.validation.data.catalogue import DATASETS
+from noisysgd.validation.data.image_folders import described
 
 TIMED_BATCH = 256
 """Largest batch of a timed run; the cost of larger ones is extrapolated."""
@@ -201,7 +201,7 @@ def passes_per_batch(config: TrainConfig) -> int:
 
 def training_examples(config: TrainConfig) -> int:
     """Size of a configuration's training set."""
-    return DATASETS[config.dataset].training_examples if config.subset is None else config.subset
+    return described(config.dataset).training_examples if config.subset is None else config.subset
 
 
 def relative_cost(config: TrainConfig) -> float:

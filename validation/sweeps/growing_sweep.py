@@ -97,7 +97,7 @@ class GrowingSweep(ABC):
     def _check_shared_fields(self) -> None:
         """Check the fields that all sweeps have, and keep the numbers of runs as integers."""
         seeds, keep = runs_kept(self.seeds, self.keep)
-        self._set(seeds=seeds, keep=keep, extensions=extension(self.extensions))
+        self._set(base=self.base.pinned(), seeds=seeds, keep=keep, extensions=extension(self.extensions))
         bracketed_metrics(self.metrics)
         if self.budgets is not None:
             distinct_values("budgets", [checks.scalar("budgets", budget) for budget in self.budgets])

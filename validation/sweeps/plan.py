@@ -8,7 +8,7 @@ from typing import Any
 from noisysgd.theory.common import checks
 from noisysgd.theory.sweeps.grid import Grid
 from noisysgd.validation.configuration import METRICS, WIDE_RESNET, TrainConfig
-from noisysgd.validation.data.catalogue import DATASETS
+from noisysgd.validation.data.image_folders import described
 from noisysgd.validation.runs.toml_files import from_toml, read_toml, to_toml
 from noisysgd.validation.sweeps.cost import CostModel, steps_of
 from noisysgd.validation.sweeps.paper import preset_runs
@@ -152,7 +152,7 @@ def _plan_of(given: dict[str, Any]) -> Plan:
 
 def _check_possible(base: TrainConfig, sizes: Sequence[Any]) -> None:
     """Raise if a run would be refused at its start: for a batch that the data lack, or a network not to be imported."""
-    there = DATASETS[base.dataset].training_examples
+    there = described(base.dataset).training_examples
     enough = base.subset is None or base.subset <= there
     checks.require(enough, "subset", f"at most the {there} training examples", base.subset, "Leave it out for all.")
     examples = there if base.subset is None else base.subset
@@ -160,7 +160,7 @@ def _check_possible(base: TrainConfig, sizes: Sequence[Any]) -> None:
         whole = checks.integer("batch_sizes", size, 1, remedy="A batch has at least one example.")
         remedy = "Batches are drawn without replacement: use smaller ones."
         checks.require(whole <= examples, "batch_sizes", f"at most the {examples} training examples", size, remedy)
-    side = DATASETS[base.dataset].side
+    side = described(base.dataset).side
     divides = side % base.downsample == 0
     checks.require(divides, "downsample", f"a divisor of the images' side, {side}", base.downsample, "Choose one.")
     if base.model != WIDE_RESNET:

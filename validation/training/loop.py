@@ -114,6 +114,7 @@ def train(
     >>> record["network"]["parameters"]
     650
     """
+    config = config.pinned()
     try:
         return _train(config, model, observe, observe_at, checkpoint, checkpoint_every)
     except torch.OutOfMemoryError as error:

@@ -1,6 +1,7 @@
 """Images of one's own: a folder, or a tar of it, is read whole and as it is, or refused with the file and a remedy."""
 
 import io
+import signal
 import tarfile
 from pathlib import Path
 
@@ -8,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from noisysgd.validation import RunStore, TrainConfig, load_dataset, run_one, train
+from noisysgd.validation.cli import main as cli
 from noisysgd.validation.data import image_folders
 from noisysgd.validation.data.image_folders import load_image_folder, parse_name
+from noisysgd.validation.sweeps.cost import training_examples
+from noisysgd.validation.sweeps.plan import EXAMPLE, Plan, parse_plan
 
 COUNTS = {"train": 5, "test": 2}
 CLASSES = ("cat", "dog", "emu")
@@ -224,3 +229,68 @@ def test_jpegs_are_read_as_pillow_decodes_them(tmp_path: Path) -> None:
     found = load_image_folder("folder:birds", as_folder(tmp_path, files))
     with Image.open(tmp_path / "birds" / "train" / "cat" / "0000.JPG") as image:
         np.testing.assert_array_equal(found.raw.train_images[0], np.asarray(image).transpose(2, 0, 1))
+
+
+def squares(root: Path, kinds: int = 3) -> Path:
+    """Images of 8×8 grey pixels in as many classes, 40 for training and 8 for testing of each, one class lighter."""
+    files = {}
+    for split, count in (("train", 40), ("test", 8)):
+        for kind in range(kinds):
+            for number in range(count):
+                image = pixels(split, str(kind), number, 1, (8, 8)) // 2 + 40 * kind
+                files[f"{split}/{kind}/{number:03d}.png"] = encoded(image.astype(np.uint8))
+    return as_folder(root, files, "squares")
+
+
+def test_a_run_on_ones_own_images_is_filed_under_their_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOISYSGD_DATA", str(squares(tmp_path)))
+    config = TrainConfig(learning_rate=0.1, batch_size=16, steps=3, dataset="folder:squares")
+    pinned = config.pinned()
+    assert pinned.dataset == load_image_folder("folder:squares").pinned
+    assert pinned.pinned() is pinned
+    assert TrainConfig.from_dict(pinned.as_dict()) == pinned
+    store = RunStore(tmp_path / "runs")
+    assert run_one(store, config)
+    record = store.read(pinned)
+    assert record is not None
+    assert record["config"]["dataset"] == pinned.dataset
+    assert record["status"] == "complete"
+    assert record["train_loss"] == train(config)["train_loss"]
+    data = load_dataset(pinned.dataset, subset=60, downsample=2)
+    assert (data.classes, tuple(data.train_images.shape), len(data.test_images)) == (3, (60, 1, 4, 4), 24)
+    (tmp_path / "squares" / "train" / "0" / "000.png").write_bytes(encoded(pixels("train", "x", 0, 1, (8, 8))))
+    assert config.pinned().dataset != pinned.dataset
+    with pytest.raises(ValueError, match="expected contents with the hash"):
+        load_dataset(pinned.dataset)
+
+
+def test_sweeps_plans_and_costs_take_ones_own_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOISYSGD_DATA", str(squares(tmp_path)))
+    text = EXAMPLE.replace('"digits"', '"folder:squares"').replace("[16, 64]", "[16, 48]")
+    plan = parse_plan(text)
+    assert {config.dataset for config in plan.sweep.plan()} == {load_image_folder("folder:squares").pinned}
+    assert training_examples(plan.sweep.base) == 120
+    assert plan.text == text_of(plan)
+    with pytest.raises(ValueError, match="at most the 120 training examples"):
+        parse_plan(text.replace("[16, 48]", "[16, 256]"))
+    with pytest.raises(ValueError, match="a divisor of the images' side, 8"):
+        parse_plan(text.replace("ghost_batch_size = 16", "ghost_batch_size = 16\ndownsample = 3"))
+
+
+def text_of(plan: Plan) -> str:
+    return parse_plan(plan.text).text
+
+
+def test_the_command_verifies_ones_own_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # handlers are for processes of their own
+    monkeypatch.setenv("NOISYSGD_DATA", str(squares(tmp_path)))
+    assert cli.main(["data", "verify", "folder:squares"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(load_image_folder("folder:squares").pinned)
+    assert "120 + 24 images of 8×8×1 in 3 classes" in printed
+    assert cli.main(["data", "verify", "folder:absent"]) == 1
+    assert "not there" in capsys.readouterr().err
