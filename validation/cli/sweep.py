@@ -90,6 +90,7 @@ def add_sweep_commands(commands: Commands, common: argparse.ArgumentParser) -> N
     run.add_argument("--workers", type=positive, help="processes on this machine (one per core)")
     numbers = integers(0, "distinct numbers of GPUs such as 0,1,2")
     run.add_argument("--devices", type=numbers, default=(), help="GPUs, as 0,1,2: one run at a time on each")
+    run.add_argument("--runs-per-device", type=positive, default=1, metavar="N", help="runs that share a GPU (1)")
     run.add_argument("--dask", metavar="SCHEDULER", help="address or file of a Dask scheduler, or 'local'")
     run.add_argument("--out", type=Path, help="write the dataset there when done")
 
@@ -138,7 +139,12 @@ def _run(options: argparse.Namespace) -> int:
     plan, store = _open(options)
     state = plan.sweep.state(store)
     if state.missing:
-        _show_plan(plan, state, _model(plan, state), _workers(options.workers or len(options.devices) or None))
+        _show_plan(
+            plan,
+            state,
+            _model(plan, state),
+            _workers(options.workers or len(options.devices) * options.runs_per_device or None),
+        )
     # A copy of the plan beside the runs says what they were for.
     try:
         write_text(store.root / f"plan-{_digest(plan.text)}.toml", plan.text)
@@ -218,8 +224,14 @@ def _check_resources(options: argparse.Namespace) -> None:
     workers, devices = options.workers, len(options.devices)
     if options.dask not in (None, "local") and (workers or devices):
         raise UsageError("--dask: expected no --workers or --devices, got some. A running cluster has its own.")
-    if devices and workers and (workers > devices or (options.dask and workers != devices)):
-        words = "one worker" if options.dask else "at most one worker"
+    shared = options.runs_per_device
+    if shared > 1 and (options.dask or not devices):
+        raise UsageError(
+            "--runs-per-device: expected --devices, and no --dask. Start more workers of a cluster yourself."
+        )
+    if devices and workers and (workers > devices * shared or (options.dask and workers != devices)):
+        most = "one worker" if shared == 1 else f"{shared} workers"
+        words = most if options.dask else f"at most {most}"
         raise UsageError(f"--workers: expected {words} for each of {devices} devices, got {workers}. Leave it out.")
 
 
@@ -274,7 +286,8 @@ def _executor(options: argparse.Namespace) -> "ExecutorFactory":
         return functools.partial(dask_executor, options.dask, workers=options.workers, devices=options.devices)
     from noisysgd.validation.runs.executors import local_executor
 
-    return functools.partial(local_executor, options.workers, devices=options.devices)
+    given = {"devices": options.devices, "runs_per_device": options.runs_per_device}
+    return functools.partial(local_executor, options.workers, **given)
 
 
 def _silence_distributed() -> None:

@@ -24,7 +24,9 @@ INTERRUPTED = "interrupted; runs under way are finishing (Ctrl-C again abandons 
 
 
 @contextmanager
-def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -> Iterator[Executor]:
+def local_executor(
+    workers: int | None = None, *, devices: Sequence[int] = (), runs_per_device: int = 1
+) -> Iterator[Executor]:
     """A pool of worker processes on this machine, each of which trains with one thread.
 
     With one thread per run results do not depend on the number of cores, and two runs side by side use two cores better
@@ -35,9 +37,11 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
     Parameters
     ----------
     workers : int, optional
-        Number of processes; by default one per usable core, or one per device.
+        Number of processes; by default one per usable core, or `runs_per_device` for every device.
     devices : sequence of int
         Numbers of GPUs. Every worker is given one of them and sees no other (``CUDA_VISIBLE_DEVICES``).
+    runs_per_device : int
+        Number of workers that share a GPU. One small network leaves most of a large GPU idle.
 
     Yields
     ------
@@ -46,7 +50,7 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
     Raises
     ------
     ValueError
-        For less than one worker, more workers than devices, or a device named twice.
+        For less than one worker, more workers than devices have room for, or a device named twice.
 
     Examples
     --------
@@ -57,14 +61,16 @@ def local_executor(workers: int | None = None, *, devices: Sequence[int] = ()) -
     context = _Spawn()
     # Each worker takes one device from this queue when it starts, in whichever order they start.
     free = context.Queue() if devices else None
-    for device in distinct(devices):
+    shared = checks.integer("runs_per_device", runs_per_device, 1, remedy="Use 1 for a GPU to every run.")
+    for device in distinct(devices) * shared:  # each GPU once before any for the second time
         assert free is not None
         free.put(device)
-    default = len(devices) or usable_cores()
+    room = len(devices) * shared
+    default = room or usable_cores()
     count = default if workers is None else checks.integer("workers", workers, 1, remedy="Use at least one.")
-    one_each = not devices or count <= len(devices)
-    expected = f"at most one for each of the {len(devices)} devices"
-    checks.require(one_each, "workers", expected, workers, "Name more devices or use fewer workers.")
+    expected = f"at most {'one' if shared == 1 else shared} for each of the {len(devices)} devices"
+    remedy = "Name more devices, use fewer workers, or set runs_per_device."
+    checks.require(not devices or count <= room, "workers", expected, workers, remedy)
     # Spawned, not forked: a fork copies locks that threads of the parent hold, and nobody would release the copies.
     all_started, stopping = context.Event(), context.RawValue("b", 0)
     given = (all_started, stopping, free)

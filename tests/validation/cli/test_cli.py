@@ -359,6 +359,8 @@ def test_import_replaces_no_other_plan(call, finished, tmp_path):
         (("--devices", "0,1", "--workers", "5"), "--workers: expected at most one worker for each of 2 devices, got 5"),
         (("--dask", "tcp://127.0.0.1:1", "--workers", "2"), "--dask: expected no --workers or --devices"),
         (("--dask", "local", "--devices", "0,1", "--workers", "1"), "--workers: expected one worker for each of 2"),
+        (("--devices", "0", "--runs-per-device", "2", "--workers", "3"), "at most 2 workers for each of 1 devices, got 3"),
+        (("--runs-per-device", "2"), "--runs-per-device: expected --devices, and no --dask"),
     ],
 )
 def test_workers_and_devices_that_cannot_be_are_bad_usage_though_nothing_is_to_be_run(call, finished, options, message):

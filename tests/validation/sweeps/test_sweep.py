@@ -361,6 +361,15 @@ def test_pool_workers_are_pinned_to_distinct_gpus():
         assert sorted(future.result() for future in barrier) == ["3", "5"]
 
 
+def test_pool_workers_share_gpus_evenly():
+    with executors.local_executor(devices=[3, 5], runs_per_device=2) as pool:
+        together = [pool.submit(visible, 1.0) for _ in range(4)]
+        assert sorted(future.result() for future in together) == ["3", "3", "5", "5"]
+    too_many = executors.local_executor(5, devices=[3, 5], runs_per_device=2)
+    with pytest.raises(ValueError, match="at most 2 for each of the 2 devices"), too_many:
+        pass
+
+
 def visible(seconds):
     import os
     import time
