@@ -1,4 +1,4 @@
-"""Ensembles of trajectories of SGD."""
+"""Ensembles of trajectories of SGD: checks what is asked for, runs it on the CPU or a GPU, and labels the result."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -207,6 +207,7 @@ def simulate(
     settings, dataset = output_axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
     rates = checks.learning_rate(settings["learning_rate"].values)
     sizes = settings["batch_size"].values
+    # What a batch size may be depends on who makes the noise: theory has a formula, real batches need whole examples.
     if isinstance(problem, NoisyQuadratic):
         sizes = checks.batch_size(sizes, problem.dataset_size)
     else:
@@ -236,6 +237,7 @@ def simulate(
         points = zip(rates.flat, momenta.flat, np.broadcast_to(sizes, rates.shape).flat, strict=True)
         configurations = [Configuration(float(ε), float(m), batch_size=float(b)) for ε, m, b in points]
         shared = ExampleEnsemble(problem, finer, finer_record, np.uint64(seed), dynamics, sampling, fine)
+    # Before the simulation and not after it: a name that is taken would cost its result.
     if keep_tiles:
         tile_moments.require_free_axis((*settings["learning_rate"].dims, *dataset.coords))
     per_tile = tile_moments.room(len(configurations), shared.rows, len(runs)) if keep_tiles else None

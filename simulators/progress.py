@@ -1,4 +1,4 @@
-"""How much longer: a line on the terminal that is written again and again."""
+"""How much time a computation still takes, as a line on the terminal that is written over again and again."""
 
 import sys
 import time
@@ -8,26 +8,27 @@ from typing import TextIO
 from noisysgd.theory.common.duration import duration
 
 INTERVAL = 0.2
-"""Seconds between two writings of the line: more often is not read, and slows remote terminals."""
+"""Least number of seconds between two updates of the line: nobody reads more, and remote terminals are slow."""
 
 
 class TimeLeft:
     r"""A progress line such as ``42 % · 1 min 20 s left``, for everything here that runs long.
 
-    The time left is what the work done so far took, in proportion. Nothing is written if the stream is no terminal.
+    The time left is estimated in proportion: as much for the work left as the work done so far took. Nothing is written
+    if the stream is not a terminal.
 
     Parameters
     ----------
     stream : text file, optional
-        Standard error by default.
+        Where to write; standard error by default.
     always : bool
-        Whether to write to what is not a terminal too.
+        Whether to write even if the stream is not a terminal.
     clock : callable
-        Seconds from any origin.
+        A function without arguments that returns the time in seconds, from any origin.
 
     Notes
     -----
-    The clock starts when the object is made, and again when it has come to the end.
+    The clock starts when the object is made, and again whenever all work is done, so that an object can be used again.
 
     Examples
     --------
@@ -56,7 +57,7 @@ class TimeLeft:
         self._next, self._width = self._start, 0
 
     def __call__(self, done: float, total: float = 1.0) -> None:
-        """Report that `done` of `total` is done: counts, or a share alone."""
+        """Report that `done` of `total` is done, in any unit; a single number is the share that is done."""
         if self._silent:
             return
         now = self._clock()
@@ -69,7 +70,7 @@ class TimeLeft:
             self._next = now + INTERVAL
 
     def _write(self, line: str, end: str = "") -> None:
-        """Write over the line before, with blanks where it was longer."""
+        """Write over the previous line, with blanks where that was longer."""
         self._stream.write("\r" + line.ljust(self._width) + end)
         self._stream.flush()
         self._width = len(line)

@@ -85,6 +85,8 @@ def _step(
     rate: float,
 ) -> None:
     """Advance coordinate i by one update, with gradient noise ``scale * noise[k]``."""
+    # Momentum 0 is a case of its own because u is then not followed: half the memory, and `velocity` has no rows. The
+    # branch is outside the loops over lanes, which have to vectorise.
     if momentum == 0.0:
         for lane in range(theta.shape[1]):
             theta[i, lane] -= rate * (curvature * theta[i, lane] + scale * noise[k, lane])
@@ -98,6 +100,7 @@ def _step(
 def _add_loss(losses: FloatArray, slot: int, theta: StateArray, i: int, curvature: float) -> None:
     """Add the loss ½ λθ² of coordinate i to ``losses[slot]``, in float64."""
     for lane in range(theta.shape[1]):
+        # Converted first: in float32 the square alone could overflow or lose digits.
         place = np.float64(theta[i, lane])
         losses[slot, lane] += 0.5 * curvature * (place * place)
 
@@ -141,6 +144,7 @@ def advance_diagonal(
         noisy = False
         for i in coordinates:
             noisy = noisy or deviation[i] != 0.0
+        # All steps of these coordinates before the next ones begin: their states, and `z`, stay in the cache.
         for t in range(rates.size):
             if noisy and tails == 0.0:
                 _draw_block(z, seed, replica, step + np.uint64(t), np.uint64(block))
@@ -179,6 +183,7 @@ def advance_full(
     # `root` has scaled the noise already. A plain 1.0 would promote float32 states to float64.
     whole = theta.dtype.type(1.0)
     for t in range(rates.size):
+        # Every coordinate's noise is mixed from the numbers of all, which are therefore drawn first.
         if noisy and tails == 0.0:
             _draw_all(z, seed, replica, step + np.uint64(t))
         elif noisy:
@@ -222,6 +227,7 @@ def jump_diagonal(
     dim, lanes = theta.shape
     z = np.zeros((2, lanes))
     for i in range(dim):
+        # The second normal of a block is left in `z` for the next mode.
         if velocity.shape[0] == 0:
             if noisy and i % 2 == 0:
                 draw_pair(z, 0, seed, _JUMP, replica, step, np.uint64(i // 2))

@@ -113,6 +113,7 @@ def minibatch_steps(
     z, outputs = np.zeros(max(count, rest) + 1), np.empty(max(count, rest) + SPARE)
     chosen, order, picks = np.empty(rest, np.int64), np.arange(count), np.empty(count, np.int64)
     times = np.full(count, whole)
+    # The gradient of a batch is the mean over all visits, those of the whole passes included.
     size = whole * count + rest
     for lane in range(weights.shape[0]):
         who = replica + np.uint64(lane)
@@ -180,6 +181,7 @@ def gaussian_steps(
         effective(beta, weights[lane])
         for t in range(rates.size):
             mean = 0.0
+            # The first n normals are for labels, the others for sampling; without sampling noise those are not drawn.
             if noisy:
                 fill(z, 2 * count if sampling_scale > 0.0 else count, seed, _GRADIENT_NOISE, who, step + np.uint64(t))
                 for i in range(count, 2 * count):

@@ -68,11 +68,7 @@ class FiniteLeastSquares:
     __repr__ = brief
 
     def __init__(
-        self,
-        inputs: ArrayLike,
-        targets: ArrayLike,
-        initial_mean: ArrayLike = 0.0,
-        initial_variance: ArrayLike = 1.0,
+        self, inputs: ArrayLike, targets: ArrayLike, initial_mean: ArrayLike = 0.0, initial_variance: ArrayLike = 1.0
     ) -> None:
         x, y = checked_data(inputs, targets)
         dim = x.shape[1]

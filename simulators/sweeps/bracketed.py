@@ -204,16 +204,16 @@ def bracketed_sweep(
     sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, name="batch_sizes"))
     check_sizes(model, sizes)
     check_budget(budget, model)
-    inertia = checks.vector("momentum", checks.momentum(momentum))
-    runs, few = check_runs(runs, keep)
+    momenta = checks.vector("momentum", checks.momentum(momentum))
+    runs, keep = check_runs(runs, keep)
     pair = np.shape(start) == (2,) and all(isinstance(k, int | np.integer) for k in start) and start[0] <= start[1]
     checks.require(pair, "start", "two exponents of two, the lower first", start, "The default is (-6, 0).")
     low, high = start
     windows: dict[tuple[float, float], Grid] = {
-        (float(m), float(b)): tuple(range(low, high + 1)) for m in inertia for b in sizes
+        (float(m), float(b)): tuple(range(low, high + 1)) for m in momenta for b in sizes
     }
     schedules = {float(b): of_length(schedule, int(n)) for b, n in zip(sizes, budget.steps(sizes), strict=True)}
-    about = {"model": model, "budget": budget, "schedule": schedule, "dynamics": dynamics, "seed": seed, "keep": few}
+    about = {"model": model, "budget": budget, "schedule": schedule, "dynamics": dynamics, "seed": seed, "keep": keep}
     records: list[dict[str, Any]] = []
     done: set[tuple[float, float, int]] = set()
     sweep = xr.Dataset()
@@ -232,7 +232,7 @@ def bracketed_sweep(
             records += _records(model, m, b, rate, table)
         done.update(new)
         sweep = sweep_from_records(records, source="simulator", metrics=model.metrics, configuration=plain(about))
-        best = [optimum(sweep, metric, keep=few) for metric in model.metrics]
+        best = [optimum(sweep, metric, keep=keep) for metric in model.metrics]
         windows = {
             (m, b): wider(window, [error_bar(each, momentum=m, batch_size=b) for each in best])
             for (m, b), window in windows.items()

@@ -72,10 +72,10 @@ def bracketed_pairs(
     size = checks.scalar("batch_size", checks.batch_size(batch_size))
     check_sizes(model, np.array([size]))
     check_budget(budget, model)
-    inertia = checks.scalar("momentum", checks.momentum(momentum))
-    runs, few = check_runs(runs, keep)
+    momentum = checks.scalar("momentum", checks.momentum(momentum))
+    runs, keep = check_runs(runs, keep)
     steps = int(budget.steps(size))
-    about = {"model": model, "budget": budget, "dynamics": dynamics, "seed": seed, "keep": few}
+    about = {"model": model, "budget": budget, "dynamics": dynamics, "seed": seed, "keep": keep}
     described = json.dumps(plain(about), sort_keys=True)
     axes: dict[str, Grid] = dict(STARTS)
     known: dict[tuple[int, int], FloatArray] = {}
@@ -85,7 +85,7 @@ def bracketed_pairs(
         points = [
             (
                 initial_to_final(steps, 1.0, 2.0 ** (f - i)),
-                Configuration(2.0**i * (1 - inertia), inertia, batch_size=size),
+                Configuration(2.0**i * (1 - momentum), momentum, batch_size=size),
             )
             for i, f in new
         ]
@@ -97,13 +97,19 @@ def bracketed_pairs(
         pairs = xr.Dataset(
             {name: (dims, table[:, :, k]) for k, name in enumerate(model.metrics)},
             coordinates | {"seed": np.arange(runs)},
-            {"momentum": inertia, "batch_size": size, "steps": steps, "source": "simulator", "configuration": described}
+            {
+                "momentum": momentum,
+                "batch_size": size,
+                "steps": steps,
+                "source": "simulator",
+                "configuration": described,
+            }
             | provenance(),
         )
         for name in coordinates:
             pairs[name].attrs = {"long_name": f"{name} effective learning rate", "units": "1"}
         # The optimum of one loss may be bracketed before that of another: both grids grow until all of them are.
-        wider = wider_pair(axes, [best_pair(pairs, metric, few) for metric in model.metrics])
+        wider = wider_pair(axes, [best_pair(pairs, metric, keep) for metric in model.metrics])
         if wider == axes:
             return pairs
         axes = wider
