@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ORDER = """
 theory: common schedules problems moments limits passage optima sweeps scaling plots testing
-simulators: randomness ensembles models cuda axes engine progress sweeps
+simulators: randomness ensembles models cuda output_axes engine progress sweeps
 validation: data configuration networks training measurement runs sweeps prediction published demo cli
 """
 """Rooms from the ground up: each may import what stands before it, and nothing behind it."""
