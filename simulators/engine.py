@@ -114,7 +114,7 @@ def simulate(
         are the replicas of one longer run.
     backend : {"cpu", "cuda"}
         "cuda" runs on an NVIDIA GPU through CuPy (``pip install 'noisysgd[cuda12]'``), in the same arithmetic. Without
-        GPU or CuPy it raises an error instead of running on the CPU. It has not run on a GPU yet: see ``docs/cuda.md``.
+        GPU or CuPy it raises an error instead of running on the CPU. It has not run on a GPU yet: see ``docs/gpu.md``.
     dtype : {"float64", "float32", "mixed"}
         Type of states, noise and settings; losses are summed in float64. "float32" is about twice as fast, is there for
         "sgd" and "sde" with Gaussian noise, and draws other random numbers. It rounds θ to 24 bits after every update:
