@@ -162,7 +162,7 @@ def simulate(
     losses, and for a full F another 8 D² + 1 KiB · D bytes; states in single precision take half of that. A full F
     itself takes 8 D² bytes, and four times that while it is prepared. The transitions of jumps take up to 256 MiB, or
     one of them if that is more. Results take 16 bytes per configuration and record, and `keep_tiles` another 16 per
-    configuration, record and tile. A GPU holds 256 MiB, or one tile if that is more, and the settings
+    configuration, record and tile. Of a GPU, up to half of the free memory is taken, and the settings come on top
     (`noisysgd.simulators.cuda.backend`).
 
     Examples

@@ -2,18 +2,25 @@
 
 Losses are copied back, and the host sums them tile by tile as it does for the CPU: results are the same bit for bit.
 
-Lanes (replicas) go in chunks. Whatever the number of replicas, configurations and records, states, scratch and losses
-on the device never take more than `MEMORY` bytes, or one tile of 128 lanes where that is more. What all lanes share
-comes on top of that, in bytes:
+Lanes (replicas) go in chunks, and chunks side by side: each has a stream of the device and a thread of the host, which
+also sums its losses, so that small ensembles fill the device together and no thread is waited for. Whatever the number
+of replicas, configurations and records, states, scratch and losses of all chunks on the device never take more than its
+`memory`, a share of what is free, or a tile of 128 lanes for each chunk where that is more. What the lanes of a chunk
+share comes on top of that, in bytes:
 
 - updates of a noisy quadratic: 8·(3D + 2050), and 8·D² more for a full covariance;
 - jumps: 8·(3D + 2s²·D), or 8·(3D + s²·D + s²·D²) for a full covariance, s = 2 with momentum and 1 without;
 - models made of examples: 8·(4D + 2050) and the data, 8·(ND + N + D²) of least squares, 8·(ND + N + D) of a network.
 
-CuPy may keep freed memory for later use. The host holds as much again, and the results.
+CuPy may keep freed memory for later use. The host holds the losses of a window of every chunk, and the results.
 """
 
-from collections.abc import Callable, Iterator
+import collections
+import concurrent.futures
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,8 +34,10 @@ from noisysgd.simulators.models.example_model import ExampleEnsemble
 from noisysgd.simulators.models.finite_least_squares import FiniteLeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 
-MEMORY = 2**28
-"""Bytes of device memory for the states, scratch and losses of a chunk of lanes."""
+Result = TypeVar("Result")
+
+MOST_BYTES_OF_A_CHUNK = 2**30
+"""Bytes of device memory that a chunk takes at most, which bounds its losses on the host as well."""
 
 
 def runs(problem: object) -> bool:
@@ -56,35 +65,55 @@ def simulate_all(
     per_tile: Moments | None = None,
 ) -> Moments:
     """Moments of every configuration over all replicas, as `tiles.simulate_all`."""
-    parts = (
-        part
+    memory = min(target.memory // target.side_by_side, MOST_BYTES_OF_A_CHUNK)
+    jobs = [
+        functools.partial(_tile_moments, target, work, shared.rows, chunk)
         for configuration in configurations
         for work in (work_of(shared, configuration),)
-        for chunk in _chunks(work, shared.rows, replicas)
-        for part in _tile_moments(target, work, shared.rows, chunk)
-    )
+        for chunk in _chunks(work, shared.rows, replicas, memory)
+    ]
+    parts = itertools.chain.from_iterable(_in_order(jobs, target.side_by_side))
     return merge_in_order(parts, len(configurations), shared.rows, len(replicas), progress, per_tile)
 
 
-def _chunks(work: Work, rows: int, replicas: range) -> list[range]:
-    """Cut replicas into chunks of whole tiles that fit into memory."""
+def _in_order(jobs: Sequence[Callable[[], Result]], at_once: int) -> Iterator[Result]:
+    """Results of the jobs in their order, of which so many are under way or waiting to be taken at a time."""
+    if at_once == 1:
+        yield from (job() for job in jobs)
+        return
+    under_way: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
+    pool = concurrent.futures.ThreadPoolExecutor(min(at_once, len(jobs)))
+    try:
+        for job in jobs:
+            under_way.append(pool.submit(job))
+            if len(under_way) == at_once:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # at once where the caller was interrupted: what is under way ends by itself
+
+
+def _chunks(work: Work, rows: int, replicas: range, memory: int) -> list[range]:
+    """Cut replicas into chunks of whole tiles that fit into `memory` bytes each."""
     # On the host the two moments of a tile, 16 bytes a row, are shared by its lanes: they are bounded along with the
     # rest.
     moments = -(-16 * rows // LANES)
-    return cut(replicas, chunk_lanes(work.lane_bytes + moments, memory=MEMORY, tile=LANES))
+    return cut(replicas, chunk_lanes(work.lane_bytes + moments, memory=memory, tile=LANES))
 
 
-def _tile_moments(target: Device, work: Work, rows: int, replicas: range) -> Iterator[Moments]:
-    """Moments of the tiles of a chunk, in the order of their replicas."""
+def _tile_moments(target: Device, work: Work, rows: int, replicas: range) -> list[Moments]:
+    """Moments of the tiles of a chunk, in the order of their replicas; on a stream of its own."""
     firsts = range(0, len(replicas), LANES)
     means = np.empty((len(firsts), rows))
     spreads = np.empty_like(means)
     done = 0
     # All tiles of a chunk run side by side, window by window; each is summed by itself, as on the CPU.
-    for losses in work.losses(target, replicas[0], len(replicas)):
-        part = slice(done, done + len(losses))
-        for tile, first in enumerate(firsts):
-            of_tile = np.ascontiguousarray(losses[:, first : first + LANES])
-            kernels.moments(of_tile, means[tile, part], spreads[tile, part])
-        done += len(losses)
-    yield from zip(means, spreads, strict=True)
+    with target.stream():
+        for losses in work.losses(target, replicas[0], len(replicas)):
+            part = slice(done, done + len(losses))
+            for tile, first in enumerate(firsts):
+                of_tile = np.ascontiguousarray(losses[:, first : first + LANES])
+                kernels.moments(of_tile, means[tile, part], spreads[tile, part])
+            done += len(losses)
+    return list(zip(means, spreads, strict=True))

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,12 @@ from noisysgd.simulators.cuda import cubin
 from noisysgd.simulators.cuda.launch import Geometry, geometry
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.common.parallel import usable_cores
+
+SHARE_OF_MEMORY = 0.5
+"""Of the free memory of a device, for one call: other processes may be beside it."""
+STREAMS = 8
+"""Most chunks of lanes that a device is given at a time."""
 
 
 class Device(Protocol):
@@ -26,6 +33,17 @@ class Device(Protocol):
     @property
     def multiprocessors(self) -> int:
         """How many multiprocessors it has."""
+
+    @property
+    def memory(self) -> int:
+        """How many bytes of its memory a call may take."""
+
+    @property
+    def side_by_side(self) -> int:
+        """How many chunks of lanes it is given at a time, each by a thread of the host."""
+
+    def stream(self) -> AbstractContextManager[object]:
+        """Within the block, what this thread asks of the device does not wait for what others ask."""
 
     def registers(self, kernel: str) -> int:
         """How many registers a thread of `kernel` takes."""
@@ -66,6 +84,22 @@ class CupyDevice:
     def multiprocessors(self) -> int:
         """How many multiprocessors it has."""
         return self._multiprocessors
+
+    @property
+    def memory(self) -> int:
+        """How many bytes of its memory a call may take: a share of what is free, or kept by CuPy for later use."""
+        free, _ = self._cupy.cuda.runtime.memGetInfo()
+        return int(SHARE_OF_MEMORY * (free + self._cupy.get_default_memory_pool().free_bytes()))
+
+    @property
+    def side_by_side(self) -> int:
+        """How many chunks of lanes it is given at a time: one for each core of the host, up to STREAMS."""
+        return min(usable_cores(), STREAMS)
+
+    def stream(self) -> AbstractContextManager[object]:
+        """A stream of its own for this thread."""
+        stream: AbstractContextManager[object] = self._cupy.cuda.Stream(non_blocking=True)
+        return stream
 
     def registers(self, kernel: str) -> int:
         """How many registers a thread of `kernel` takes."""

@@ -3,6 +3,7 @@
 The library runs the very same kernels, with a loop over blocks and threads in place of the grid.
 """
 
+import contextlib
 import ctypes
 import re
 import shutil
@@ -39,6 +40,9 @@ class HostDevice:
     """
 
     multiprocessors = 4
+    memory = 2**28
+    side_by_side = 1
+    stream = staticmethod(contextlib.nullcontext)
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))

@@ -5,9 +5,12 @@ no approximation, no local memory. Here are updates of noisy quadratics; other d
 """
 
 import ctypes
+import functools
 import itertools
 import subprocess
 import sys
+import threading
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,13 +218,56 @@ def test_the_ensemble_is_the_cpu_s_however_it_is_cut(
     expected = tiles.simulate_all(shared, configurations, replicas, 1, None)
     assert np.isinf(expected[0][-1, -1])
     for memory, work in ((2**28, 2**20), (1, 2**20), (2**28, 50), (100_000, 1)):
-        monkeypatch.setattr(cuda, "MEMORY", memory)
+        monkeypatch.setattr(type(device), "memory", memory)
         monkeypatch.setattr(launch, "LAUNCH_WORK", work)
         seen.clear()
         found = cuda.simulate_all(device, shared, configurations, replicas, lambda *done: seen.append(done))
         for there, here in zip(found, expected, strict=True):
             assert_same_bits(there, here)
         assert seen == [(done, 24) for done in range(1, 25)]
+
+
+@pytest.mark.parametrize("at_once", [2, 5])
+def test_chunks_side_by_side_give_the_same_bits_in_the_same_order(
+    device: gpu.Device, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many threads sum their losses, and whatever ends first."""
+    shared = tiles.ensemble(problem_of(7, True), theory.constant(60), np.arange(61), 3)
+    configurations = [Configuration(0.01 * k, 0.9, 0.25) for k in range(1, 6)]
+    monkeypatch.setattr(type(device), "memory", 2 * 10**6)
+    monkeypatch.setattr(type(device), "side_by_side", 1)
+    expected = cuda.simulate_all(device, shared, configurations, range(900), None)
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(type(device), "side_by_side", at_once)
+    found = cuda.simulate_all(device, shared, configurations, range(900), lambda *done: seen.append(done))
+    for there, here in zip(found, expected, strict=True):
+        assert_same_bits(there, here)
+    assert seen == [(done, 40) for done in range(1, 41)]
+
+
+def test_jobs_side_by_side_are_bounded_and_end_with_the_one_who_asked() -> None:
+    under_way, most, done = 0, 0, []
+    lock = threading.Lock()
+
+    def job(number: int) -> int:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        time.sleep(0.002 * (number % 3))
+        with lock:
+            under_way -= 1
+            done.append(number)
+        return number
+
+    jobs = [functools.partial(job, number) for number in range(30)]
+    assert list(cuda._in_order(jobs, 4)) == list(range(30))
+    assert 1 < most <= 4
+    done.clear()
+    results = cuda._in_order(jobs, 4)
+    assert next(results) == 0
+    results.close()
+    assert len(done) < 10
 
 
 @pytest.mark.parametrize("dynamics", ["sgd", "sde"])
@@ -252,7 +298,7 @@ def test_diverged_is_infinite_and_cheap(device: gpu.Device, dtype: str, monkeypa
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_device_memory_is_bounded(library: Path, dtype: str, full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     dim, memory = 6, 2**20
-    monkeypatch.setattr(cuda, "MEMORY", memory)
+    monkeypatch.setattr(HostDevice, "memory", memory)
     device = HostDevice(library)
     schedule, record = theory.constant(2100), np.arange(2101)
     shared = tiles.ensemble(problem_of(dim, full), schedule, record, 0, precision=precision(dtype))
@@ -473,7 +519,7 @@ def test_nothing_is_contracted_or_approximated() -> None:
 @pytest.mark.checkout
 def test_the_documented_registers_are_what_the_compiler_says() -> None:
     root = Path(__file__).resolve().parents[3]
-    page = (root / "docs" / "cuda.md").read_text()
+    page = (root / "docs" / "gpu.md").read_text()
     if f"NVRTC {cubin.version()}," not in page:
         pytest.skip("the table is of another version of NVRTC")
     script = [sys.executable, root / "benchmarks" / "cuda_registers.py"]

@@ -182,7 +182,7 @@ def test_the_ensemble_is_the_cpu_s_however_it_is_cut(
     assert np.isfinite(expected[0][:2]).all()
     assert np.isposinf(expected[0][-1, -1])
     for memory, work in ((2**28, 2**20), (1, 2**20), (2**28, 2000), (300_000, 1)):
-        monkeypatch.setattr(cuda, "MEMORY", memory)
+        monkeypatch.setattr(type(device), "memory", memory)
         monkeypatch.setattr(launch, "LAUNCH_WORK", work)
         seen.clear()
         found = cuda.simulate_all(device, shared, configurations, replicas, lambda *done: seen.append(done))
@@ -227,7 +227,7 @@ def large(name: str, sampling: str) -> tuple[Ensemble | ExampleEnsemble, Configu
 def test_device_memory_is_bounded(
     library: Path, name: str, memory: int, sampling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda, "MEMORY", memory)
+    monkeypatch.setattr(HostDevice, "memory", memory)
     device = HostDevice(library)
     shared, configuration = large(name, sampling)
     lane = cuda.work_of(shared, configuration).lane_bytes
