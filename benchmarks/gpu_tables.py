@@ -192,7 +192,8 @@ def configurations(results: Results) -> str:
     rows = results.rows("simulators", "configurations")
     lines = [(str(row["configurations"]), str(row["replicas"]), cell(row, "updates_per_s", 1e9)) for row in rows]
     kernels = results.row("simulators", "time in kernels")
-    lines += [("1, share of the time in kernels", cell(kernels, "replicas"), cell(kernels, "share"))] if kernels else []
+    share = ("1: seconds of all kernels, in one second", cell(kernels, "replicas"), cell(kernels, "kernels_per_second"))
+    lines += [share] if kernels else []
     return table(("configurations", "replicas of each", "10⁹ updates per second"), lines)
 
 
@@ -308,7 +309,7 @@ def campaign_table(results: Results, metric: str) -> str:
 
 def effective(run: Row) -> float:
     """ε/(1−m), rounded: it is a power of two times a simple number."""
-    return round(run["learning_rate"] / (1 - run["momentum"]), 9)
+    return round(float(run["learning_rate"]) / (1 - float(run["momentum"])), 9)
 
 
 def outcome(found: dict[Any, float | None], place: tuple[float, ...]) -> str:

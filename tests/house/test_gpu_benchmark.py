@@ -1,5 +1,6 @@
 """The GPU benchmark runs as a whole where there is no GPU, and its results make the tables of the page."""
 
+import fcntl
 import json
 import os
 import re
@@ -28,10 +29,17 @@ def results(folder: Path) -> dict[str, dict]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gpu") / "results"
-    # A busy machine may take longer than a GPU is lent for.
-    done = run("gpu.py", "--out", folder, "--device", "cpu", "--tiny", "--seconds", 1500)
-    assert done.returncode == 0, done.stdout + done.stderr + (folder / "log.txt").read_text(encoding="utf-8")[-5000:]
+    """Results at toy size, made once for all workers of a run."""
+    mine = tmp_path_factory.getbasetemp()
+    folder = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "gpu-benchmark"
+    folder.mkdir(exist_ok=True)
+    with (folder.with_suffix(".lock")).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "campaign.nc").exists():
+            # A busy machine may take longer than a GPU is lent for.
+            done = run("gpu.py", "--out", folder, "--device", "cpu", "--tiny", "--seconds", 1500)
+            log = (folder / "log.txt").read_text(encoding="utf-8")
+            assert done.returncode == 0, done.stdout + done.stderr + log[-5000:]
     return folder
 
 
