@@ -93,7 +93,8 @@ def captured(update: Callable[[], None], changed: Iterable[torch.Tensor]) -> Cal
                 place.copy_(value)
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):  # which records the work, and does none of it
+    # Recording does none of the work. Other threads, such as the one that draws batches, may go on meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         update()
     replay: Callable[[], None] = graph.replay
     return replay
