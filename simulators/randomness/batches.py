@@ -15,7 +15,7 @@ import numpy as np
 from noisysgd.simulators.randomness.philox import words
 from noisysgd.simulators.randomness.stream import Purpose
 from noisysgd.theory.common.arrays import IntArray
-from noisysgd.theory.common.compiling import entry, helper
+from noisysgd.theory.common.compiling import helper
 
 SAMPLINGS = ("without_replacement", "with_replacement", "reshuffle")
 """Names of the ways to sample; kernels are given the position in this tuple."""
@@ -100,12 +100,3 @@ def draw_batch(
                 order[i] = i
             swap_in(order, picks, population, seed, _RESHUFFLE, replica, step // batches)
         chosen[:] = order[place * size : (place + 1) * size]
-
-
-@entry
-def batch_at(
-    chosen: IntArray, population: int, sampling: int, seed: np.uint64, replica: np.uint64, step: np.uint64
-) -> None:
-    """Fill `chosen`, (B,), with the batch that is drawn from `population` examples at one step."""
-    order, picks = np.arange(population), np.empty(population, np.int64)
-    draw_batch(chosen, order, picks, sampling, seed, replica, step, True)

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from drawn_batches import drawn_batch
 
 from noisysgd import simulators, theory
 from noisysgd.simulators import DiagonalNetwork, Purpose
-from noisysgd.simulators.randomness.batches import SAMPLINGS, batch_at
+from noisysgd.simulators.randomness.batches import SAMPLINGS
 
 LIMIT = 6.0
 """Standard errors that a correct simulator exceeds with probability 2·10⁻⁹."""
@@ -47,9 +48,7 @@ def loop_over_steps(network, schedule, *, rate, size, momentum, replica):
     velocity, losses = np.zeros(2 * dim), [losses_of(network, weights)]
     whole, rest = divmod(size, count)
     for step in range(schedule.steps):
-        chosen = np.empty(rest, np.int64)
-        place = (np.uint64(0), np.uint64(replica), np.uint64(step))
-        batch_at(chosen, count, 0, *place)
+        chosen = drawn_batch(rest, count, SAMPLINGS[0], seed=0, replica=replica, step=step)
         visited = np.arange(count) if whole else chosen
         times = np.bincount(chosen, minlength=count) + whole
         z = simulators.normals(0, Purpose.LABEL_NOISE, replicas=[replica], step=step, coordinates=range(visited.size))

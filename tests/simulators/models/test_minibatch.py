@@ -9,22 +9,20 @@ import itertools
 import numpy as np
 import pytest
 import xarray as xr
+from drawn_batches import drawn_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisysgd import simulators, theory
 from noisysgd.simulators import FiniteLeastSquares, Purpose
-from noisysgd.simulators.randomness.batches import SAMPLINGS, batch_at
+from noisysgd.simulators.randomness.batches import SAMPLINGS
 
 LIMIT = 6.0
 SEED = 3
 
 
 def batch(size, population, sampling="without_replacement", replica=0, step=0, seed=SEED):
-    chosen = np.empty(size, np.int64)
-    place = (np.uint64(replica), np.uint64(step))
-    batch_at(chosen, population, SAMPLINGS.index(sampling), np.uint64(seed), *place)
-    return chosen
+    return drawn_batch(size, population, sampling, seed=seed, replica=replica, step=step)
 
 
 def words_to_batch(size, population, sampling, replica, step, seed=SEED):
