@@ -19,6 +19,7 @@ import collections
 import concurrent.futures
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -65,19 +66,22 @@ def simulate_all(
     per_tile: Moments | None = None,
 ) -> Moments:
     """Moments of every configuration over all replicas, as `tiles.simulate_all`."""
-    memory = min(target.memory // target.side_by_side, MOST_BYTES_OF_A_CHUNK)
+    memory, stopped = min(target.memory // target.side_by_side, MOST_BYTES_OF_A_CHUNK), threading.Event()
     jobs = [
-        functools.partial(_tile_moments, target, work, shared.rows, chunk)
+        functools.partial(_tile_moments, target, work, shared.rows, chunk, stopped)
         for configuration in configurations
         for work in (work_of(shared, configuration),)
         for chunk in _chunks(work, shared.rows, replicas, memory)
     ]
-    parts = itertools.chain.from_iterable(_in_order(jobs, target.side_by_side))
+    parts = itertools.chain.from_iterable(_in_order(jobs, target.side_by_side, stopped))
     return merge_in_order(parts, len(configurations), shared.rows, len(replicas), progress, per_tile)
 
 
-def _in_order(jobs: Sequence[Callable[[], Result]], at_once: int) -> Iterator[Result]:
-    """Results of the jobs in their order, of which so many are under way or waiting to be taken at a time."""
+def _in_order(jobs: Sequence[Callable[[], Result]], at_once: int, stopped: threading.Event) -> Iterator[Result]:
+    """Results of the jobs in their order, of which so many are under way or waiting to be taken at a time.
+
+    In the end `stopped` is set, so that jobs under way end at their next window if the caller was interrupted.
+    """
     if at_once == 1:
         yield from (job() for job in jobs)
         return
@@ -91,7 +95,8 @@ def _in_order(jobs: Sequence[Callable[[], Result]], at_once: int) -> Iterator[Re
         while under_way:
             yield under_way.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)  # at once where the caller was interrupted: what is under way ends by itself
+        stopped.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def _chunks(work: Work, rows: int, replicas: range, memory: int) -> list[range]:
@@ -102,7 +107,7 @@ def _chunks(work: Work, rows: int, replicas: range, memory: int) -> list[range]:
     return cut(replicas, chunk_lanes(work.lane_bytes + moments, memory=memory, tile=LANES))
 
 
-def _tile_moments(target: Device, work: Work, rows: int, replicas: range) -> list[Moments]:
+def _tile_moments(target: Device, work: Work, rows: int, replicas: range, stopped: threading.Event) -> list[Moments]:
     """Moments of the tiles of a chunk, in the order of their replicas; on a stream of its own."""
     firsts = range(0, len(replicas), LANES)
     means = np.empty((len(firsts), rows))
@@ -116,4 +121,6 @@ def _tile_moments(target: Device, work: Work, rows: int, replicas: range) -> lis
                 of_tile = np.ascontiguousarray(losses[:, first : first + LANES])
                 kernels.moments(of_tile, means[tile, part], spreads[tile, part])
             done += len(losses)
+            if stopped.is_set():  # nobody waits for the rest
+                return []
     return list(zip(means, spreads, strict=True))

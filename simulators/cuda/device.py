@@ -1,8 +1,9 @@
 """A CUDA device, as the backend sees it: memory, copies and launches, through CuPy."""
 
+import queue
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,7 +71,10 @@ class CupyDevice:
 
     def __init__(self, cupy: ModuleType) -> None:
         self._cupy = cupy
-        here = cupy.cuda.Device()
+        self._here = here = cupy.cuda.Device()
+        self._streams: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(STREAMS):
+            self._streams.put(cupy.cuda.Stream(non_blocking=True))
         self._multiprocessors = int(here.attributes["MultiProcessorCount"])
         code, _ = cubin.compiled(f"sm_{here.compute_capability}")
         # RawModule takes machine code from a file only; what it is given as a string it compiles.
@@ -96,10 +100,16 @@ class CupyDevice:
         """How many chunks of lanes it is given at a time: one for each core of the host, up to STREAMS."""
         return min(usable_cores(), STREAMS)
 
-    def stream(self) -> AbstractContextManager[object]:
-        """A stream of its own for this thread."""
-        stream: AbstractContextManager[object] = self._cupy.cuda.Stream(non_blocking=True)
-        return stream
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """One of its streams, for this thread alone. They are few and kept: CuPy keeps memory for each stream apart."""
+        stream = self._streams.get()
+        try:
+            with self._here, stream:  # a new thread begins on the first device, which need not be this one
+                yield
+                stream.synchronize()
+        finally:
+            self._streams.put(stream)
 
     def registers(self, kernel: str) -> int:
         """How many registers a thread of `kernel` takes."""

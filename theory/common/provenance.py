@@ -10,20 +10,25 @@ from importlib import metadata
 from pathlib import Path
 
 
-@functools.cache
 def provenance() -> dict[str, str]:
     """Versions (JSON), commit and hardware of this process, as netCDF-ready strings.
 
     Where PyTorch or CuPy has been working on a GPU, ``gpu`` says which, with its driver, clocks in MHz as they were
-    when this was asked first, and the versions of CUDA and cuDNN.
+    this was asked first, and the versions of CUDA and cuDNN.
     """
+    return _here() | _gpu()
+
+
+@functools.cache
+def _here() -> dict[str, str]:
+    """What does not change while a process lives."""
     names = ("noisysgd", "numpy", "scipy", "numba", "xarray", "torch")
     versions = {"python": platform.python_version()} | {name: v for name in names if (v := _version(name))}
     return {
         "versions": json.dumps(versions, sort_keys=True),
         "commit": _commit(),
         "hardware": f"{_processor()}, {os.cpu_count()} cores, {sys.platform}",
-    } | _gpu()
+    }
 
 
 def _version(name: str) -> str | None:
@@ -52,13 +57,19 @@ def _gpu() -> dict[str, str]:
     """
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     by_torch = torch is not None and torch.cuda.is_initialized()
-    if not by_torch and cupy is None:
-        return {}
+    by_cupy = "noisysgd.simulators.cuda.device" in sys.modules and cupy is not None
+    return _named_gpu(by_torch, by_cupy) if by_torch or by_cupy else {}
+
+
+@functools.cache
+def _named_gpu(by_torch: bool, by_cupy: bool) -> dict[str, str]:
+    """The GPU that PyTorch, or CuPy, or both work on."""
+    torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     about: dict[str, object] = {}
     if torch is not None and by_torch:
         about |= {"name": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
         about |= {"cudnn": torch.backends.cudnn.version()}
-    if cupy is not None:
+    if cupy is not None and by_cupy:
         runtime = cupy.cuda.runtime
         about |= {
             "cupy": cupy.__version__,

@@ -119,28 +119,34 @@ def affordable_micro_batch(
     if images.device.type != "cuda":
         return None
     pilot = min(len(images), group * max(1, PILOT // group))
-    torch.cuda.reset_peak_memory_stats(images.device)
-    before = torch.cuda.memory_allocated(images.device)
-    product = loss_hessian_vector_product(model, images[:pilot], labels[:pilot], l2=l2, criterion=criterion)
-    product(flatten(list(trainable_parameters(model).values())))
-    needed = torch.cuda.max_memory_allocated(images.device) - before
-    del product  # and the graph that it keeps
-    free, _ = torch.cuda.mem_get_info(images.device)
+    vector = flatten(list(trainable_parameters(model).values()))
+    for _ in range(2):  # the first product makes libraries allocate what they keep
+        torch.cuda.reset_peak_memory_stats(images.device)
+        before = torch.cuda.memory_allocated(images.device)
+        product = loss_hessian_vector_product(model, images[:pilot], labels[:pilot], l2=l2, criterion=criterion)
+        product(vector)
+        needed = torch.cuda.max_memory_allocated(images.device) - before
+        del product  # and the graph that it keeps
+    # What torch holds in reserve is free to it, though not to others.
+    reserve = torch.cuda.memory_reserved(images.device) - torch.cuda.memory_allocated(images.device)
+    free = torch.cuda.mem_get_info(images.device)[0] + reserve
     return largest_micro_batch(needed, free, pilot=pilot, group=group, examples=len(images))
 
 
 def largest_micro_batch(needed: int, free: int, *, pilot: int, group: int, examples: int) -> int | None:
     """Examples for which a share of the free memory is enough, if `pilot` examples need `needed` bytes.
 
+    A power of two of groups: a little more or less of free memory then changes no bit of a measurement.
+
     >>> largest_micro_batch(10, 1000, pilot=4, group=8, examples=10_000)
-    200
+    128
     >>> largest_micro_batch(10, 1000, pilot=4, group=8, examples=100) is None
     True
     >>> largest_micro_batch(1000, 10, pilot=4, group=8, examples=100)
     8
     """
     most = int(SHARE_OF_MEMORY * free * pilot / max(needed, 1))
-    return None if most >= examples else max(most // group, 1) * group
+    return None if most >= examples else 2 ** (max(most // group, 1).bit_length() - 1) * group
 
 
 def loss_gradient(

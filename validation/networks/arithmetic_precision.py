@@ -30,7 +30,9 @@ def autocast_precision(precision: str, device: str, *, deterministic: bool = Tru
         if not wanted and not torch.is_autocast_enabled(kind):
             yield
         else:
-            with torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted):
+            # Without autocast's cache of converted weights, which lives until the outermost block of the caller ends:
+            # after an update it would hold the weights before it.
+            with torch.autocast(kind, dtype=torch.bfloat16, enabled=wanted, cache_enabled=False):
                 yield
 
 

@@ -54,6 +54,13 @@ class Watch:
         """All that :meth:`note` changes."""
         return [self.refused, self.step, self.diverged_at, self.loss]
 
+    def restart(self, step: int) -> None:
+        """Forget what was seen, and go on counting from `step`."""
+        self.refused.zero_()
+        self.diverged_at.fill_(-1)
+        self.loss.zero_()
+        self.step.fill_(step)
+
     @torch.no_grad()
     def note(self, loss: torch.Tensor) -> None:
         """Take notice of an update's loss, on the device. A loss that is not a number is beyond any limit."""
@@ -82,19 +89,21 @@ def captured(update: Callable[[], None], changed: Iterable[torch.Tensor]) -> Cal
     """
     places = list(changed)
     before = [place.detach().clone() for place in places]
-    # Not on the default stream, as torch asks for: what is allocated there could not be captured.
-    aside: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(WARM_UPS):
+    # A stream of this run's own: libraries keep workspaces by stream, and runs that are captured on one and the same
+    # would share theirs beyond the end of one of them. All of it on the device of the run, which need not be the first.
+    with torch.cuda.device(places[0].device), torch.cuda.stream(torch.cuda.current_stream(places[0].device)):
+        aside: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside), torch.no_grad():
+            for _ in range(WARM_UPS):
+                with torch.enable_grad():
+                    update()
+                for place, value in zip(places, before, strict=True):
+                    place.copy_(value)  # each begins at the same row, since the table may have no other
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        # Recording does none of the work. Other threads, such as the one that draws batches, may go on meanwhile.
+        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
             update()
-        with torch.no_grad():
-            for place, value in zip(places, before, strict=True):
-                place.copy_(value)
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    # Recording does none of the work. Other threads, such as the one that draws batches, may go on meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        update()
     replay: Callable[[], None] = graph.replay
     return replay

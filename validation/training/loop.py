@@ -47,6 +47,9 @@ CHECKPOINT_SECONDS = 60.0
 LIMIT_IN_GUESSES = 5000.0
 """Multiple of log(classes), the cross-entropy of guessing, beyond which a loss is taken as divergence."""
 
+DEVICE_ERRORS = (torch.OutOfMemoryError, *((torch.AcceleratorError,) if hasattr(torch, "AcceleratorError") else ()))
+"""RuntimeErrors by which torch says that a device has no room, or does not work."""
+
 Observer = Callable[[int, nn.Module], None]
 
 
@@ -291,9 +294,9 @@ class TrainingRun:
 
     def _advance_late(self) -> None:
         self.feed.load(self.step)
-        if self._launch is None:
-            self._launch = captured(self._update, self._changed()) if self._capture else self._update
-        self._launch()
+        if self._capture and self._launch is None:
+            self._launch = captured(self._update, self._changed())
+        (self._launch or self._update)()
         self.step += 1
         if self.step % self.feed.length == 0 or self.step >= self.schedule.steps:
             self.settle()
@@ -365,10 +368,13 @@ class TrainingRun:
             # that a captured update knows, if there is one.
             if buffer is not None:
                 self.optimizer.buffers.setdefault(parameter, torch.empty_like(parameter)).copy_(buffer)
+            elif parameter in self.optimizer.buffers:  # at rest, as a velocity that is not there yet
+                self.optimizer.buffers[parameter].zero_()
         self.step = state["step"]
+        self.divergence = None
         self.feed.forget()
         if self._watch is not None:
-            self._watch.step.fill_(self.step)
+            self._watch.restart(self.step)
         return float(state["seconds"])
 
     def _differentiate(self, portion: Portion) -> torch.Tensor:
@@ -430,7 +436,7 @@ class TrainingRun:
         expected = f"a network that maps {layout}float32 images {tuple(images.shape)} to logits {size}"
         try:
             logits = self._forward(images)
-        except torch.OutOfMemoryError:
+        except DEVICE_ERRORS:  # which say nothing about the network
             raise
         except RuntimeError as error:
             remedy = "Use .reshape or channels_last=False where .view fails, and parameters of type float32."

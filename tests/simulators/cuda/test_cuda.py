@@ -261,13 +261,31 @@ def test_jobs_side_by_side_are_bounded_and_end_with_the_one_who_asked() -> None:
         return number
 
     jobs = [functools.partial(job, number) for number in range(30)]
-    assert list(cuda._in_order(jobs, 4)) == list(range(30))
+    assert list(cuda._in_order(jobs, 4, threading.Event())) == list(range(30))
     assert 1 < most <= 4
     done.clear()
-    results = cuda._in_order(jobs, 4)
+    stopped = threading.Event()
+    results = cuda._in_order(jobs, 4, stopped)
     assert next(results) == 0
     results.close()
+    assert stopped.is_set()
     assert len(done) < 10
+
+
+def test_chunks_under_way_end_at_their_next_window_when_nobody_waits(library: Path) -> None:
+    shared = tiles.ensemble(problem_of(5, False), theory.constant(5000), np.arange(5001), 3)
+    work = cuda.work_of(shared, Configuration(0.1, 0.9, 0.25))
+    stopped, windows = threading.Event(), []
+
+    def watched(*arguments: object) -> Iterator[np.ndarray]:
+        for losses in work.losses(*arguments):
+            windows.append(len(losses))
+            stopped.set()
+            yield losses
+
+    partly = types.SimpleNamespace(losses=watched)
+    assert cuda._tile_moments(HostDevice(library), partly, shared.rows, range(128), stopped) == []
+    assert len(windows) == 1
 
 
 @pytest.mark.parametrize("dynamics", ["sgd", "sde"])

@@ -14,9 +14,9 @@ from noisysgd.theory.common.provenance import provenance
 
 @pytest.fixture
 def asked_anew():
-    provenance.cache_clear()
+    module._named_gpu.cache_clear()
     yield
-    provenance.cache_clear()
+    module._named_gpu.cache_clear()
 
 
 @pytest.mark.checkout
@@ -45,6 +45,7 @@ def test_a_gpu_is_named_with_driver_clocks_and_libraries(monkeypatch, tmp_path):
     cupy = types.SimpleNamespace(__version__="14.2.0", cuda=types.SimpleNamespace(runtime=runtime))
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "noisysgd.simulators.cuda.device", types.SimpleNamespace())
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3, 580.159.04, 1980, 1980, 700.00\n")
     tool.chmod(0o755)
@@ -53,6 +54,9 @@ def test_a_gpu_is_named_with_driver_clocks_and_libraries(monkeypatch, tmp_path):
     assert about["name"] == "NVIDIA H100 80GB HBM3"
     assert (about["driver_version"], about["clocks.sm"], about["power.limit"]) == ("580.159.04", "1980", "700.00")
     assert (about["cuda"], about["cudnn"], about["cupy"]) == ("13.0", 91002, "14.2.0")
-    provenance.cache_clear()
+    cuda.is_initialized = lambda: False
+    assert "cudnn" not in json.loads(provenance()["gpu"])  # asked again when torch has not worked on it yet
+    cuda.is_initialized = lambda: True
+    module._named_gpu.cache_clear()
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert json.loads(provenance()["gpu"])["name"] == "NVIDIA H100 80GB HBM3"

@@ -1,6 +1,9 @@
 """Updates of which the host learns late: the same run as one that is asked at once, bit for bit."""
 
+import copy
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from torch import nn
 from noisysgd.theory import constant, half_then_decay
 from noisysgd.validation import TrainConfig, load_dataset, train
 from noisysgd.validation.data.augmentation import random_choices
+from noisysgd.validation.training import feed as feed_module
+from noisysgd.validation.training.evaluation import evaluate
 from noisysgd.validation.training.feed import Feed
 from noisysgd.validation.training.inputs import minibatch
 from noisysgd.validation.training.late import Watch
@@ -92,6 +97,32 @@ def test_a_late_run_goes_on_from_a_state_in_the_middle_of_a_block():
     assert_same_state(straight, to_the_end(second))
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_diverged_run_can_be_put_back_to_a_good_state(late):
+    config = CONFIG.with_(learning_rate=2.0**12, model="linear", ghost_batch_size=1, steps=200)
+    run = run_of(config, late=late)
+    start = run.state()
+    start = copy.deepcopy(start)
+    to_the_end(run)
+    assert run.divergence is not None
+    run.restore(start)
+    assert (run.step, run.divergence, run.finished) == (0, None, False)
+    assert_same_state(to_the_end(run_of(config)), to_the_end(run))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_is_gone_when_nobody_has_it(late):
+    """Without waiting for the collector of circles: a network and its data set may be most of a GPU's memory."""
+    run = to_the_end(run_of(CONFIG.with_(steps=3), late=late))
+    gone = weakref.ref(run)
+    gc.disable()
+    try:
+        del run
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 10.1])
 def test_a_watch_keeps_the_first_refused_update(loss):
     watch = Watch(10.0, "cpu", step=3)
@@ -148,26 +179,29 @@ def test_too_little_memory_is_reported_with_what_to_do(monkeypatch):
         train(CONFIG)
 
 
-def cuda_or_skip():
+@pytest.fixture
+def cuda(monkeypatch):
+    """A GPU, and blocks so short that runs take several of them."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
+    monkeypatch.setattr(feed_module, "STEPS_ON_GPU", 8)
 
 
 GPU = CONFIG.with_(device="cuda", augment=True, steps=60)
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
 def test_captured_updates_are_the_uncaptured_ones_bit_for_bit(precision):
-    cuda_or_skip()
     captured, plain = (run_of(GPU.with_(precision=precision, cuda_graph=on)) for on in (True, False))
     assert_same_state(to_the_end(captured), to_the_end(plain))
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("micro_batch_size", [None, 16])
 def test_on_a_gpu_a_run_has_one_result(micro_batch_size):
-    cuda_or_skip()
     config = GPU.with_(micro_batch_size=micro_batch_size)
     records = [train(config) for _ in range(2)]
     assert {k: v for k, v in records[0].items() if k != "seconds"} == {
@@ -176,10 +210,10 @@ def test_on_a_gpu_a_run_has_one_result(micro_batch_size):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("steps", [1, 17, 59])
 @pytest.mark.parametrize("cuda_graph", [True, False])
 def test_on_a_gpu_a_resumed_run_is_the_straight_one(steps, cuda_graph):
-    cuda_or_skip()
     config = GPU.with_(cuda_graph=cuda_graph)
     straight, first, second = to_the_end(run_of(config)), run_of(config), run_of(config)
     for _ in range(steps):
@@ -190,8 +224,8 @@ def test_on_a_gpu_a_resumed_run_is_the_straight_one(steps, cuda_graph):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 def test_on_a_gpu_divergence_stops_the_parameters_where_it_shows():
-    cuda_or_skip()
     config = GPU.with_(learning_rate=2.0**40, steps=200)
     run, again = to_the_end(run_of(config)), run_of(config)
     assert run.divergence is not None
@@ -201,3 +235,34 @@ def test_on_a_gpu_divergence_stops_the_parameters_where_it_shows():
     assert again.divergence is None
     for mine, theirs in zip(run.model.parameters(), again.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_on_a_gpu_the_shortest_runs_are_captured_too(steps):
+    assert train(GPU.with_(steps=steps))["status"] == "complete"
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+def test_on_a_gpu_looking_on_changes_nothing():
+    undisturbed, watched = to_the_end(run_of(GPU)), run_of(GPU)
+    while not watched.finished:
+        watched.advance()
+        if watched.step in (5, 20):
+            evaluate(watched.model, watched.data, watched.config)
+            watched.settle()
+    assert_same_state(undisturbed, watched)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+def test_on_a_gpu_the_end_of_one_run_leaves_the_others_alone():
+    alone, run, other = to_the_end(run_of(GPU)), run_of(GPU), run_of(GPU.with_(seed=4))
+    for _ in range(10):
+        run.advance()
+        other.advance()
+    del other
+    torch.cuda.empty_cache()
+    assert_same_state(alone, to_the_end(run))

@@ -465,3 +465,12 @@ def test_the_optimizer_is_torchs_own_to_rounding(momentum):
         reference.step()
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q)
+
+
+def test_updates_inside_of_the_callers_autocast_see_the_weights_as_they_are():
+    """Autocast keeps converted weights until its outermost block ends: updates would go by those of the first."""
+    config = CONFIG.with_(precision="bfloat16", steps=4)
+    plain = train(config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = train(config)
+    assert inside["train_loss"] == plain["train_loss"]
