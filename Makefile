@@ -14,7 +14,8 @@ demo: .venv/ready ## predict, simulate, train, measure and compare; writes OUT/r
 	$(BIN)/noisysgd demo --out $(OUT)
 
 test: .venv/ready ## run the whole test suite, in WORKERS processes
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "not alone" -n $(WORKERS)
 
 lint: .venv/ready ## check style and types, as continuous integration does
 	$(BIN)/ruff check .

@@ -220,6 +220,7 @@ def test_simultaneous_calls_give_the_same_bits() -> None:
 # Interruption
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("dynamics", ["sgd", "sde", "jump"])
 def test_ctrl_c_in_the_midst_of_a_tile_stops_within_a_second(dynamics: str) -> None:
     """The first tile would take hours: nothing but a window's end can stop it."""

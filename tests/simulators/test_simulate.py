@@ -683,7 +683,7 @@ def test_the_sde_has_the_moments_of_svag_and_tends_to_the_diffusion(momentum: fl
     # The diffusion differs from that by more than the error bar, and from the finest by less.
     limit = float(theory.diffusion_loss(problem, schedule, **settings, momentum=momentum))
     assert abs(limit - mean) > LIMIT * math.sqrt(variance / replicas)
-    close = simulators.simulate(problem, schedule, **settings, **run, replicas=2**13, substeps=256)
+    close = simulators.simulate(problem, schedule, **settings, **run, replicas=2**13, substeps=64)
     assert abs(close.loss.item() - limit) < LIMIT * close.loss_stderr.item()
 
 

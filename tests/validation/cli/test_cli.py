@@ -481,7 +481,7 @@ def test_help_is_quick():
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_sweep_says_so_and_goes_on(tmp_path, sign):
     file = tmp_path / "sweep.toml"
-    file.write_text(SMALL.replace("steps = 3", "steps = 60").replace("runs = 2", "runs = 6"))
+    file.write_text(SMALL.replace("steps = 3", "steps = 25").replace("runs = 2", "runs = 6"))
     command = [*COMMAND, "sweep", "run", str(file), "--workers", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     store = tmp_path / "sweep-runs"
