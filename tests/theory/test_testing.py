@@ -48,7 +48,7 @@ def test_every_public_name_is_documented(name):
 def test_every_strategy_draws_what_it_says(name):
     make, kind = STRATEGIES[name]
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(make())
     def check(value):
         assert isinstance(value, kind)
@@ -128,7 +128,7 @@ def test_options_leave_out_what_they_say(unweighted, diagonal, regression):
     assert (regression.weights == 1).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problem=either_kind)
 def test_problems_are_within_their_ranges(problem):
     assert problem.dim <= 6
@@ -142,7 +142,7 @@ def test_problems_are_within_their_ranges(problem):
         assert problem.noise_diagonal.max() <= max(2, problem.dim)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(budget=testing.budgets(max_steps=300, max_epochs=5), problem=testing.problems(), size=testing.batch_sizes())
 def test_budgets_have_a_step_for_every_batch_size_and_suit_every_problem(budget, problem, size):
     steps = budget.steps(size)
@@ -160,7 +160,7 @@ def test_budgets_are_of_either_kind(kind):
     assert exists(testing.budgets(), lambda budget: isinstance(budget, kind))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=either_kind, size=testing.batch_sizes(), momentum=testing.momenta(0.8))
 def test_learning_rates_are_shares_of_the_critical_one(data, problem, size, momentum):
     assert momentum == 0.0 or 0.01 <= momentum <= 0.8
@@ -169,7 +169,7 @@ def test_learning_rates_are_shares_of_the_critical_one(data, problem, size, mome
     assert 0.1 * (1 - 1e-12) <= share <= 0.5 * (1 + 1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=either_kind, factor=st.floats(2, 1e4))
 def test_noise_dominated_settings_are_far_below_the_critical_learning_rate(data, problem, factor):
     setting = data.draw(testing.settings_in(NOISE_DOMINATED, problem, factor=factor))
@@ -179,7 +179,7 @@ def test_noise_dominated_settings_are_far_below_the_critical_learning_rate(data,
     assert problem.noise_factor(setting.batch_size) > 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=either_kind)
 def test_curvature_dominated_settings_are_within_a_factor_of_two_of_it_and_stable(data, problem):
     setting = data.draw(testing.settings_in(CURVATURE_DOMINATED, problem))
@@ -232,7 +232,7 @@ def test_impossible_settings_are_refused(arguments, message):
 def test_registered_types_are_drawn_by_from_type(kind):
     testing.register()
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(st.from_type(kind))
     def check(value):
         if kind is theory.Budget:
@@ -251,7 +251,7 @@ def test_builds_fills_in_registered_types():
         problem: theory.NoisyQuadratic
         schedule: theory.Schedule
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(st.builds(Experiment))
     def check(experiment):
         loss = theory.expected_loss(experiment.problem, experiment.schedule, learning_rate=0.1, batch_size=1)

@@ -63,7 +63,7 @@ def test_models_made_of_examples_are_joined_with_all_their_losses(model) -> None
 
 
 @pytest.mark.parametrize("dynamics", DYNAMICS)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     ensemble=cut_ensembles(),
     full=st.booleans(),

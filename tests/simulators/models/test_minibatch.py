@@ -43,7 +43,7 @@ def words_to_batch(size, population, sampling, replica, step, seed=SEED):
     return order[start : start + size]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), population=st.integers(1, 60), sampling=st.sampled_from(SAMPLINGS))
 def test_batches_are_those_of_the_definition(data, population, sampling):
     size = data.draw(st.integers(1, population))

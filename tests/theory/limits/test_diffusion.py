@@ -69,7 +69,7 @@ def quadratics(draw):
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     problem=st.one_of(quadratics(), regressions()),
     schedule=testing.schedules(max_segments=3, max_length=3),
@@ -164,7 +164,7 @@ def discrete_minus_continuous(problem, steps, time, size, momentum, order):
 STEPS = [2000, 4000, 8000]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     problem=st.one_of(quadratics(), regressions()),
     size=st.integers(1, 100),
@@ -228,7 +228,7 @@ def test_long_diffusions_reach_the_sde_s_stationary_state():
             assert float(loss) == pytest.approx(float(expected), rel=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(problem=regressions(), rate=st.floats(0.01, 1), order=st.sampled_from([1, 2]))
 def test_without_noise_least_squares_is_a_quadratic(problem, rate, order):
     quadratic = theory.NoisyQuadratic(problem.eigenvalues, 0.0, problem.initial_mean, problem.initial_variance)

@@ -33,7 +33,7 @@ CLOSE = 1e-7
 """Relative distance from the edge at which the dense eigenvalue problem is asked on which side it is."""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_the_edge_is_where_the_spectral_radius_crosses_one(data):
     problem = data.draw(st.one_of(regressions(), testing.problems(max_dim=4, full_noise=False)))
@@ -95,7 +95,7 @@ def test_the_edge_is_right_for_inputs_that_can_be_enumerated(batch_size, momentu
     assert below < 1 < above
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problem=regressions(decades=8.0), data=st.data())
 def test_the_edge_solves_the_published_equations(problem, data):
     """Twelve digits: the residual of the equation, not of a root finder, measures the error of ε."""
@@ -116,7 +116,7 @@ def test_the_edge_solves_the_published_equations(problem, data):
     assert excess(critical * (1 - 1e-12)) < 0 < excess(critical * (1 + 1e-12))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=regressions(), size=testing.batch_sizes())
 def test_sgd_on_gaussian_inputs_has_the_edge_of_bordelon_and_pehlevan(problem, size):
     gaussian = theory.LeastSquares(problem.eigenvalues, weights=problem.weights)
@@ -133,7 +133,7 @@ def test_light_tails_need_the_weights_of_whole_modes():
     assert theory.critical_learning_rate(two, 1) < 0.999
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=regressions(), momentum=testing.momenta())
 def test_large_batches_meet_the_curvature_constraint(problem, momentum):
     curvature = 2 * (1 + momentum) / problem.largest_eigenvalue
@@ -157,14 +157,14 @@ def test_small_batches_bound_the_effective_learning_rate_in_proportion():
     assert (effective < 2e-5 * sizes).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=regressions(), momentum=testing.momenta(), size=testing.batch_sizes(500))
 def test_noise_only_lowers_the_edge_and_larger_batches_raise_it(problem, momentum, size):
     low, high, limit = theory.critical_learning_rate(problem, [size, 2 * size, np.inf], momentum)
     assert 0 < low <= high <= limit
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=regressions(max_dim=3), momentum=testing.momenta(), size=testing.batch_sizes())
 def test_weights_count_modes(problem, momentum, size):
     weights = [1, 2, 3][: problem.dim]
@@ -176,7 +176,7 @@ def test_weights_count_modes(problem, momentum, size):
     np.testing.assert_allclose(spectral_radius(counted, **setting), spectral_radius(listed, **setting), rtol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=regressions(), data=st.data())
 def test_the_moment_map_is_a_step_of_the_full_second_moment(problem, data):
     """One heavy-ball step on E (θ,u)(θ,u)ᵀ as matrices, noise from E F = γ(Λ tr ΛΣ + (κ−2) diag …), label noise off."""

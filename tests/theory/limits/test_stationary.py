@@ -24,7 +24,7 @@ def heavy_ball(curvature, rate, momentum):
     return np.vstack([np.eye(dim, 2 * dim) - rate * velocity, velocity]), np.vstack([-rate * np.eye(dim), np.eye(dim)])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), problem=testing.problems(max_dim=4))
 def test_covariances_solve_the_lyapunov_equation_of_position_and_velocity(data, problem):
     from scipy.linalg import solve_discrete_lyapunov
@@ -49,7 +49,7 @@ def test_covariances_solve_the_lyapunov_equation_of_position_and_velocity(data, 
     assert float(stationary_loss(problem, **setting)) == pytest.approx(float(heights @ variances) / 2, rel=1e-13)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=testing.problems(max_dim=4))
 def test_covariances_solve_the_equation_of_liu_ziyin_and_ueda(data, problem):
     m = data.draw(testing.momenta(), label="momentum")
@@ -108,7 +108,7 @@ def test_least_squares_covariance_by_enumeration_of_inputs(batch_size, momentum,
     assert float(stationary_loss(problem, **setting)) == pytest.approx(loss, rel=1e-10)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=testing.problems(full_noise=False), momentum=testing.momenta(), data=st.data())
 def test_the_stationary_loss_is_where_long_runs_end(problem, momentum, data):
     rate = data.draw(testing.learning_rates(problem, low=0.01)) * (1 + momentum)
@@ -130,7 +130,7 @@ def test_least_squares_runs_end_there_too():
     assert float(loss) == pytest.approx(float((w * lam * v).sum()) / 2, rel=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problem=testing.problems(), data=st.data())
 def test_fluctuation_balances_dissipation_exactly_where_the_state_is_stationary(problem, data):
     rate = data.draw(testing.learning_rates(problem, low=1e-3))
@@ -163,7 +163,7 @@ def test_fluctuation_dissipation_says_how_the_norm_changes_for_any_state():
     assert (still.left, still.right) == (0, 0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=testing.problems(max_dim=4), temperature=st.floats(1e-3, 10))
 def test_the_sde_s_covariance_solves_a_continuous_lyapunov_equation(problem, temperature):
     from scipy.linalg import solve_continuous_lyapunov
@@ -218,7 +218,7 @@ def test_flat_modes_diffuse_or_stay():
     assert stationary_covariance(multiplicative, learning_rate=0.1, batch_size=1)[1, 1] == 5
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(eigenvalues=st.lists(st.floats(0.01, 3), min_size=1, max_size=4), momentum=testing.momenta())
 def test_beyond_the_edge_everything_is_infinite_and_nothing_is_nan(eigenvalues, momentum):
     for problem in (

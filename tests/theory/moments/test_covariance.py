@@ -63,7 +63,7 @@ def loop_over_steps(problem, schedule, rate, batch_size, momentum, averaging):
     return np.array(means), np.array(covariances), np.array(scales)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=testing.problems(), schedule=testing.schedules())
 def test_covariances_equal_a_loop_over_steps(data, problem, schedule):
     rate = data.draw(testing.learning_rates(problem, high=1.3), label="learning_rate")
@@ -158,7 +158,7 @@ def test_a_rate_of_zero_lets_the_average_catch_up_and_the_velocity_rest():
     assert np.abs(before[1] - before[0]).max() > 0.1 * np.abs(before[0]).max()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), problem=testing.problems(), schedule=testing.schedules())
 def test_means_and_variances_add_up_to_the_loss(data, problem, schedule):
     rate = data.draw(testing.learning_rates(problem))
@@ -252,7 +252,7 @@ def test_small_learning_rates_reach_the_diffusion_limit():
     assert errors[1] == pytest.approx(errors[0] / 2, rel=0.05)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), problem=testing.problems(), schedule=testing.schedules(max_length=10**6))
 def test_covariances_are_positive_semi_definite(data, problem, schedule):
     result = covariance(
@@ -456,7 +456,7 @@ def test_least_squares_without_noise_or_mean():
     assert (np.diagonal(centred, axis1=1, axis2=2) > 0).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data(), schedule=testing.schedules(), kurtosis=st.sampled_from([1.0, 3.0, 5.0]))
 def test_least_squares_covariance_is_positive_semi_definite_and_adds_up(data, schedule, kurtosis):
     quadratic = data.draw(testing.problems(full_noise=False))

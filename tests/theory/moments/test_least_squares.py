@@ -162,7 +162,7 @@ def least_squares(draw, max_dim=6):
 
 
 @pytest.mark.parametrize("route", ROUTES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), problem=least_squares(), schedule=testing.schedules())
 def test_moments_equal_a_loop_over_steps(route, data, problem, schedule):
     batch_size = data.draw(testing.batch_sizes(), label="batch_size")
@@ -307,7 +307,7 @@ def test_cost_does_not_grow_with_the_number_of_steps(momentum, monkeypatch):
     np.testing.assert_allclose(loss, theory.stationary_loss(problem, **arguments), rtol=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), problem=least_squares())
 def test_weights_stand_for_modes(data, problem):
     counts = np.array(data.draw(st.lists(st.integers(1, 4), min_size=problem.dim, max_size=problem.dim)))
@@ -327,7 +327,7 @@ def test_weights_stand_for_modes(data, problem):
     np.testing.assert_allclose(np.repeat(one, counts), other, rtol=1e-12, atol=1e-15 * one.max())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), problem=least_squares(), momentum=testing.momenta(), batch_size=testing.batch_sizes())
 def test_stationary_moments_exist_below_the_edge_where_sgd_keeps_them(data, problem, momentum, batch_size):
     edge = float(theory.critical_learning_rate(problem, batch_size, momentum))

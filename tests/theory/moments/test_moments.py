@@ -54,7 +54,7 @@ def decay_rates(eigenvalues, rate, momentum):
     return np.abs(np.linalg.eigvals(steps)).max(axis=1)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), problem=testing.problems(), schedule=testing.schedules())
 def test_moments_equal_a_loop_over_steps(data, problem, schedule):
     learning_rate = data.draw(testing.learning_rates(problem, high=1.3), label="learning_rate")
@@ -140,7 +140,7 @@ def test_reference_initial_loss():
     assert float(theory.power_law(10_000).initial_loss) == pytest.approx(4.893803, abs=5e-7)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=testing.problems(full_noise=False), schedule=testing.schedules(), data=st.data())
 def test_rescaling_the_parameters_changes_nothing(problem, schedule, data):
     """θ → θ/c turns (λ, F, E θ₀²) into (c²λ, c²F, E θ₀²/c²); with ε/c² the losses are the same."""

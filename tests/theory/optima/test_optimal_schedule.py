@@ -11,7 +11,7 @@ from noisysgd.theory import testing
 from noisysgd.theory.optima.minimise import minimise_on_log_scale
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(noise=st.floats(0.1, 10.0), curvature=st.floats(0.1, 10.0), steps=st.integers(1, 6))
 def test_best_steps_of_one_mode_are_the_greedy_ones(noise, curvature, steps):
     """Of one mode every step should minimise its own loss: ε = λv/(λ²v + s), after which v is vs/(λ²v + s)."""
@@ -39,7 +39,7 @@ def test_best_noiseless_steps_are_those_of_a_grid():
     assert loss == pytest.approx(left.min(), abs=1e-4)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(
     problem=testing.problems(full_noise=False).filter(lambda p: p.noise.min() > 1e-2 and p.initial_loss > 1e-2),
     steps=st.integers(20, 500),

@@ -52,7 +52,7 @@ def runs_and_targets(draw, problem):
     return run, curve, target
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), problem=st.one_of(testing.problems(weights=True), testing.least_squares_problems(weights=True)))
 def test_no_step_before_the_first_passage_is_at_the_target(data, problem):
     assume(problem.initial_loss > 1e-6)
@@ -61,7 +61,7 @@ def test_no_step_before_the_first_passage_is_at_the_target(data, problem):
     assert first_passage_holds(float(steps), curve, target)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     frequencies=st.lists(st.floats(0.05, 2.5), min_size=1, max_size=5),
     momentum=st.floats(0.9, 0.9999),
@@ -104,7 +104,7 @@ def passes_there(problem, steps, target, run, seed=0):
     return bool(last <= target * (1 + TIE) and np.min(earlier) > target * (1 - TIE))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     exponent=st.floats(0.5, 2.0),
     slow=st.floats(-7, -1),
@@ -123,7 +123,7 @@ def test_long_runs_pass_where_the_exact_loss_does(exponent, slow, share, size, m
     assert passes_there(problem, steps, target, run)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     dim=st.integers(1, 40),
     slow=st.floats(-6, -0.005),
@@ -320,7 +320,7 @@ def quadrature_bound(rule, rate, momentum, steps):
     return quadrature_error(np.array([float(steps)]), rule, growth)[0][0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     logs=st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).uniform(-9, 0, 400)),
     share=st.floats(-4, -0.01),
@@ -356,7 +356,7 @@ def test_the_bound_is_sharp_enough_to_catch_a_rule_that_is_off_by_a_millionth():
 # The best learning rate for a target.
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     problem=testing.problems(full_noise=False, condition_number=50).filter(lambda p: p.initial_loss > 1e-2),
     size=testing.batch_sizes(),

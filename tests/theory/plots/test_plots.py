@@ -271,7 +271,7 @@ def test_noise_of_least_squares_is_that_of_the_start():
     )
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(schedule=testing.schedules(), rate=st.floats(1e-6, 10.0))
 def test_staircases_have_the_learning_rate_of_every_step(schedule, rate):
     (staircase,) = plots.plot_schedule(schedule, learning_rate=rate)
@@ -285,7 +285,7 @@ NUMBERS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(losses=stnp.arrays(np.float64, (3, 6), elements=NUMBERS), data=st.data())
 def test_losses_of_any_kind_can_be_drawn(losses, data):
     steps = np.array(data.draw(st.permutations([0, 1, 2, 5, 10, 100])))
@@ -331,7 +331,7 @@ def test_only_stationary_losses_that_exist_have_lines():
     assert drawn[2].get_label() == "stationary loss"
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     samples=stnp.arrays(np.float64, (4, 9), elements=st.floats(-1, 1, allow_subnormal=False)),
     scale=st.integers(-99, 99),
@@ -402,7 +402,7 @@ def test_errors_that_are_all_zero_leave_nothing_to_guide():
     render(ax)
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(noise=st.floats(0.0, 0.5), seed=st.integers(0, 99), count=st.integers(2, 16))
 def test_the_tradeoff_shows_the_hyperbola_and_labels_that_can_be_read(noise, seed, count):
     ax = axes()
@@ -507,7 +507,7 @@ def labels_in_view(axis):
     return [label.get_text() for place, label in ticks if low <= place <= high and label.get_text()]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(low=st.floats(1e-6, 1e6), octaves=st.floats(1e-3, 8.0), base=st.sampled_from([2.0, 10.0]))
 def test_every_logarithmic_axis_has_ticks_to_read_from(low, octaves, base):
     ax = axes()

@@ -12,7 +12,7 @@ from noisysgd.theory import testing
 RUN = {"learning_rate": 0.3, "batch_size": 7}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(ratio=st.floats(0.05, 20.0).filter(lambda r: abs(r - 1) > 1e-3), share=st.floats(0.02, 0.98))
 def test_marchenko_pastur_quantiles_hold_their_share_of_the_density(ratio, share):
     """By integrating the published density with an adaptive rule that knows nothing of the substitution used."""
@@ -42,7 +42,7 @@ def test_two_scales_have_their_condition_number_and_share():
     assert theory.two_scale(3, 10.0, steep=0.01).eigenvalues.tolist() == [1.0, 0.1, 0.1]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     problem=testing.problems(full_noise=False),
     counts=st.lists(st.integers(1, 4), min_size=6, max_size=6),
@@ -62,7 +62,7 @@ def test_weights_count_modes(problem, counts, momentum):
     np.testing.assert_allclose(weighted.initial_loss, repeated.initial_loss, rtol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(problem=testing.problems(), power=st.floats(-0.5, 1.5), momentum=st.sampled_from([0.0, 0.9]))
 def test_a_preconditioner_is_a_change_of_problem(problem, power, momentum):
     """Against descent along P ĝ in the old variables, moments of (θ, u) step by step."""
@@ -129,7 +129,7 @@ def test_weighted_problems_are_not_simulated():
         simulators.simulate(theory.measured_spectrum([1.0], [2.0]), theory.constant(3), **RUN, replicas=2)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_merging_equal_modes_changes_no_expected_loss(data):
     count = data.draw(st.integers(1, 8))

@@ -35,7 +35,7 @@ def loss_after_a_step(problem, rate, batch_size):
     return total
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(problem=testing.problems(), batch_size=testing.batch_sizes())
 def test_optimal_step_and_its_gain_are_those_of_the_exact_one_step_loss(problem, batch_size):
     assume((problem.eigenvalues**2 * problem.initial_second_moment).sum() > 1e-200)
@@ -139,7 +139,6 @@ def test_a_gradient_without_curvature_has_no_largest_step():
     assert NoiseScales(1.0, 0.0, 0.0, 0.0).optimal_learning_rate(8) == np.inf
 
 
-@settings(deadline=None)
 @given(steps=st.floats(1, 1e6), examples=st.floats(1, 1e9), size=st.floats(1, 1e6))
 def test_steps_and_examples_lie_on_the_hyperbola(steps, examples, size):
     s, e = steps_and_examples(minimum_steps=steps, minimum_examples=examples, batch_size=size)
@@ -253,7 +252,7 @@ def test_intervals_cover_the_noise_scale_as_often_as_they_say():
     assert abs(coverage(independent, 2000 * 0.25 / 5.0, repeats, **sizes) - 0.95) < tolerance
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**32), level=st.sampled_from([0.5, 0.9, 0.99]), mean=st.floats(1.5, 6.0))
 def test_ends_of_the_interval_are_where_a_t_test_begins_to_reject(seed, level, mean):
     small, big = np.abs(correlated(np.random.default_rng(seed), count=6, mean=(8.0, mean)))

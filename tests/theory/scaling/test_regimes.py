@@ -9,7 +9,7 @@ from noisysgd import theory
 from noisysgd.theory import testing
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(problem=testing.problems(full_noise=False), momentum=st.sampled_from([0.0, 0.5, 0.9]))
 def test_loss_stays_bounded_below_the_critical_learning_rate_and_grows_beyond(problem, momentum):
     kicked = theory.NoisyQuadratic(problem.eigenvalues, 0.0, initial_mean=1.0)
@@ -47,7 +47,7 @@ def beaten_by(problem, steps, family, **arguments):
 families = st.sampled_from([theory.constant, theory.half_then_decay])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     problem=testing.problems(full_noise=False).filter(lambda p: (p.eigenvalues * p.initial_second_moment).max() > 1e-3),
     steps=st.integers(1, 300),
@@ -60,7 +60,7 @@ def test_no_learning_rate_of_a_fine_grid_beats_the_optimal_one(problem, steps, b
     assert best <= other * (1 + 1e-5) + 1e-6 * problem.initial_loss
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     problem=testing.problems(full_noise=False).filter(lambda p: (p.eigenvalues * p.initial_second_moment).max() > 1e-3),
     steps=st.integers(1, 300),

@@ -130,7 +130,7 @@ def tuned_steps(problem, target, batch_size, momentum=0.0):
 # Linear scaling (section 3.2): equal temperature and equal epochs give equal training curves where ε ≪ ε_crit.
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=any_problems(weights=True), family=families, by=st.sampled_from([2, 4, 64]))
 def test_batches_and_learning_rates_c_times_larger_give_the_same_curve_in_as_many_epochs(data, problem, family, by):
     """To within (1+e⁻²) ε/ε_crit of the larger learning rate, to first order in it.
@@ -146,7 +146,7 @@ def test_batches_and_learning_rates_c_times_larger_give_the_same_curve_in_as_man
     assert largest_distance(one, other) <= BOUND * share * loss_scale(problem, theory.temperature(*small))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=parts(), family=families)
 def test_what_linear_scaling_neglects_is_of_first_order_in_the_learning_rate(data, problem, family):
     smallest = data.draw(testing.settings_in(NOISE_DOMINATED, problem, factor=400.0, momentum=plain))
@@ -156,7 +156,7 @@ def test_what_linear_scaling_neglects_is_of_first_order_in_the_learning_rate(dat
     assert order(largest_distance(four, two), largest_distance(two, one), unit) == pytest.approx(1, abs=0.05)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     data=st.data(),
     problem=testing.problems(full_noise=False, condition_number=10),
@@ -181,7 +181,7 @@ def test_no_other_power_of_the_batch_size_passes(data, problem, family, size, ti
     assert distance(exponent) > 10 * BOUND * 4e-3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(problem=started_and_noisy(), family=families, size=st.integers(1, 64), length=st.integers(1, 20))
 def test_the_best_learning_rate_is_proportional_to_the_batch_size_where_noise_dominates(problem, family, size, length):
     """Up to O(ε/ε_crit), not to √B; and the best loss of as many epochs does not depend on the batch size.
@@ -210,7 +210,7 @@ def heavy(setting, momentum, exponent=1.0):
     return testing.Setting(setting.learning_rate * (1 - momentum) ** exponent, setting.batch_size, momentum)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=any_problems(weights=True), family=families, momentum=heavy_momenta)
 def test_heavy_ball_gives_the_curve_of_sgd_at_the_same_effective_learning_rate(data, problem, family, momentum):
     """To within 6/(1−m) times ε_eff/ε_crit.
@@ -225,7 +225,7 @@ def test_heavy_ball_gives_the_curve_of_sgd_at_the_same_effective_learning_rate(d
     assert distance <= 6 * share / (1 - momentum) * loss_scale(problem, theory.temperature(*sgd))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=parts(), family=families, momentum=heavy_momenta)
 def test_the_difference_momentum_makes_is_of_first_order_in_the_learning_rate(data, problem, family, momentum):
     """At equal temperature, so that batches shrink with the learning rate."""
@@ -239,7 +239,7 @@ def test_the_difference_momentum_makes_is_of_first_order_in_the_learning_rate(da
     assert order(*distances, loss_scale(problem, theory.temperature(*smaller))) == pytest.approx(1, abs=0.05)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     data=st.data(),
     problem=testing.problems(full_noise=False, condition_number=10),
@@ -259,7 +259,7 @@ def test_no_other_effective_learning_rate_passes(data, problem, family, time, mo
     assert largest_distance(curve, training_curve(problem, family, length, heavy(sgd, momentum, exponent))) > 10 * bound
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(problem_and_target=two_curvatures())
 def test_heavy_ball_saves_steps_only_where_curvature_dominates(problem_and_target):
     problem, target = problem_and_target
@@ -271,7 +271,7 @@ def test_heavy_ball_saves_steps_only_where_curvature_dominates(problem_and_targe
 # Optimizers for badly conditioned problems (section 3.3, after Zhang et al. 2019).
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(problem_and_target=two_curvatures())
 def test_preconditioning_saves_more_where_curvature_dominates(problem_and_target):
     """P = H^−½ divides the steps to a target in the flattest modes by ⟨λ/λ_min⟩/⟨√(λ/λ_min)⟩ where noise dominates.
@@ -308,7 +308,7 @@ def test_preconditioning_helps_small_batches_too_where_many_modes_are_steep():
 # Budgets (section 3.4).
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(problem=started_and_noisy(condition_number=20), family=families, size=st.integers(1, 999))
 def test_four_times_the_epochs_divide_the_best_learning_rate_by_two_to_four(problem, family, size):
     """The one best for the training loss, once noise dominates and the flattest mode is learnt, ε λ_min n ≥ 2.
@@ -324,7 +324,7 @@ def test_four_times_the_epochs_divide_the_best_learning_rate_by_two_to_four(prob
     assert 2 < rate / later < 4
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     flattest=st.floats(0.01, 0.1),
     noise=st.floats(0.01, 1),
@@ -356,7 +356,7 @@ def test_the_boundary_between_the_regimes_rises_with_the_epoch_budget():
     assert (np.diff(np.log(boundaries)) > np.log(2)).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=any_problems(weights=True), schedule=testing.schedules(), size=testing.batch_sizes(500))
 def test_larger_batches_never_raise_the_loss_of_as_many_steps(data, problem, schedule, size):
     """At any learning rate (section 3.5)."""
@@ -368,7 +368,7 @@ def test_larger_batches_never_raise_the_loss_of_as_many_steps(data, problem, sch
     assert (losses[1:] <= losses[:-1] * (1 + 1e-9) + 1e-12 * problem.initial_loss).all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(problem=started_and_noisy(), family=families, steps=st.integers(1, 1000), momentum=st.sampled_from([0.0, 0.9]))
 def test_nor_do_they_raise_the_tuned_loss_of_as_many_steps(problem, family, steps, momentum):
     losses = [tuned(problem, family, steps, B, momentum)[1] for B in (1, 2, 10, 1000)]
@@ -379,7 +379,7 @@ def test_nor_do_they_raise_the_tuned_loss_of_as_many_steps(problem, family, step
 # Temperature beyond the boundary (section 3.5), and where the noise ends.
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(problem=testing.problems(full_noise=False, condition_number=20, weights=True), family=st.just(theory.constant))
 def test_at_constant_temperature_the_loss_depends_on_the_batch_size_only_beyond_the_boundary(problem, family):
     """In the end each mode's loss is TF/4 over 1 − ελ/2: flat in ε = TB far below ε_crit = 2/λ_max, unbounded at it."""
@@ -397,7 +397,7 @@ def test_at_constant_temperature_the_loss_depends_on_the_batch_size_only_beyond_
     assert (losses[3:] <= 1.001 / (1 - shares[3:])).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data(), problem=testing.problems(), schedule=testing.schedules(), momentum=testing.momenta())
 def test_the_full_batch_has_no_noise(data, problem, schedule, momentum):
     problem = problem.with_dataset_size(1000)
@@ -410,7 +410,7 @@ def test_the_full_batch_has_no_noise(data, problem, schedule, momentum):
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(spectrum=testing.spectra(), momentum=testing.momenta())
 def test_the_critical_learning_rate_is_where_an_eigenvalue_of_the_update_leaves_the_unit_circle(spectrum, momentum):
     """2(1+m)/λ_max, by the update of (θ, u) in every mode; larger than plain SGD's by a factor (1+m)/(1−m) in ε_eff."""
@@ -446,7 +446,7 @@ def change_units(problem, loss, parameter):
 powers_of_two = st.integers(-6, 6).map(lambda k: 2.0**k)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     data=st.data(),
     problem=any_problems(weights=True),
@@ -470,7 +470,7 @@ def test_units_of_loss_and_parameters_do_not_matter(data, problem, schedule, los
     np.testing.assert_array_equal(two, one * loss)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(problem=started_and_noisy(), family=families, loss=powers_of_two, parameter=powers_of_two)
 def test_nor_do_they_for_the_critical_and_the_best_learning_rate(problem, family, loss, parameter):
     other = change_units(problem, loss, parameter)
@@ -497,7 +497,7 @@ def test_a_wrong_change_of_units_shows(wrong):
     assert abs(two / one - 1) > 0.1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), problem=testing.problems(weights=True), schedule=testing.schedules(), by=powers_of_two)
 def test_only_the_ratio_of_noise_to_batch_size_matters(data, problem, schedule, by):
     """F → cF, B → cB; as long as examples do not run out."""
@@ -534,7 +534,7 @@ def dense_losses(hessian, noise, mean, covariance, schedule, learning_rate, mome
     return np.array(losses), np.maximum.accumulate(magnitudes)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     data=st.data(),
     problem=testing.problems(max_dim=4),

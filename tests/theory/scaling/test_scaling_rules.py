@@ -35,7 +35,7 @@ RULES_WITH_A_CORNER = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rule=RULES_WITH_A_CORNER, errors=st.sampled_from([None, 0.1, np.linspace(0.1, 1.0, 13)]))
 def test_a_fit_finds_the_rule_that_the_data_came_from(rule, errors):
     found = type(rule).fit(SIZES, rule.learning_rate(SIZES), log_errors=errors)
@@ -72,7 +72,7 @@ def curves(kind, sizes):
 
 
 @pytest.mark.parametrize("kind", [LinearWithCap, McCandlish, MaBassilyBelkin, SharpCorner])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32))
 def test_no_curve_on_a_fine_grid_of_parameters_fits_better(kind, seed):
     sizes, learning_rates = noisy(seed)
@@ -82,7 +82,7 @@ def test_no_curve_on_a_fine_grid_of_parameters_fits_better(kind, seed):
 
 
 @pytest.mark.parametrize("kind", RULES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32), unit=st.integers(-40, 40).map(lambda k: 2.0**k))
 def test_neither_units_nor_the_order_of_data_matter(kind, seed, unit):
     sizes, learning_rates = noisy(seed)
@@ -159,7 +159,6 @@ def test_interpolation_rule_is_the_best_step_for_inputs_of_one_length():
     np.testing.assert_allclose(rule.learning_rate([1, 2, 3, 4, 5]), found, rtol=1e-6)
 
 
-@settings(deadline=None)
 @given(ratio=st.floats(1.0, 1e6), largest=rates, size=st.floats(1.0, 1e9))
 def test_interpolation_rule_at_equal_curvatures_is_mccandlish_s(ratio, largest, size):
     rule = MaBassilyBelkin(ratio * largest, largest, largest)
@@ -273,7 +272,7 @@ def test_exact_fits_are_ranked_by_their_parameters_not_by_rounding():
         assert compare_rules(SIZES, c * np.minimum(SIZES / 37, 1.0)).rule.values[0] == "LinearWithCap"
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32))
 def test_exponent_is_that_of_linear_regression(seed):
     sizes, data = noisy(seed)

@@ -27,7 +27,7 @@ def slow(image: np.ndarray, index: int, seed: int, step: int, padding: int = 4, 
     return out
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
     seed=st.integers(0, 2**63 - 1),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.datasets import load_digits
@@ -91,7 +91,6 @@ def test_digits_are_those_of_earlier_versions() -> None:
     assert hashlib.sha256(pixels).hexdigest() == known
 
 
-@settings(deadline=None)  # the stream is compiled by the first example
 @given(
     labels=st.lists(st.integers(0, 3), min_size=1, max_size=60),
     seed=st.integers(0, 2**63 - 1),

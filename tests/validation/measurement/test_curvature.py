@@ -22,7 +22,7 @@ from noisysgd.validation.measurement.uncertainty import Estimate
 # --- leading eigenpairs -----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 30), st.integers(1, 5))
 def test_leading_eigenpairs_are_those_of_the_dense_matrix(seed, size, count):
     count = min(count, size)

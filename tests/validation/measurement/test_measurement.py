@@ -42,7 +42,7 @@ def product_of(matrix: torch.Tensor) -> MatrixVectorProduct:
 # --- largest eigenvalue -----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=1, max_size=12),
     st.integers(0, 2**32 - 1),
@@ -63,7 +63,7 @@ def test_the_residual_bounds_the_error_and_the_value_is_a_lower_bound(
     assert found.products <= max_products
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.floats(-20, 20))
 def test_it_is_the_algebraically_largest_one(seed: int, size: int, shift: float) -> None:
     matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

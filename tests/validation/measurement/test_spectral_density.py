@@ -35,7 +35,7 @@ SKEWED = [20.0, 9.0, 4.0, *(np.linspace(-0.3, 1, 297) ** 3)]
 # --- Krylov spaces ----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 5))
 def test_quadrature_is_exact_up_to_its_degree(seed, count, steps):
     generator = torch.Generator().manual_seed(seed)
@@ -74,7 +74,7 @@ def test_single_precision_keeps_the_basis_orthogonal():
 # --- densities --------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=12, unique=True), st.integers(0, 2**32 - 1))
 def test_with_enough_products_the_density_is_the_spectrum(spectrum, seed):
     size = len(spectrum)

@@ -194,7 +194,7 @@ def test_grids_end_where_doubles_do():
 
 
 @given(order=st.randoms(use_true_random=False))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 def test_the_dataset_does_not_depend_on_what_was_there_already(order, tmp_path_factory):
     sweep = grid(bracket=("train_loss", "test_accuracy"))
     whole, part = (tmp_path_factory.mktemp("store") for _ in range(2))
@@ -582,7 +582,7 @@ scalars = st.one_of(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1), scalars | st.lists(scalars), max_size=4),
     st.dictionaries(st.text(min_size=1, alphabet="ab-_. é"), scalars, max_size=3),
