@@ -57,6 +57,21 @@ def test_every_stage_has_rows_and_says_what_it_left_out(folder: Path) -> None:
 
 @pytest.mark.checkout
 @pytest.mark.slow
+def test_files_of_tests_that_cannot_be_read_are_told_apart_from_failures(folder: Path, tmp_path: Path) -> None:
+    found = results(folder)["tests"]
+    collection, tests = found["rows"]
+    assert (collection["exit"], collection["unread"]) == (0, [])
+    assert collection["tests"] == tests["counts"]["skipped"] > 0
+    collection["unread"] = ["tests/test_broken.py"]
+    (tmp_path / "tests.json").write_text(json.dumps(found), encoding="utf-8")
+    assert (
+        "skipped; files that could not be read: tests/test_broken.py |"
+        in run("gpu_tables.py", tmp_path, "--print").stdout
+    )
+
+
+@pytest.mark.checkout
+@pytest.mark.slow
 def test_the_campaign_is_a_sweep(folder: Path) -> None:
     sweep = theory.load_sweep(folder / "campaign.nc")
     assert dict(sweep.sizes) == {"optimizer": 2, "batch_size": 2, "learning_rate": 4, "seed": 1}
