@@ -1,5 +1,6 @@
 """How the optimal learning rate depends on the batch size: regimes, scaling rules, their corner, noise scales."""
 
+from noisysgd.theory.scaling.comparison import compare_rules, linear_scaling_exponent
 from noisysgd.theory.scaling.corner import CornerFit, SharpCorner, fit_corner
 from noisysgd.theory.scaling.noise_scale import (
     NoiseScaleEstimate,
@@ -17,8 +18,6 @@ from noisysgd.theory.scaling.rules import (
     NoisyQuadraticRule,
     ScalingRule,
     SquareRoot,
-    compare_rules,
-    linear_scaling_exponent,
 )
 
 __all__ = [

@@ -12,8 +12,8 @@ from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.limits.stability import critical_learning_rate
 from noisysgd.theory.optima.learning_rates import optimal_runs, sampled_from
 from noisysgd.theory.problems.quadratic import Quadratic
+from noisysgd.theory.scaling.comparison import linear_scaling_exponent
 from noisysgd.theory.scaling.corner import SharpCorner
-from noisysgd.theory.scaling.rules import linear_scaling_exponent
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate, temperature
 from noisysgd.theory.schedules.schedule import ScheduleFamily
