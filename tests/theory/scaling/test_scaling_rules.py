@@ -9,18 +9,10 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from noisysgd import theory
+from noisysgd.theory.scaling.comparison import RULES, compare_rules, linear_scaling_exponent
 from noisysgd.theory.scaling.corner import SharpCorner, fit_corner
 from noisysgd.theory.scaling.noise_scale import interpolation_batch_size
-from noisysgd.theory.scaling.rules import (
-    RULES,
-    LinearWithCap,
-    MaBassilyBelkin,
-    McCandlish,
-    NoisyQuadraticRule,
-    SquareRoot,
-    compare_rules,
-    linear_scaling_exponent,
-)
+from noisysgd.theory.scaling.rules import LinearWithCap, MaBassilyBelkin, McCandlish, NoisyQuadraticRule, SquareRoot
 
 SIZES = 2.0 ** np.arange(13)
 octaves = st.floats(1.0, 11.0).map(lambda x: 2.0**x)
