@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 
 def provenance() -> dict[str, str]:
@@ -57,8 +58,16 @@ def _gpu() -> dict[str, str]:
     """
     torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
     by_torch = torch is not None and torch.cuda.is_initialized()
-    by_cupy = "noisysgd.simulators.cuda.device" in sys.modules and cupy is not None
+    by_cupy = cupy is not None and _has_memory(cupy)
     return _named_gpu(by_torch, by_cupy) if by_torch or by_cupy else {}
+
+
+def _has_memory(cupy: ModuleType) -> bool:
+    """Whether CuPy has been given memory of a GPU."""
+    try:
+        return bool(cupy.get_default_memory_pool().total_bytes() > 0)
+    except Exception:  # of CuPy's own, which says so that there is no GPU
+        return False
 
 
 @functools.cache

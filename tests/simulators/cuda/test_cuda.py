@@ -4,6 +4,7 @@ What the host library cannot show is what NVIDIA's compiler makes of the kernels
 no approximation, no local memory. Here are updates of noisy quadratics; other dynamics are in `test_cuda_dynamics.py`.
 """
 
+import contextlib
 import ctypes
 import functools
 import itertools
@@ -14,6 +15,7 @@ import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -354,11 +356,26 @@ def test_cupy_is_given_machine_code_and_typed_arguments(monkeypatch: pytest.Monk
             launch.num_regs = 40
             return launch
 
-    class Current:
+    class Current(contextlib.nullcontext):
         id, compute_capability, attributes = 0, "80", {"MultiProcessorCount": 108}
 
+    class Stream(contextlib.nullcontext):
+        made: ClassVar[list[object]] = []
+
+        def __init__(self, non_blocking: bool) -> None:
+            super().__init__()
+            assert non_blocking
+            self.waits = 0
+            self.made.append(self)
+
+        def synchronize(self) -> None:
+            self.waits += 1
+
     runtime = types.SimpleNamespace(CUDARuntimeError=RuntimeError, getDeviceCount=lambda: 1)
-    parts = {"RawModule": RawModule, "cuda": types.SimpleNamespace(runtime=runtime, Device=Current)}
+    runtime.memGetInfo = lambda: (8 * 10**9, 10**10)
+    pool = types.SimpleNamespace(free_bytes=lambda: 2 * 10**9)
+    parts = {"RawModule": RawModule, "get_default_memory_pool": lambda: pool}
+    parts |= {"cuda": types.SimpleNamespace(runtime=runtime, Device=Current, Stream=Stream)}
     parts |= {"zeros": np.zeros, "asarray": np.asarray, "asnumpy": np.asarray}
     monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(**parts))
     gpu._device.cache_clear()
@@ -369,6 +386,10 @@ def test_cupy_is_given_machine_code_and_typed_arguments(monkeypatch: pytest.Monk
         gpu._device.cache_clear()
     assert loaded["code"] == cubin.compiled("sm_80")[0]
     assert (device.multiprocessors, device.registers("start_float32")) == (108, 40)
+    assert device.memory == 5 * 10**9
+    with device.stream(), device.stream():  # two threads have two
+        pass
+    assert [stream.waits for stream in Stream.made] == [1, 1, *[0] * (gpu.STREAMS - 2)]
     shared = tiles.ensemble(
         problem_of(3, True), theory.constant(2), np.array([0, 2]), 0, precision=precision("float32")
     )

@@ -42,10 +42,11 @@ def test_a_gpu_is_named_with_driver_clocks_and_libraries(monkeypatch, tmp_path):
         cuda=cuda, version=types.SimpleNamespace(cuda="13.0"), backends=types.SimpleNamespace(cudnn=cudnn)
     )
     runtime = types.SimpleNamespace(runtimeGetVersion=lambda: 13000, driverGetVersion=lambda: 13010)
+    memory = types.SimpleNamespace(total_bytes=lambda: 512)
     cupy = types.SimpleNamespace(__version__="14.2.0", cuda=types.SimpleNamespace(runtime=runtime))
+    cupy.get_default_memory_pool = lambda: memory
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "noisysgd.simulators.cuda.device", types.SimpleNamespace())
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3, 580.159.04, 1980, 1980, 700.00\n")
     tool.chmod(0o755)
