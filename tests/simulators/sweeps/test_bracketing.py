@@ -148,6 +148,7 @@ def test_bad_requests_are_refused_in_words(changes, message):
             simulators.bracketed_pairs(model, budget, batch_size=2, **request)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("bracketed", ["sweep", "pairs"])
 def test_an_interrupted_search_ends_at_once_and_leaves_no_threads(bracketed):
     """Every point would take minutes."""
