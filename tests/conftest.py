@@ -44,9 +44,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def interruptible() -> None:
-    """Whoever starts the tests in the background may have Ctrl-C ignored; tests that send it wait for its effect."""
+    """Whoever starts the tests in the background may have Ctrl-C ignored; tests that send it wait for its effect.
+
+    For each test anew: libraries that an earlier one used may have left a handler after which system calls restart, so
+    that a thread that waits for a lock would go on waiting.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
