@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.whole_parts import whole_part
 from noisysgd.theory.schedules.budget import Budget, EpochBudget, StepBudget
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate
 from noisysgd.theory.schedules.schedule import Schedule, half_then_decay, initial_to_final, warmup
@@ -232,8 +233,7 @@ class TrainConfig:
         Under SVAG it has l times the budget's steps, with the multipliers that SGD's learning rate has.
         """
         steps = int(self.budget(dataset_size).steps(self.batch_size))
-        # The small addition is for rounding: 0.29 · 100 is a little less than 29.
-        rise = min(int(self.warmup * steps + 1e-9), steps - 1)
+        rise = min(whole_part(self.warmup, steps), steps - 1)
         if self.final_learning_rate is None:
             schedule = half_then_decay(steps - rise)
         else:

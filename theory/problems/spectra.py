@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.common.whole_parts import whole_part
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 
 
@@ -46,7 +47,8 @@ def two_scale(
     condition_number : float
         Ratio ≥ 1 of the larger curvature to the smaller.
     steep : float
-        Share of the modes that have curvature 1, between 0 and 1; rounded so that both curvatures occur.
+        Share of the modes that have curvature 1, between 0 and 1; the number is rounded, half a mode up,
+        so that both curvatures occur.
 
     Raises
     ------
@@ -63,7 +65,8 @@ def two_scale(
     ratio = checks.scalar("condition_number", checks.at_least("condition_number", condition_number, 1.0, remedy=remedy))
     share = checks.scalar("steep", steep)
     checks.require(0 < share < 1, "steep", "a share between 0 and 1", steep, "Half of the modes is the default.")
-    count = min(max(round(share * dim), 1), dim - 1)
+    # ⌊2·share·dim⌋ and one more, halved: rounded without the rounding error of a product of floats.
+    count = min(max((whole_part(share, 2 * dim) + 1) // 2, 1), dim - 1)
     eigenvalues = np.where(np.arange(dim) < count, 1.0, 1.0 / ratio)
     return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import IntArray
+from noisysgd.theory.common.whole_parts import whole_part
 
 
 class Budget(Protocol):
@@ -24,6 +25,9 @@ class Budget(Protocol):
 @dataclass(frozen=True)
 class EpochBudget:
     """A constant number of passes over the data: ⌊epochs·N/B⌋ steps, inversely proportional to the batch size.
+
+    The product is exact, and a float stands for the decimal or the fraction that was rounded to it: 2.3 epochs are
+    23/10, not the binary number below that, whose product may fall short of a whole number of steps.
 
     Parameters
     ----------
@@ -47,18 +51,19 @@ class EpochBudget:
         epochs = checks.scalar("epochs", self.epochs)
         checks.require(0 < epochs < np.inf, "epochs", "a positive, finite number", self.epochs, "Allow some training.")
         size = checks.integer("dataset_size", self.dataset_size, 1, remedy="Pass the number of training examples.")
+        object.__setattr__(self, "epochs", epochs)
         object.__setattr__(self, "dataset_size", size)
 
     def steps(self, batch_size: ArrayLike) -> IntArray:
         """Steps allowed at each batch size 1 ≤ B ≤ N; an array of the shape of `batch_size`."""
         sizes = checks.batch_size(batch_size, self.dataset_size)
-        with np.errstate(over="ignore"):
-            steps = np.floor(self.epochs * self.dataset_size / sizes)
+        steps = [whole_part(self.epochs, self.dataset_size, size) for size in sizes.ravel().tolist()]
         remedy = "Allow more epochs or use a smaller batch."
-        checks.require(bool(np.all(steps >= 1)), "batch_size", "a budget of at least one step", batch_size, remedy)
-        countable = bool(np.all(steps < 2.0**53))
+        some = all(count >= 1 for count in steps)
+        checks.require(some, "batch_size", "a budget of at least one step", batch_size, remedy)
+        countable = all(count < 2**53 for count in steps)
         checks.require(countable, "epochs", "fewer than 2⁵³ steps", self.epochs, "Allow fewer epochs.")
-        return steps.astype(np.int64)
+        return np.array(steps, dtype=np.int64).reshape(sizes.shape)
 
 
 @dataclass(frozen=True, init=False)

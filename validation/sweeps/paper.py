@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.whole_parts import whole_part
 from noisysgd.validation.data.catalogue import CIFAR10
 from noisysgd.validation.runs.toml_files import to_toml
 
@@ -76,7 +77,7 @@ class Experiment:
         >>> PAPER["figure 1"].steps(1024, 200)
         9765
         """
-        return int(budget) if self.unit == "steps" else int(budget * CIFAR10.training_examples // batch_size)
+        return int(budget) if self.unit == "steps" else whole_part(budget, CIFAR10.training_examples, batch_size)
 
     @property
     def total_runs(self) -> int:
