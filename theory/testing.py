@@ -30,7 +30,7 @@ from noisysgd.theory.limits.stability import critical_learning_rate
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import Quadratic
-from noisysgd.theory.scaling.regime_map import CURVATURE_DOMINATED, NOISE_DOMINATED
+from noisysgd.theory.scaling.regime_map import CURVATURE_DOMINATED, NOISE_DOMINATED, NOISE_INSTABILITY
 from noisysgd.theory.schedules.budget import Budget, EpochBudget, StepBudget
 from noisysgd.theory.schedules.schedule import Schedule
 
@@ -238,17 +238,19 @@ def settings_in(
     where ε_crit is the critical learning rate of plain SGD (section 3.3: ε_eff ≪ ε_crit). Batches have noise: B < N if
     N is known.
 
-    *Curvature dominated*: the learning rate is between 0.5 and 0.99 of the critical one at that momentum, so that no
-    loss diverges.
+    *Curvature dominated*: the learning rate is at least half of the curvature constraint 2(1+m)/λ_max, and at most 0.99
+    of the critical one at that momentum and batch size, so that no loss diverges.
+
+    *Noise instability*: it is between 0.5 and 0.99 of the critical one, but below half of the curvature constraint. Only
+    least squares has this regime, at batch sizes that are small enough.
 
     These are the labels that :func:`~noisysgd.theory.regimes` gives if the learning rate is the best one, which depends
-    on budget and noise as well. For least squares the critical learning rate is that at the batch size drawn, which may
-    be set by noise rather than curvature.
+    on budget and noise as well.
 
     Parameters
     ----------
-    regime : {"noise dominated", "curvature dominated"}
-        As ``NOISE_DOMINATED`` and ``CURVATURE_DOMINATED`` in :mod:`noisysgd.theory.scaling.regime_map`.
+    regime : {"noise dominated", "curvature dominated", "noise instability"}
+        As ``NOISE_DOMINATED`` and so on in :mod:`noisysgd.theory.scaling.regime_map`.
     problem : NoisyQuadratic or LeastSquares
         Draw it first, then ``data.draw(settings_in(regime, problem))``.
     factor : float
@@ -271,7 +273,9 @@ def settings_in(
     >>> bool(0.5 * critical <= setting.learning_rate <= 0.99 * critical)
     True
     """
-    checks.one_of("regime", regime, (NOISE_DOMINATED, CURVATURE_DOMINATED))
+    checks.one_of("regime", regime, (NOISE_DOMINATED, CURVATURE_DOMINATED, NOISE_INSTABILITY))
+    if regime == NOISE_INSTABILITY:
+        checks.instance("problem", problem, LeastSquares, remedy="Additive noise makes no instability.")
     remedy = "Within a factor of two of the critical learning rate curvature dominates."
     factor = checks.scalar("factor", checks.at_least("factor", factor, 2.0, remedy=remedy))
     largest = 1000 if problem.dataset_size is None else min(1000, problem.dataset_size)
@@ -281,8 +285,16 @@ def settings_in(
         size = draw(sizes.filter(lambda b: bool(problem.noise_factor(b) > 0)))
         effective = draw(learning_rates(problem, 0.01 / factor, 1.0 / factor, batch_size=size))
         return Setting(effective * (1.0 - inertia), size, inertia)
-    size = draw(sizes)
-    return Setting(draw(learning_rates(problem, 0.5, 0.99, batch_size=size, momentum=inertia)), size, inertia)
+    curvature = float(critical_learning_rate(problem, momentum=inertia))
+
+    def shares(size: int) -> tuple[float, float]:
+        """Smallest and largest share of the critical learning rate that are in the regime."""
+        half = 0.5 * curvature / float(critical_learning_rate(problem, size, inertia))
+        # One part in 10¹² keeps products of these shares, which are rounded, on the right side of one half.
+        return (half * (1 + 1e-12), 0.99) if regime == CURVATURE_DOMINATED else (0.5, min(0.99, half * (1 - 1e-12)))
+
+    size = draw(sizes.filter(lambda b: shares(b)[0] <= shares(b)[1]))
+    return Setting(draw(learning_rates(problem, *shares(size), batch_size=size, momentum=inertia)), size, inertia)
 
 
 def register() -> None:

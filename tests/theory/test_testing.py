@@ -11,9 +11,9 @@ from hypothesis.errors import NoSuchExample
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.scaling.regime_map import CURVATURE_DOMINATED, NOISE_DOMINATED
+from noisysgd.theory.scaling.regime_map import CURVATURE_DOMINATED, NOISE_DOMINATED, NOISE_INSTABILITY, regime_labels
 
-REGIMES = (NOISE_DOMINATED, CURVATURE_DOMINATED)
+REGIMES = (NOISE_DOMINATED, CURVATURE_DOMINATED, NOISE_INSTABILITY)
 
 either_kind = st.one_of(
     testing.problems(weights=True), testing.problems(condition_number=1e3), testing.least_squares_problems(weights=True)
@@ -185,8 +185,19 @@ def test_curvature_dominated_settings_are_within_a_factor_of_two_of_it_and_stabl
     setting = data.draw(testing.settings_in(CURVATURE_DOMINATED, problem))
     critical = theory.critical_learning_rate(problem, setting.batch_size, setting.momentum)
     assert 0.5 * (1 - 1e-12) <= setting.learning_rate / critical <= 0.99 * (1 + 1e-12)
+    assert setting.learning_rate >= 0.5 * theory.critical_learning_rate(problem, momentum=setting.momentum)
     loss = theory.expected_loss(problem, theory.constant(10**6), **setting._asdict())
     assert np.isfinite(loss)
+
+
+@settings(max_examples=100)
+@given(data=st.data(), problem=testing.least_squares_problems(), regime=st.sampled_from(REGIMES))
+def test_settings_have_the_label_that_regimes_would_give(data, problem, regime):
+    sizes = st.integers(1, 2) if regime == NOISE_INSTABILITY else None
+    setting = data.draw(testing.settings_in(regime, problem, batch_size=sizes))
+    edge = theory.critical_learning_rate(problem, setting.batch_size, setting.momentum)
+    critical = theory.critical_learning_rate(problem, momentum=setting.momentum)
+    assert regime_labels(np.array(setting.learning_rate), edge, critical) == regime
 
 
 def test_settings_take_strategies_of_ones_own():
@@ -208,6 +219,7 @@ def test_settings_with_noise_never_take_the_full_batch():
     [
         (("noisy", theory.power_law(3)), "regime: expected one of 'noise dominated', 'curvature dominated'"),
         ((NOISE_DOMINATED, theory.power_law(3), 1.5), "factor: expected values ≥ 2, got 1.5"),
+        ((NOISE_INSTABILITY, theory.power_law(3)), "problem: expected a LeastSquares"),
     ],
 )
 def test_impossible_settings_are_refused(arguments, message):

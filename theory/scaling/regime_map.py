@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 NOISE_DOMINATED = "noise dominated"
 CURVATURE_DOMINATED = "curvature dominated"
-"""Labels of the two regimes."""
+NOISE_INSTABILITY = "noise instability"
+"""Labels of the two regimes, and of optima that are held down by an instability which noise makes, not curvature."""
 
 
 def regimes(
@@ -36,10 +38,16 @@ def regimes(
 ) -> "xr.Dataset":
     """Optimal learning rate, its loss and its regime at each batch size.
 
-    A point is *curvature dominated* if its optimal learning rate is at least half of the critical one,
+    A point is *curvature dominated* if its optimal learning rate is at least half of the critical one without noise,
     ε_crit = 2(1+m)/λ_max. (It may also be above ε_crit: under a decaying schedule a finite budget can profit from a
     transient instability.) Otherwise it is *noise dominated*: there ε ≪ ε_crit, and the SDE of eq. 3 holds. On the
     curve ε_crit/(1 + B*/B) of McCandlish et al. the regimes meet exactly at B = B*.
+
+    Noise that grows with the loss, as in least squares, makes small batches unstable far below ε_crit. A point whose
+    learning rate is below half of ε_crit but at least half of the edge of stability at its own batch size, where the
+    expected loss ceases to be bounded, is neither: it is called a *noise instability*. That edge, too, is proportional
+    to the batch size and bounds ε/(1−m) while batches are small, so that linear scaling alone does not tell the two
+    apart.
 
     Parameters
     ----------
@@ -56,15 +64,16 @@ def regimes(
     -------
     xarray.Dataset
         Over (momentum, batch_size): ``learning_rate``, ``effective_learning_rate``, ``temperature``, ``steps``,
-        ``loss`` and ``regime``. Over momentum:
+        ``loss``, ``regime``, and ``stability_edge``, :func:`~noisysgd.theory.critical_learning_rate` at that batch
+        size. Over momentum:
 
-        - ``critical_learning_rate``, the curvature constraint;
-        - ``boundary_batch_size``, at which the regime changes, to 1 %; NaN if all given batch sizes are in one regime.
-          With momentum the optimum can jump from one local minimum to another: then the jump is the boundary;
+        - ``critical_learning_rate``, the same for infinite batches: the curvature constraint;
+        - ``boundary_batch_size``, at which curvature begins to dominate, to 1 %; NaN if no or all given batch sizes are
+          dominated by it. With momentum the optimum can jump from one local minimum to another: then the jump is the boundary;
         - ``sharpness`` p of the corner and ``corner_batch_size`` B* in the fit ε_c/(1 + (B*/B)^p)^(1/p) to all points
           (see :class:`~noisysgd.theory.SharpCorner`); NaN for fewer than four batch sizes;
-        - ``linear_scaling_exponent``, the slope of log ε against log B over the noise-dominated points: 1 where linear
-          scaling holds; NaN if there are fewer than two of them.
+        - ``linear_scaling_exponent``, the slope of log ε against log B over the points that curvature does not
+          dominate: 1 where linear scaling holds; NaN if there are fewer than two of them.
 
     Raises
     ------
@@ -90,6 +99,7 @@ def regimes(
     best = optimal_runs(problem, budget, batch_size=sizes, momentum=inertia[:, None], schedule=schedule)
     critical = critical_learning_rate(problem, momentum=inertia)
     share = best.learning_rate / critical[:, None]
+    edge = critical_learning_rate(problem, sizes, inertia[:, None])
 
     def share_at(m: float, size: float) -> float:
         rate = optimal_runs(problem, budget, batch_size=size, momentum=m, schedule=schedule).learning_rate
@@ -110,7 +120,8 @@ def regimes(
             "temperature": (dims, temperature(best.learning_rate, sizes, inertia[:, None])),
             "steps": (dims, best.steps),
             "loss": (dims, best.loss),
-            "regime": (dims, np.where(share < 0.5, NOISE_DOMINATED, CURVATURE_DOMINATED)),
+            "regime": (dims, regime_labels(best.learning_rate, edge, critical[:, None])),
+            "stability_edge": (dims, edge),
             "critical_learning_rate": ("momentum", critical),
             "boundary_batch_size": ("momentum", np.array(boundary)),
             "sharpness": ("momentum", np.array([sharpness for sharpness, _ in corners])),
@@ -120,6 +131,12 @@ def regimes(
         coords={"momentum": inertia, "batch_size": sizes},
         attrs={"source": "theory"},
     )
+
+
+def regime_labels(learning_rate: FloatArray, stability_edge: FloatArray, critical: FloatArray) -> npt.NDArray[np.str_]:
+    """The regime of each learning rate, from the edge of stability at its batch size and that without noise."""
+    calm = np.where(learning_rate < 0.5 * stability_edge, NOISE_DOMINATED, NOISE_INSTABILITY)
+    return np.where(learning_rate < 0.5 * critical, calm, CURVATURE_DOMINATED)
 
 
 def _crossing(sizes: FloatArray, share: FloatArray, share_at: Callable[[float], float]) -> float:

@@ -122,3 +122,33 @@ def test_budget_brings_the_finite_population_with_it():
     np.testing.assert_array_equal(theory.optimal_learning_rate(problem, budget, batch_size=[128, 256]), with_n)
     with pytest.raises(ValueError, match="data set of 100 examples"):
         theory.optimal_learning_rate(problem.with_dataset_size(100), budget, batch_size=10)
+
+
+def test_optima_held_down_by_an_instability_that_noise_makes_have_a_label_of_their_own():
+    """Least squares of 100 equal modes: the edge of small batches is 2B/(101 + B), far below the 2 of curvature."""
+    problem = theory.LeastSquares([1.0], label_noise=0.0, weights=100)
+    sizes = np.array([1.0, 4.0, 16.0, 10_000.0])
+    table = theory.regimes(problem, theory.StepBudget(30), batch_sizes=sizes, momentum=0.0, schedule=theory.constant)
+    table = table.squeeze("momentum")
+    np.testing.assert_allclose(table.stability_edge, 2 * sizes / (101 + sizes), rtol=1e-12)
+    # Without label noise every mode shrinks by 1 − 2ε + ε²(101 + B)/B a step: fastest at exactly half of the edge.
+    np.testing.assert_allclose(table.learning_rate / table.stability_edge, 0.5, rtol=2e-3)
+    noisy = theory.LeastSquares([1.0, 0.01], label_noise=0.0, weights=[10, 10])
+    table = theory.regimes(noisy, theory.StepBudget(300), batch_sizes=[1, 2, 10_000]).sel(momentum=0.0)
+    assert (table.learning_rate / table.stability_edge > 0.8)[:2].all()
+    assert table.regime.values.tolist() == ["noise instability"] * 2 + ["curvature dominated"]
+    assert float(table.critical_learning_rate) == float(theory.critical_learning_rate(noisy))
+    np.testing.assert_array_equal(table.stability_edge, theory.critical_learning_rate(noisy, [1, 2, 10_000]))
+
+
+def test_label_noise_keeps_least_squares_below_the_edge_and_noise_dominated():
+    problem = theory.LeastSquares([1.0, 0.01], label_noise=100.0)
+    table = theory.regimes(problem, theory.StepBudget(300), batch_sizes=[1, 2], momentum=0.0)
+    assert (table.learning_rate < 0.5 * table.stability_edge).all()
+    assert (table.regime == "noise dominated").all()
+
+
+def test_additive_noise_moves_no_edge():
+    table = theory.regimes(theory.power_law(5), theory.StepBudget(50), batch_sizes=[1, 64])
+    assert (table.stability_edge == table.critical_learning_rate).all()
+    assert "noise instability" not in table.regime.values
