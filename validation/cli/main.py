@@ -17,6 +17,7 @@ from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError
 from noisysgd.validation.cli.published import add_published_commands
 from noisysgd.validation.cli.sweep import add_sweep_commands
 from noisysgd.validation.cli.train import add_train_command
+from noisysgd.validation.networks.users_code import not_ending_the_program
 
 DESCRIPTION = """\
 Predict, simulate and measure the two regimes of stochastic gradient descent.
@@ -87,7 +88,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     # Batch systems send SIGTERM some time before they kill a job: end as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return int(options.run(options))
+        with not_ending_the_program("the command"):
+            return int(options.run(options))
     except KeyboardInterrupt as interrupt:  # may carry a message of its own on what is left
         print(f"\nInterrupted. {str(interrupt) or options.interrupted}", file=sys.stderr)
         return 130

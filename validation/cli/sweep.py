@@ -125,6 +125,8 @@ def _example(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     plan, store = _open(options)
     state = plan.sweep.state(store)
+    if state.missing:
+        plan.check_network()
     model = _model(plan, state)
     _show_plan(plan, state, model, _workers(options.workers))
     return 0
@@ -139,6 +141,7 @@ def _run(options: argparse.Namespace) -> int:
     plan, store = _open(options)
     state = plan.sweep.state(store)
     if state.missing:
+        plan.check_network()
         _show_plan(
             plan,
             state,

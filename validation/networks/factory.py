@@ -15,6 +15,7 @@ from noisysgd.theory.common import checks
 from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
 from noisysgd.validation.data.datasets import ImageDataset
 from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.networks.users_code import is_interrupt
 from noisysgd.validation.networks.wide_resnet import WideResNet
 
 Factory = Callable[[TrainConfig, ImageDataset], nn.Module]
@@ -139,7 +140,9 @@ def imported(name: str) -> Factory:
     try:
         with _current_folder():
             factory: Factory = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing runs the user's own code, which may raise anything
+    except BaseException as error:  # importing runs the user's own code, which may raise anything
+        if is_interrupt(error):
+            raise
         got = f"{name!r} ({type(error).__name__}: {error})"
         raise ValueError(f"config.model: expected an importable 'module:factory', got {got}. {remedy}") from error
     checks.require(callable(factory), "config.model", "a function that makes a network", factory, remedy)

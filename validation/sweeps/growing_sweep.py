@@ -21,6 +21,7 @@ import xarray as xr
 from noisysgd.theory.common import checks
 from noisysgd.theory.sweeps.grid import Grid
 from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation.networks.users_code import not_ending_the_program
 from noisysgd.validation.runs.executors import local_executor
 from noisysgd.validation.runs.single_run import run_one
 from noisysgd.validation.runs.store import RunStore
@@ -258,7 +259,7 @@ class GrowingSweep(ABC):
                 _read(store, self.plan(), records)
                 in_vain = in_vain + 1 if len(records) == before else 0
                 if in_vain == 2:
-                    remedy = "Look for lack of memory, or use fewer workers."
+                    remedy = "Look for lack of memory, use fewer workers, or look for os._exit in code of your own."
                     raise RuntimeError(f"two executors in a row broke and finished no run: {error} {remedy}") from error
                 logger.warning("%s Starting again.", error)
 
@@ -351,7 +352,9 @@ def _complete(
         try:
             for future in as_completed(futures):
                 config = futures[future]
-                tries[config.key] += future.result() is not False  # not a try if another process has the run
+                with not_ending_the_program(f"{store.path(config)}: the run"):
+                    done_here = future.result() is not False  # not a try if another process has the run
+                tries[config.key] += done_here
                 # The record is read from the store and not returned by the worker: what counts is what was kept.
                 if _read(store, [config], records):
                     done, finished = done + relative_cost(config), finished + 1

@@ -71,6 +71,24 @@ class Plan:
     text: str
     cost: CostModel | None
 
+    def check_network(self) -> None:
+        """Import the network that the file names, if it is one of the user's own.
+
+        Reading a plan never does, for that would execute the user's code: a sweep can be looked at and exported where
+        the module is not there, or is not to be trusted. Whoever is about to train calls this first, so that a network
+        that cannot be imported is told of at once and not by the first worker.
+
+        Raises
+        ------
+        ValueError
+            If it cannot be imported, with the reason.
+        """
+        name = self.sweep.base.model
+        if name != WIDE_RESNET:
+            from noisysgd.validation.networks.factory import imported  # imports torch, which most plans do without
+
+            imported(name)
+
     @property
     def price_per_hour(self) -> float | None:
         """Price of one hour of one device, if the file states it."""
@@ -93,6 +111,8 @@ def read_plan(path: str | Path) -> Plan:
 
 def parse_plan(text: str) -> Plan:
     """The plan in TOML text, of which :data:`EXAMPLE` explains the names.
+
+    No network of the user's own is imported: see :meth:`Plan.check_network`.
 
     With ``initial`` and ``final`` instead of ``exponents`` in the section ``[grid]``, pairs of initial and final
     learning rates are tuned (section 7.1).
@@ -151,7 +171,7 @@ def _plan_of(given: dict[str, Any]) -> Plan:
 
 
 def _check_possible(base: TrainConfig, sizes: Sequence[Any]) -> None:
-    """Raise if a run would be refused at its start: for a batch that the data lack, or a network not to be imported."""
+    """Raise if a run would be refused at its start, for a batch or images that the data do not allow."""
     there = described(base.dataset).training_examples
     enough = base.subset is None or base.subset <= there
     checks.require(enough, "subset", f"at most the {there} training examples", base.subset, "Leave it out for all.")
@@ -163,10 +183,6 @@ def _check_possible(base: TrainConfig, sizes: Sequence[Any]) -> None:
     side = described(base.dataset).side
     divides = side % base.downsample == 0
     checks.require(divides, "downsample", f"a divisor of the images' side, {side}", base.downsample, "Choose one.")
-    if base.model != WIDE_RESNET:
-        from noisysgd.validation.networks.factory import imported  # imports torch, which most plans do without
-
-        imported(base.model)
 
 
 def _budget(table: Mapping[str, Any]) -> tuple[list[float], Unlimited | None]:

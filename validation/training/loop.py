@@ -27,6 +27,7 @@ from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.dropout import draw_masks, forget_masks, has_dropout, take_rows
 from noisysgd.validation.networks.factory import Factory, build_network, check_groups
 from noisysgd.validation.networks.ghost_batch_norm import one_update
+from noisysgd.validation.networks.users_code import not_ending_the_program
 from noisysgd.validation.training import checkpoint as checkpoints
 from noisysgd.validation.training.evaluation import evaluate
 from noisysgd.validation.training.feed import Feed, Portion
@@ -98,7 +99,8 @@ def train(
     Raises
     ------
     RuntimeError
-        If the device has too little memory; the message says what to do.
+        If the device has too little memory; the message says what to do. Also in place of ``SystemExit``, with which
+        a network or observer of your own would end the program.
     ValueError
         If the batch is larger than the data set, the device is not there, `model` and ``config.model`` do not go
         together, or the checkpoint is damaged or another run's.
@@ -119,7 +121,8 @@ def train(
     """
     config = config.pinned()
     try:
-        return _train(config, model, observe, observe_at, checkpoint, checkpoint_every)
+        with not_ending_the_program(config.model):
+            return _train(config, model, observe, observe_at, checkpoint, checkpoint_every)
     except torch.OutOfMemoryError as error:
         remedy = "Set micro_batch_size, which changes results by rounding alone, or share the GPU with fewer runs."
         got = str(error).partition(".")[0]

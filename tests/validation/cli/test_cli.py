@@ -51,21 +51,6 @@ price_per_hour = 2
 
 
 @pytest.fixture
-def call(capsys, monkeypatch):
-    """``call(*arguments)`` runs the command in this process: (exit status, standard output, standard error)."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # handlers are for processes of their own
-
-    def run(*arguments):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
 def finished(tmp_path, monkeypatch):
     """A sweep's file whose runs are done, in this process."""
     from concurrent.futures import ThreadPoolExecutor

@@ -479,7 +479,7 @@ PAIRS = "[budget]\nepochs = [50, 100]\n[grid]\nbatch_sizes = [64]\nmomenta = [0.
 def test_a_file_that_no_run_could_follow_says_what_was_expected_and_what_to_do(old, new, message):
     assert old in EXAMPLE
     with pytest.raises(ValueError, match=re.escape(message)):
-        parse_plan(EXAMPLE.replace(old, new, 1))
+        parse_plan(EXAMPLE.replace(old, new, 1)).check_network()
 
 
 @pytest.mark.parametrize(
