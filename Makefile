@@ -36,6 +36,7 @@ bench: .venv/ready ## measure the speed of every part
 	$(BIN)/python benchmarks/bench_minibatch.py
 	$(BIN)/python benchmarks/bench_measurement.py
 	$(BIN)/python benchmarks/bench_training.py
+	$(BIN)/python benchmarks/bench_threads.py
 	$(BIN)/python benchmarks/bench_sweep.py
 
 bench-libraries: ## measure the simulator beside other libraries, in an environment of its own

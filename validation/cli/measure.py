@@ -78,7 +78,6 @@ def _measure(options: argparse.Namespace) -> int:
     from noisysgd.validation.cli.train import read_config
     from noisysgd.validation.data.datasets import load_dataset
     from noisysgd.validation.measurement.measurement import recorder
-    from noisysgd.validation.runs.single_run import one_thread
     from noisysgd.validation.runs.store import write_text
     from noisysgd.validation.training.loop import train
 
@@ -104,8 +103,7 @@ def _measure(options: argparse.Namespace) -> int:
         record_state(step, model)
         print(f"step {step} measured", file=sys.stderr, flush=True)
 
-    with one_thread():  # so that the states are those of the stored run
-        record = train(config, observe=observe, observe_at=at)
+    record = train(config, observe=observe, observe_at=at)
     for state in states:
         state["critical_learning_rate"] = critical_learning_rate(state, config.momentum, options.flat)
     result = {"config": config.as_dict(), "measure": asked, "record": record, "states": states}

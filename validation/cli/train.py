@@ -61,11 +61,9 @@ def _train(options: argparse.Namespace) -> int:
         raise UsageError("--checkpoint-every: expected --store, got none. Name a store for the checkpoints.")
     config = read_config(options.file).pinned()
     if options.store is None:
-        from noisysgd.validation.runs.single_run import one_thread
         from noisysgd.validation.training.loop import train
 
-        with one_thread():  # as for runs in a store, so that the record is the same
-            record = train(config)
+        record = train(config)
     else:
         from noisysgd.validation.runs.single_run import run_one
         from noisysgd.validation.runs.store import RunStore

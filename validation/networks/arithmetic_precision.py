@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from noisysgd.validation.networks.torch_globals import torch_to_itself
+
 FLAGS: tuple[tuple[Any, str], ...] = ((torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"))
 
 
@@ -43,16 +45,17 @@ def fp32_precision(precision: str, *, deterministic: bool = True) -> Iterator[No
     Torch reads the settings whenever it computes a matrix product or a convolution, in a backward pass as well as in a
     forward pass. "float32" also turns off TensorFloat-32 in cuDNN's convolutions, which torch has on by default. With
     `deterministic`, cuDNN takes those of its algorithms that give the same bits every time. There is no effect on a
-    CPU.
+    CPU. All threads of a process share these settings: no other can be inside of such a block meanwhile.
     """
-    before = [*_settings(precision == "tf32"), *_repeatable(deterministic)]
-    try:
-        for place, name, _, wanted in before:
-            setattr(place, name, wanted)
-        yield
-    finally:
-        for place, name, found, _ in before:
-            setattr(place, name, found)
+    with torch_to_itself():
+        before = [*_settings(precision == "tf32"), *_repeatable(deterministic)]
+        try:
+            for place, name, _, wanted in before:
+                setattr(place, name, wanted)
+            yield
+        finally:
+            for place, name, found, _ in before:
+                setattr(place, name, found)
 
 
 def _repeatable(deterministic: bool) -> list[tuple[Any, str, Any, Any]]:

@@ -15,6 +15,7 @@ from noisysgd.theory.common import checks
 from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
 from noisysgd.validation.data.datasets import ImageDataset
 from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.networks.torch_globals import kept_generators
 from noisysgd.validation.networks.users_code import is_interrupt
 from noisysgd.validation.networks.wide_resnet import WideResNet
 
@@ -56,7 +57,7 @@ def build_network(config: TrainConfig, data: ImageDataset, given: nn.Module | Fa
     given = imported(config.model) if given is None else given
     if not isinstance(given, nn.Module):
         checks.require(callable(given), "model", "a torch.nn.Module or a function that makes one", given, "Pass one.")
-        with torch.random.fork_rng(devices=_generators(config.device)):
+        with kept_generators([config.device]):
             torch.manual_seed(config.seed)
             given = _made(given, config, data)
         checks.instance("model(config, data)", given, nn.Module, remedy="The function returns the network.")
@@ -165,8 +166,3 @@ def _current_folder() -> Iterator[None]:
         finally:
             if added:
                 sys.path.remove(folder)
-
-
-def _generators(device: str) -> list[torch.device]:
-    """The GPUs whose random generators a run on `device` may change."""
-    return [torch.device(device)] if torch.device(device).type == "cuda" else []

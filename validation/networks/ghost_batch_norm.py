@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
 from noisysgd.theory.common import checks
+from noisysgd.validation.networks.torch_globals import kept_generators
 
 LOOP_FROM = 2**15
 """Size of a group, in numbers, from which on a CPU one call per group is faster than one call for all groups."""
@@ -264,9 +265,8 @@ def training_mode(model: nn.Module) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     inside = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention | nn.RNNBase)]
     rates = [(module, module.dropout) for module in inside]
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     try:
-        with frozen_running_statistics(model), torch.random.fork_rng(devices=list(devices)):
+        with kept_generators({p.device for p in model.parameters()}), frozen_running_statistics(model):
             model.train()
             for module in model.modules():
                 if isinstance(module, nn.modules.dropout._DropoutNd):

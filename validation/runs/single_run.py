@@ -1,8 +1,6 @@
 """Train one configuration into a run store: skipped if its record is there, resumed from a checkpoint if it has one."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from noisysgd.theory.common.provenance import provenance
@@ -49,8 +47,7 @@ def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | Non
 
             checkpoint = _usable(working / CHECKPOINT)
             try:
-                with one_thread():
-                    record = train(config, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+                record = train(config, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_what_is_left(checkpoint)) from None
             store.write(record | {"provenance": provenance()})
@@ -80,16 +77,3 @@ def _what_is_left(checkpoint: Path) -> str:
     except FileNotFoundError:
         return "There was no checkpoint yet: the same command starts the run over."
     return f"The checkpoint of step {step} is kept: the same command goes on from there."
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread inside: the last bits of a result depend on the number of threads."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

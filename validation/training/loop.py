@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.dropout import draw_masks, forget_masks, has_dropout, take_rows
 from noisysgd.validation.networks.factory import Factory, build_network, check_groups
 from noisysgd.validation.networks.ghost_batch_norm import one_update
+from noisysgd.validation.networks.torch_globals import kept_generators, torch_threads
 from noisysgd.validation.networks.users_code import not_ending_the_program
 from noisysgd.validation.training import checkpoint as checkpoints
 from noisysgd.validation.training.evaluation import evaluate
@@ -62,8 +62,12 @@ def train(
     observe_at: tuple[int, ...] = (),
     checkpoint: Path | None = None,
     checkpoint_every: int | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Train one network and return its record.
+
+    Threads of one process that call this take turns, for torch has one generator and one set of options for all of
+    them. Train in several processes to train side by side.
 
     Parameters
     ----------
@@ -84,6 +88,10 @@ def train(
         record is stored.
     checkpoint_every : int, optional
         Steps between checkpoints; by default one is written whenever a minute has passed.
+    threads : int
+        Threads that torch may use on a CPU while this runs, as many as before when it ends. The last bits of a result
+        depend on their number: with one the record is that of the same run in a sweep. More of them make large networks
+        faster on idle cores, and small ones, or any beside another busy process, many times slower.
 
     Returns
     -------
@@ -121,7 +129,7 @@ def train(
     """
     config = config.pinned()
     try:
-        with not_ending_the_program(config.model):
+        with torch_threads(threads), not_ending_the_program(config.model):
             return _train(config, model, observe, observe_at, checkpoint, checkpoint_every)
     except torch.OutOfMemoryError as error:
         remedy = "Set micro_batch_size, which changes results by rounding alone, or share the GPU with fewer runs."
@@ -155,7 +163,7 @@ def _train(
         elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
         logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
     # The run seeds torch's global generators, for networks that draw from them; the caller gets them back as they were.
-    with _preserving_global_generators(config.device):
+    with kept_generators([config.device]):
         while not run.finished:
             if observe is not None and run.step in observe_at:
                 observe(run.step, run.model)
@@ -472,12 +480,6 @@ def _check_device(device: str) -> None:
     there = torch.device(device).type != "cuda" or torch.cuda.is_available()
     remedy = "Use device='cpu', or a machine with a GPU and PyTorch's CUDA build."
     checks.require(there, "device", "a device that PyTorch finds here", device, remedy)
-
-
-def _preserving_global_generators(device: str) -> AbstractContextManager[None]:
-    """Within the block torch's global generators may be moved: they are put back in the end."""
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    return torch.random.fork_rng(devices=devices)
 
 
 @functools.cache
