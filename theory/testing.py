@@ -241,8 +241,8 @@ def settings_in(
     *Curvature dominated*: the learning rate is at least half of the curvature constraint 2(1+m)/λ_max, and at most 0.99
     of the critical one at that momentum and batch size, so that no loss diverges.
 
-    *Noise instability*: it is between 0.5 and 0.99 of the critical one, but below half of the curvature constraint. Only
-    least squares has this regime, at batch sizes that are small enough.
+    *Noise instability*: it is between 0.5 and 0.99 of the critical one, but below half of the curvature constraint.
+    Only least squares has this regime, at batch sizes that are small enough.
 
     These are the labels that :func:`~noisysgd.theory.regimes` gives if the learning rate is the best one, which depends
     on budget and noise as well.

@@ -1,11 +1,11 @@
-"""Whole parts of products whose factors were rounded to floats: ⌊2.3 · 50 000 / 50⌋ is 2300, in floats it would be 2299."""
+"""Whole parts of products whose factors were rounded to floats: ⌊2.3 · 50 000 / 50⌋ is 2300, and 2299 in floats."""
 
 import math
 from fractions import Fraction
 
 
 def whole_part(factor: float, count: int, divisor: float = 1.0) -> int:
-    """⌊factor · count / divisor⌋ in exact arithmetic, for a factor and a divisor that stand for what was rounded to them.
+    """⌊factor · count / divisor⌋ in exact arithmetic, for factor and divisor that stand for what was rounded to them.
 
     The float 2.3 lies below the number 2.3 that was written, and 1/3 below a third. So a float stands for all numbers
     that are rounded to it, and the result is the largest whole part that any of them has.

@@ -30,13 +30,17 @@ def compare_rules(
     rules: Iterable[RuleFamily] = RULES,
     log_errors: ArrayLike | None = None,
 ) -> "xr.Dataset":
-    """Fits of several rules to the same data, best first.
+    """Fits of several rules to the same data, best first where the data can tell.
 
     Rules are ranked by AICc, Akaike's criterion with its correction for few data,
     −2 log likelihood + 2k + 2k(k+1)/(K−k−1), for k parameters, K data and Gaussian errors in log₂ of the learning rate.
     Without `log_errors` the variance of the errors is one more parameter. A difference below 2 decides nothing; one of
-    10 leaves little support for the worse rule. With fewer than k + 2 data, which are too few to choose, AICc is
-    ``inf``.
+    10 leaves little support for the worse rule.
+
+    With fewer than k + 2 data AICc is not defined, and it is NaN. Then a rule with fewer parameters would win for no
+    other reason than that it can be judged. So if any rule cannot be judged, there are no weights, the rules stay in
+    the order in which they were given, and the attribute ``ranked`` says why. Measure more batch sizes, give
+    `log_errors`, which saves a parameter, or compare fewer `rules`.
 
     Parameters
     ----------
@@ -48,8 +52,10 @@ def compare_rules(
     Returns
     -------
     xarray.Dataset
-        Over ``rule``: ``parameters`` as text, ``parameter_count``, ``rms`` residual in octaves, ``aicc``, and
-        ``akaike_weight``, the share of the evidence: exp(−aicc/2), normalised to sum to 1.
+        Over ``rule``: ``parameters`` as text, ``not_identified``, the names of those of which the data say nothing (see
+        :meth:`RuleFamily.fit`), ``parameter_count``, ``rms`` residual in octaves, ``aicc``, and ``akaike_weight``, the
+        share of the evidence: exp(−aicc/2), normalised to sum to 1. The attribute ``ranked`` is "by AICc", or says
+        which rules could not be judged.
 
     Raises
     ------
@@ -76,22 +82,30 @@ def compare_rules(
         count = len(rule.parameters)
         text = ", ".join(f"{name}={value:.4g}" for name, value in rule.parameters.items())
         rms = float(np.sqrt(np.mean(residual**2)))
-        rows.append((_akaike(residual, data, count), count, rms, text, type(rule).__name__))
-    rows.sort(key=lambda row: row[:3])
+        lacking = ", ".join(rule.not_identified)
+        rows.append((_akaike(residual, data, count), count, rms, text, lacking, type(rule).__name__))
+    unjudged = [row[-1] for row in rows if np.isnan(row[0])]
+    if not unjudged:
+        rows.sort(key=lambda row: row[:3])
     names = [row[-1] for row in rows]
     # Several rules of one class, such as models of different problems, are numbered by rank.
     labels = [f"{name} {names[: k + 1].count(name)}" if names.count(name) > 1 else name for k, name in enumerate(names)]
     aicc = np.array([row[0] for row in rows])
-    weight = np.exp((aicc[0] - aicc) / 2) if np.isfinite(aicc[0]) else np.full(aicc.size, np.nan)
+    weight = np.exp((aicc[0] - aicc) / 2) if not unjudged else np.full(aicc.size, np.nan)
+    ranked = "by AICc"
+    if unjudged:
+        ranked = f"no: with {data.log_rate.size} data AICc is not defined for {', '.join(unjudged)}"
     return xr.Dataset(
         {
             "parameters": ("rule", [row[3] for row in rows]),
+            "not_identified": ("rule", [row[4] for row in rows]),
             "parameter_count": ("rule", [row[1] for row in rows]),
             "rms": ("rule", [row[2] for row in rows]),
             "aicc": ("rule", aicc),
             "akaike_weight": ("rule", weight / weight.sum()),
         },
         coords={"rule": labels},
+        attrs={"ranked": ranked},
     )
 
 
@@ -148,7 +162,7 @@ def linear_scaling_exponent(
 
 
 def _akaike(residual: FloatArray, data: Data, count: int) -> float:
-    """AICc up to a constant that is the same for all rules."""
+    """AICc up to a constant that is the same for all rules; NaN where there are too few data for it."""
     n = residual.size
     # −2 log likelihood. With an unknown variance, estimated as the mean square, it is n log of that; exact fits all
     # count alike, or rounding errors would rank them.
@@ -158,4 +172,4 @@ def _akaike(residual: FloatArray, data: Data, count: int) -> float:
         deviance = n * float(np.log(max(float(np.mean(residual**2)), EXACT**2)))
         count += 1
     spare = n - count - 1
-    return deviance + 2 * count + 2 * count * (count + 1) / spare if spare > 0 else float("inf")
+    return deviance + 2 * count + 2 * count * (count + 1) / spare if spare > 0 else float("nan")

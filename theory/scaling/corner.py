@@ -15,6 +15,7 @@ from noisysgd.theory.scaling.curve_fit import (
     EXACT,
     OCTAVES_BEYOND,
     Data,
+    FittedRule,
     fit_data,
     local_minima,
     minimise,
@@ -22,6 +23,7 @@ from noisysgd.theory.scaling.curve_fit import (
     parameter,
     power,
     scan,
+    unless_inside,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ BLUNTNESS = np.geomspace(1 / SHARPEST, 1 / BLUNTEST, 25)
 
 
 @dataclass(frozen=True)
-class SharpCorner:
+class SharpCorner(FittedRule):
     """ε = ε_c/(1 + (B*/B)^p)^(1/p): linear far below B*, constant far above, with a corner of sharpness p in between.
 
     p = 1 is :class:`~noisysgd.theory.McCandlish`, p = ∞ :class:`~noisysgd.theory.LinearWithCap`. The formula is not
@@ -84,9 +86,13 @@ class SharpCorner:
 
     @classmethod
     def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
-        """The rule closest to data: see :meth:`RuleFamily.fit`. A corner beyond sharpness 64 gets sharpness ``inf``."""
-        factor, place, sharpness, _ = _fit(fit_data(batch_sizes, learning_rates, log_errors, parameters=3))
-        return cls(power(factor), power(place), sharpness)
+        """The rule closest to data: see :meth:`RuleFamily.fit`. A corner beyond sharpness 64 gets sharpness ``inf``.
+
+        One as blunt as 1/8 is hardly a corner: then no parameter is identified.
+        """
+        data = fit_data(batch_sizes, learning_rates, log_errors, parameters=3)
+        factor, place, sharpness, _ = _fit(data)
+        return cls(power(factor), power(place), sharpness, not_identified=_lacking(place, sharpness, data))
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,7 @@ def fit_corner(
     places = _places(data)[::4]  # fine enough to bracket the ends of the interval
     low, high = _hull(height_of_place, places, place, limit)
     return CornerFit(
-        rule=SharpCorner(power(factor), power(place), sharpness),
+        rule=SharpCorner(power(factor), power(place), sharpness, not_identified=_lacking(place, sharpness, data)),
         sharpness_interval=(1.0 / blunt if blunt < bluntness[-1] else 0.0, float(_inverse(np.array(sharp)))),
         boundary_interval=(
             power(low) if low > places[0] else 0.0,
@@ -244,6 +250,14 @@ def _fit(data: Data) -> tuple[float, float, float, float]:
         if value < least * (1 - 1e-9) - _slack(data):
             factor, place, sharpness, least = float(height), float(found[0]), float(1 / found[1]), float(value)
     return factor, place, sharpness, least
+
+
+def _lacking(place: float, sharpness: float, data: Data) -> tuple[str, ...]:
+    """Names of the parameters that data do not identify which are fitted by that corner."""
+    every = ("maximum", "boundary_batch_size", "sharpness")
+    # Refinement stops just short of the end of its range.
+    blunt = sharpness < 1.01 * BLUNTEST
+    return every if blunt else unless_inside(place, data, below=every[1:], above=every)
 
 
 def _slack(data: Data) -> float:

@@ -1,6 +1,7 @@
 """Fitting curves in log–log coordinates: checked data, their misfit, and a minimiser for functions of one variable."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,23 @@ OCTAVES_BEYOND = 20.0
 POINTS_PER_OCTAVE = 8
 EXACT = 1e-6
 """Residuals in octaves below which a fit counts as exact, so that rounding errors do not decide between rules."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedRule:
+    """What all rules have: the names of those parameters that the data of a fit did not identify.
+
+    A fit always ends somewhere. Where its corner does not lie between the smallest and the largest batch size of the
+    data, or a parameter ends at the edge of the range that is searched, the curve is the closest one to the data, but
+    the data would agree as well, or better, with quite another value.
+
+    Attributes
+    ----------
+    not_identified : tuple of str
+        Empty for a rule that was not fitted. It has no part in comparisons of rules.
+    """
+
+    not_identified: tuple[str, ...] = field(default=(), compare=False)
 
 
 class Data(NamedTuple):
@@ -96,6 +114,16 @@ def local_minima(values: FloatArray) -> IntArray:
     edge = (np.minimum(-before, after) >= -level) & (np.maximum(-before, after) > level)
     found = np.flatnonzero(edge)
     return found[np.argsort(values[found], kind="stable")]
+
+
+def unless_inside(place: float, data: Data, *, below: tuple[str, ...], above: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of parameters that are not identified if the corner, at log₂ B = `place`, lies below or above all data.
+
+    A corner on the first or the last batch size counts as outside: to one side of it there are no data.
+    """
+    if place <= data.log_batch.min() + 1e-9:
+        return below
+    return above if place >= data.log_batch.max() - 1e-9 else ()
 
 
 def power(log: ArrayLike) -> float:

@@ -69,9 +69,11 @@ def regimes(
 
         - ``critical_learning_rate``, the same for infinite batches: the curvature constraint;
         - ``boundary_batch_size``, at which curvature begins to dominate, to 1 %; NaN if no or all given batch sizes are
-          dominated by it. With momentum the optimum can jump from one local minimum to another: then the jump is the boundary;
+          dominated by it. With momentum the optimum can jump from one local minimum to another: then the jump is the
+          boundary;
         - ``sharpness`` p of the corner and ``corner_batch_size`` B* in the fit ε_c/(1 + (B*/B)^p)^(1/p) to all points
-          (see :class:`~noisysgd.theory.SharpCorner`); NaN for fewer than four batch sizes;
+          (see :class:`~noisysgd.theory.SharpCorner`); NaN for fewer than four batch sizes, and where these do not
+          identify them, as when they show no corner;
         - ``linear_scaling_exponent``, the slope of log ε against log B over the points that curvature does not
           dominate: 1 where linear scaling holds; NaN if there are fewer than two of them.
 
@@ -157,12 +159,13 @@ def _crossing(sizes: FloatArray, share: FloatArray, share_at: Callable[[float], 
 
 
 def _corner(sizes: FloatArray, rates: FloatArray) -> tuple[float, float]:
-    """Sharpness and batch size of the corner; NaN if fewer than four points can be fitted."""
+    """Sharpness and batch size of the corner; NaN if fewer than four points can be fitted, or do not identify them."""
     usable = np.isfinite(sizes) & np.isfinite(rates) & (rates > 0)
     if np.count_nonzero(usable) < 4:
         return float("nan"), float("nan")
     corner = SharpCorner.fit(sizes[usable], rates[usable])
-    return corner.sharpness, corner.boundary_batch_size
+    known = not {"sharpness", "boundary_batch_size"} & set(corner.not_identified)
+    return (corner.sharpness, corner.boundary_batch_size) if known else (float("nan"), float("nan"))
 
 
 def _exponent(sizes: FloatArray, rates: FloatArray) -> float:

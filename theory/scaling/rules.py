@@ -9,7 +9,8 @@ along a straight line are all equal. Then they do not change exponents, but shif
 octave, and so the boundary by up to one octave, however many data there are.
 
 No fit descends into a local minimum: the overall factor is solved for, and the one parameter that is left, the boundary
-batch size, is scanned. Where data show no boundary, the fitted one lies 2²⁰ times beyond them, as good as infinite.
+batch size, is scanned. Where data show no boundary, the fitted one lies 2²⁰ times beyond them, as good as infinite, and
+the rule's ``not_identified`` names the parameters that have no support in the data.
 """
 
 import itertools
@@ -28,12 +29,14 @@ from noisysgd.theory.scaling.corner import fit_boundary
 from noisysgd.theory.scaling.curve_fit import (
     EXACT,
     OCTAVES_BEYOND,
+    FittedRule,
     fit_data,
     minimise,
     misfit,
     parameter,
     power,
     scan,
+    unless_inside,
 )
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.theory.schedules.schedule import ScheduleFamily, half_then_decay
@@ -53,6 +56,10 @@ class ScalingRule(Protocol):
     """A learning rate for every batch size."""
 
     @property
+    def not_identified(self) -> tuple[str, ...]:
+        """Names of the parameters that the data of the fit did not identify."""
+
+    @property
     def parameters(self) -> dict[str, float]:
         """The fitted parameters by name."""
 
@@ -66,7 +73,7 @@ class RuleFamily(Protocol):
     def fit(
         self, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None
     ) -> ScalingRule:
-        """The rule of the family that is closest to data.
+        """The rule of the family that is closest to data, with ``not_identified`` parameters named.
 
         Parameters
         ----------
@@ -78,11 +85,11 @@ class RuleFamily(Protocol):
 
 
 @dataclass(frozen=True)
-class LinearWithCap:
+class LinearWithCap(FittedRule):
     """ε = min(slope·B, cap): the linear scaling rule up to a sharp corner (paper, section 3).
 
     It is the limit p = ∞ of :class:`SharpCorner`. A fit to data that all lie below the corner has cap ``inf``, a fit to
-    data that all lie above it slope ``inf``.
+    data that all lie above it slope ``inf``; that parameter is then not identified.
 
     Examples
     --------
@@ -134,14 +141,16 @@ class LinearWithCap:
         slack = 1e-9 * misfits[best] + EXACT**2 * 1e-6 * data.weight.sum()
         flat, linear = (float(misfits[corners.index(edge)]) for edge in (x.min(), x.max()))
         if linear <= misfits[best] + slack:
-            return cls(slope=power(np.average(ratio, weights=data.weight)), cap=float("inf"))
+            slope = power(np.average(ratio, weights=data.weight))
+            return cls(slope=slope, cap=float("inf"), not_identified=("cap",))
         if flat <= misfits[best] + slack:
-            return cls(slope=float("inf"), cap=power(np.average(data.log_rate, weights=data.weight)))
+            cap = power(np.average(data.log_rate, weights=data.weight))
+            return cls(slope=float("inf"), cap=cap, not_identified=("slope",))
         return cls(slope=power(factors[best] - places[best]), cap=power(factors[best]))
 
 
 @dataclass(frozen=True)
-class SquareRoot:
+class SquareRoot(FittedRule):
     """ε = coefficient·√B: the covariance of an update does not change with the batch size (Krizhevsky 2014).
 
     Examples
@@ -172,7 +181,7 @@ class SquareRoot:
 
 
 @dataclass(frozen=True)
-class McCandlish:
+class McCandlish(FittedRule):
     """ε = ε_max/(1 + B*/B): the best single step on a noisy quadratic (McCandlish et al. 2018, section 2.2).
 
     Parameters
@@ -211,11 +220,12 @@ class McCandlish:
         """The rule closest to data: see :meth:`RuleFamily.fit`."""
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=2)
         factor, place = fit_boundary(data, 1.0)
-        return cls(power(factor), power(place))
+        lacking = unless_inside(place, data, below=("noise_scale",), above=("maximum", "noise_scale"))
+        return cls(power(factor), power(place), not_identified=lacking)
 
 
 @dataclass(frozen=True)
-class MaBassilyBelkin:
+class MaBassilyBelkin(FittedRule):
     """The step that makes least squares with exact labels converge fastest (Ma, Bassily & Belkin 2018).
 
     A step with a batch of B multiplies E θ² of a mode with curvature λ by at most
@@ -297,11 +307,14 @@ class MaBassilyBelkin:
         log_beta = minimise(lambda b: misfit(shape(b), data)[0], grid)
         # The rule for β and λ₁ is 1/λ₁ times that for β/λ₁ and 1: the best factor is 1/λ₁, and log_beta log₂ of β/λ₁.
         largest = -float(misfit(shape(np.array(log_beta)), data)[1])
-        return cls(beta=power(log_beta + largest), largest=power(largest))
+        # Linear data have β as slope and say nothing of λ₁; for constant ones it is the other way round.
+        bend = float(np.log2(1.0 + power(log_beta)))
+        lacking = ("beta",) if log_beta <= 1e-6 else unless_inside(bend, data, below=("beta",), above=("largest",))
+        return cls(beta=power(log_beta + largest), largest=power(largest), not_identified=lacking)
 
 
 @dataclass(frozen=True, eq=False)
-class NoisyQuadraticRule:
+class NoisyQuadraticRule(FittedRule):
     """The optimal learning rate ε_opt of a noisy quadratic under a budget, rescaled: rate_scale·ε_opt(B/batch_scale).
 
     `problem` models a network up to the sizes of its gradients and its noise, for which the two scales stand.
@@ -389,8 +402,13 @@ class NoisyQuadraticRule:
 
         grid = scan(high - top, low, kinks=data.log_batch)
         log_scale = minimise(lambda s: misfit(shape(s), data)[0], grid)
+        # Data along a straight line agree with all scales from some place on to the end of the range.
+        heights = misfit(shape(np.array([grid[0], log_scale, grid[-1]])), data)[0]
+        slack = 1e-6 * heights[1] + EXACT**2 * data.weight.sum()
+        open_ended = grid.size > 1 and min(heights[0], heights[2]) <= heights[1] + slack
+        lacking = ("batch_scale", "rate_scale") if open_ended else ()
         # With the batch scale found on the table, the rate scale is fitted to the exact optima.
-        unscaled = replace(self, batch_scale=power(log_scale), rate_scale=1.0)
+        unscaled = replace(self, batch_scale=power(log_scale), rate_scale=1.0, not_identified=lacking)
         exact = np.log2(unscaled.learning_rate(np.exp2(data.log_batch)))
         return replace(unscaled, rate_scale=power(misfit(exact, data)[1]))
 

@@ -152,3 +152,12 @@ def test_additive_noise_moves_no_edge():
     table = theory.regimes(theory.power_law(5), theory.StepBudget(50), batch_sizes=[1, 64])
     assert (table.stability_edge == table.critical_learning_rate).all()
     assert "noise instability" not in table.regime.values
+
+
+def test_a_corner_that_batch_sizes_do_not_reach_is_not_reported():
+    problem, budget = theory.power_law(20), theory.EpochBudget(epochs=20, dataset_size=4096)
+    small = theory.regimes(problem, budget, batch_sizes=[1, 2, 4, 8], momentum=0.0)
+    assert np.isnan([small.sharpness.item(), small.corner_batch_size.item()]).all()
+    whole = theory.regimes(problem, budget, batch_sizes=2.0 ** np.arange(13), momentum=0.0)
+    assert 1 < whole.corner_batch_size.item() < 4096
+    assert whole.sharpness.item() > 0.125

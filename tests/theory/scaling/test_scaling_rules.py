@@ -125,6 +125,67 @@ def test_data_without_a_corner_say_so():
     assert SharpCorner.fit(SIZES, np.minimum(SIZES / 50, 1.0)).sharpness == np.inf
 
 
+FLAGS = {
+    "rising": {
+        LinearWithCap: {"cap"},
+        McCandlish: {"maximum", "noise_scale"},
+        MaBassilyBelkin: {"largest"},
+        SharpCorner: {"maximum", "boundary_batch_size", "sharpness"},
+        SquareRoot: set(),
+    },
+    "flat": {
+        LinearWithCap: {"slope"},
+        McCandlish: {"noise_scale"},
+        MaBassilyBelkin: {"beta"},
+        SharpCorner: {"boundary_batch_size", "sharpness"},
+        SquareRoot: set(),
+    },
+}
+SHAPES = {"rising": SIZES / 10, "flat": np.full(13, 0.5)}
+
+
+@pytest.mark.parametrize("kind", RULES)
+@pytest.mark.parametrize("shape", FLAGS)
+def test_fits_that_end_at_the_edge_of_their_search_say_so(kind, shape):
+    """At an edge, with data that show no corner; nothing is said of data that do."""
+    for scatter in (0.0, 0.02):
+        data = SHAPES[shape] * 2.0 ** (scatter * np.cos(np.arange(13) * np.pi))
+        assert set(kind.fit(SIZES, data).not_identified) == FLAGS[shape][kind]
+    assert kind.fit(SIZES, np.minimum(SIZES / 50, 1.0)).not_identified == ()
+    assert (
+        set(compare_rules(SIZES, SHAPES[shape], rules=[kind]).not_identified.item().split(", ")) - {""}
+        == (FLAGS[shape][kind])
+    )
+
+
+def test_a_corner_as_blunt_as_is_searched_is_no_corner():
+    blunt = SharpCorner.fit(SIZES, SIZES**0.5)
+    assert blunt.sharpness == pytest.approx(0.125, rel=0.01)
+    assert set(blunt.not_identified) == set(blunt.parameters)
+    assert set(fit_corner(SIZES, SIZES**0.5).rule.not_identified) == set(blunt.parameters)
+
+
+@settings(max_examples=100)
+@given(rule=RULES_WITH_A_CORNER)
+def test_corners_inside_the_data_are_identified(rule):
+    assert type(rule).fit(SIZES, rule.learning_rate(SIZES)).not_identified == ()
+
+
+def test_flags_have_no_part_in_what_a_rule_is():
+    fitted = LinearWithCap.fit(SIZES, SIZES / 10)
+    assert fitted == LinearWithCap(fitted.slope, np.inf)
+    assert hash(fitted) == hash(LinearWithCap(fitted.slope, np.inf))
+    assert "not_identified=('cap',)" in repr(fitted)
+
+
+def test_models_without_a_corner_in_the_data_have_no_scales():
+    model = NoisyQuadraticRule(theory.power_law(20), theory.StepBudget(1000))
+    sizes = np.array([1.0, 2.0, 4.0, 8.0])
+    assert model.fit(sizes, sizes / 10).not_identified == ("batch_scale", "rate_scale")
+    around = 2.0 ** np.arange(14)
+    assert model.fit(around, 0.1 * model.learning_rate(around / 4 + 1)).not_identified == ()
+
+
 def best_steps(inputs, batch):
     """Step that shrinks E|θ|² fastest in the worst direction, from all batches drawn with replacement."""
     dim = inputs.shape[1]
@@ -249,13 +310,27 @@ def test_a_comparison_reports_what_its_fits_are():
     assert float(known.aicc[0]) == pytest.approx(squares / 0.04 + 4 + 12 / 5)
 
 
-def test_too_few_data_do_not_choose():
-    table = compare_rules([1, 2, 4], [1.0, 2.0, 3.0])
-    assert table.rule.values[0] == "SquareRoot"
-    assert np.isinf(table.aicc.values[1:]).all()
-    nothing = compare_rules([1, 2, 4], [1.0, 2.0, 3.0], rules=[McCandlish, SharpCorner])
-    assert np.isnan(nothing.akaike_weight.values).all()
-    assert nothing.rule.values[0] == "McCandlish"
+def test_too_few_data_do_not_choose_and_no_rule_wins_by_default():
+    """At four batch sizes only one parameter can be judged: the square root would have all the weight."""
+    table = compare_rules([1, 2, 4, 8], [1.0, 1.0, 1.0, 1.0])
+    assert np.isnan(table.akaike_weight.values).all()
+    assert table.rule.values.tolist() == [rule.__name__ for rule in RULES]
+    assert np.isfinite(table.aicc.values).tolist() == [rule is SquareRoot for rule in RULES]
+    unjudged = "LinearWithCap, McCandlish, MaBassilyBelkin, SharpCorner"
+    assert table.ranked == f"no: with 4 data AICc is not defined for {unjudged}"
+    known = compare_rules([1, 2, 4, 8], [1.0, 1.0, 1.0, 1.0], log_errors=0.1, rules=RULES[:-1])
+    assert known.ranked == "by AICc"
+    assert known.rule.values[-1] == "SquareRoot"
+    assert float(known.akaike_weight[-1]) < 1e-6
+
+
+@given(count=st.integers(3, 8), known=st.booleans())
+def test_weights_are_given_exactly_where_every_rule_can_be_judged(count, known):
+    sizes = 2.0 ** np.arange(count)
+    table = compare_rules(sizes, np.minimum(sizes, 3.0), log_errors=0.1 if known else None)
+    judged = count >= 5 + (not known)  # the corner has three parameters, and a variance if errors are not known
+    assert bool(np.isfinite(table.akaike_weight.values).all()) == (table.ranked == "by AICc") == judged
+    assert bool(np.isfinite(table.aicc.values).all()) == judged
 
 
 def test_exact_fits_are_ranked_by_their_parameters_not_by_rounding():
