@@ -93,7 +93,8 @@ def run_stage(order: Order, stage: str, seconds: float) -> bool:
         log.write(f"\n=== {stage}, {about['started']}\n")
         log.flush()
         ended = outcome(order, stage, log)
-    path.with_name(f".{path.name}.partial").unlink(missing_ok=True)  # of a stage that was ended while it wrote
+    for left in path.parent.glob(f".{path.name}.*.partial"):  # of a stage that was ended while it wrote
+        left.unlink()
     content = read_json(path) | {"ended": ended, "took": time.time() - start}
     write_json(path, content)
     rows = content["rows"]

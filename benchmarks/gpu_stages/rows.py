@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gpu_stages.sizes import FULL, TINY, Sizes
+from noisysgd.theory.common.files import write_text
 
 NO_GPU, NO_TIME, NO_MEMORY = "no GPU", "no time", "out of memory"
 
@@ -42,9 +43,7 @@ class Order:
 
 def write_json(path: Path, content: object) -> None:
     """Write a file that is whole at any moment: under another name, which is changed at the end."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, default=str, ensure_ascii=False), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=1, default=str, ensure_ascii=False))
 
 
 def read_json(path: Path) -> Any:

@@ -7,7 +7,6 @@ occur: a learning rate that was run with only one optimizer or batch size is mis
 
 import json
 import os
-import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.provenance import provenance
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate, temperature
+from noisysgd.theory.sweeps.netcdf import read_dataset, write_dataset
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -207,34 +207,27 @@ def check_sweep(sweep: "xr.Dataset") -> "xr.Dataset":
 def save_sweep(sweep: "xr.Dataset", path: str | os.PathLike[str]) -> Path:
     """Write a Sweep as netCDF (version 3, which SciPy writes) and return the path.
 
-    The file has a temporary name until it is complete, so that an interruption leaves no half of one.
+    The file has a temporary name until it is complete, so that an interruption leaves no half of one, and carries a
+    digest of its contents, which :func:`load_sweep` checks.
+
+    Raises
+    ------
+    ValueError
+        If it is no Sweep, or not one that netCDF 3 can hold, or `path` is a device, a link or a folder.
+    OSError
+        If the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    check_sweep(sweep)
-    # netCDF 3 has no 64-bit integers, which seeds may need: they are stored as text.
-    stored = sweep.assign_coords(seed=sweep.seed.astype(str)) if "seed" in sweep.coords else sweep
-    try:
-        stored.to_netcdf(partial, engine="scipy")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return write_dataset(check_sweep(sweep), path)
 
 
 def load_sweep(path: str | os.PathLike[str]) -> "xr.Dataset":
-    """Read a Sweep written by :func:`save_sweep`, with the integer types that netCDF 3 cannot keep restored."""
-    import xarray as xr
+    """Read a Sweep written by :func:`save_sweep`, with the integer types that netCDF 3 cannot keep restored.
 
-    try:
-        with xr.open_dataset(path, engine="scipy") as stored:
-            sweep = stored.load()
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        message = (
-            f"{path}: expected a Sweep as netCDF, got a file that is not or is damaged. Pass one made by save_sweep."
-        )
-        raise ValueError(message) from error
-    narrow = [name for name in sweep.coords if sweep[name].dtype == np.int32 or name == "seed"]
-    return check_sweep(sweep.assign_coords({name: sweep[name].astype(np.int64) for name in narrow}))
+    Raises
+    ------
+    ValueError
+        If the file is no Sweep, or is damaged, or was changed by another program.
+    OSError
+        If it cannot be read.
+    """
+    return check_sweep(read_dataset(path))

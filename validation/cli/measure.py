@@ -74,11 +74,11 @@ def _add_option(group: "argparse._ArgumentGroup", option: "Field[Any]") -> None:
 def _measure(options: argparse.Namespace) -> int:
     import json
 
+    from noisysgd.theory.common.files import write_text
     from noisysgd.theory.common.provenance import provenance
     from noisysgd.validation.cli.train import read_config
     from noisysgd.validation.data.datasets import load_dataset
     from noisysgd.validation.measurement.measurement import recorder
-    from noisysgd.validation.runs.store import write_text
     from noisysgd.validation.training.loop import train
 
     out = DEFAULT_OUT if options.out is None else options.out

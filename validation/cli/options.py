@@ -99,13 +99,15 @@ def check_output(option: str, path: Path | None) -> None:
     Raises
     ------
     ValueError
-        If the folder does not exist or cannot be written to, or `path` is a folder.
+        If the folder does not exist or cannot be written to, or `path` is a folder, a link, a device or a pipe.
     """
     if path is None:
         return
     folder = path.parent
+    from noisysgd.theory.common.files import require_regular_or_new
+
+    require_regular_or_new(option, path)
     for wrong, got, remedy in (
-        (path.is_dir(), "a folder", "Name a file in it."),
         (not folder.is_dir(), "no such folder", f"Make {folder} first, or correct the path."),
         (not os.access(folder, os.W_OK), "one that cannot be written to", "Choose another."),
     ):

@@ -133,7 +133,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from noisysgd.validation.runs.store import write_text
+    from noisysgd.theory.common.files import write_text
     from noisysgd.validation.sweeps.export import export, save
 
     _check_resources(options)
@@ -192,7 +192,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    from noisysgd.validation.runs.store import RunStore, write_text
+    from noisysgd.theory.common.files import write_text
+    from noisysgd.validation.runs.store import RunStore
     from noisysgd.validation.sweeps.export import import_runs, load
 
     check_output("--plan", options.plan)

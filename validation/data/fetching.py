@@ -3,16 +3,15 @@
 import contextlib
 import http.client
 import os
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.files import clear_stale, make_folder, write_whole
 from noisysgd.validation.data.catalogue import Source, SourceFile
 from noisysgd.validation.data.checksums import AlteredFileError, read_checked
 from noisysgd.validation.data.search_path import candidate_folders, data_folder, find_file
@@ -20,8 +19,6 @@ from noisysgd.validation.data.search_path import candidate_folders, data_folder,
 CHUNK = 2**20
 TIMEOUT = 60.0
 """Seconds without a byte after which a download is given up."""
-STALE_AFTER = 3600.0
-"""Seconds without a byte after which a temporary file is taken to be left over from a download that was killed."""
 THROWN_AWAY = "It was deleted. Fetch it again, or from a mirror that holds the published file."
 Progress = Callable[[str, int, int | None], None]
 """Called with (file name, bytes so far, bytes in all if the server said so)."""
@@ -64,7 +61,7 @@ def fetch(
     target = (data_folder() if folder is None else Path(folder)) / source.name
     found = {}
     for file in source.files:
-        _clear_stale(target, file)
+        clear_stale(target / file.name)
         path = find_file(file, places)
         if path is None:
             path = _download(file, target, mirror, progress)
@@ -78,35 +75,27 @@ def _download(file: SourceFile, target: Path, mirror: str | None, progress: Prog
     address = f"{mirror.rstrip('/')}/{file.name}" if mirror else file.url
     web = urllib.parse.urlsplit(address).scheme in ("http", "https")
     checks.require(web, "mirror", "an http or https address", address, "Copy local files to the folder instead.")
-    target.mkdir(parents=True, exist_ok=True)
-    path = target / file.name
-    partial = target / f".{file.name}.{uuid.uuid4().hex}.partial"
-    try:
-        _save(address, file, partial, progress)
+
+    def download(out: BinaryIO) -> None:
+        _save(address, file, out, progress)
+        out.flush()
         try:
-            read_checked(file, partial, remedy=THROWN_AWAY)
+            read_checked(file, Path(out.name), remedy=THROWN_AWAY)
         except AlteredFileError as error:
             raise AlteredFileError(f"{address}: downloaded and thrown away: {error}") from error
-        partial.replace(path)
+
+    make_folder(target)
+    try:
+        return write_whole(target / file.name, download)
     finally:
-        partial.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             target.rmdir()  # if it stayed empty
-    return path
 
 
-def _clear_stale(target: Path, file: SourceFile) -> None:
-    """Remove temporary files that killed downloads of this file left behind."""
-    for left in target.glob(f".{file.name}.*.partial"):
-        with contextlib.suppress(OSError):  # removed by another, or not ours to remove
-            if time.time() - left.stat().st_mtime > STALE_AFTER:
-                left.unlink()
-
-
-def _save(address: str, file: SourceFile, partial: Path, progress: Progress | None) -> None:
+def _save(address: str, file: SourceFile, out: BinaryIO, progress: Progress | None) -> None:
     received = 0
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT) as response, partial.open("xb") as out:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
             total = _length(response)
             while chunk := response.read(CHUNK):
                 received += len(chunk)
@@ -117,8 +106,6 @@ def _save(address: str, file: SourceFile, partial: Path, progress: Progress | No
                 out.write(chunk)
                 if progress is not None:
                     progress(file.name, received, total)
-            out.flush()
-            os.fsync(out.fileno())
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
         code = f"{error.code} " if isinstance(error, urllib.error.HTTPError) else ""

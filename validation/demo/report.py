@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from noisysgd import theory
+from noisysgd.theory.common.files import write_text, write_whole
 from noisysgd.validation.demo.claims import Claim, all_claims, power
 from noisysgd.validation.demo.demonstration import DemoResults
 from noisysgd.validation.demo.figures import log_mean, make_figures
@@ -39,14 +40,9 @@ pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; font-size: .82rem }
 def write_report(results: DemoResults, out: Path) -> Path:
     """Write ``report.html`` and ``figures/*.png`` below `out`; returns the report's path."""
     pictures = {name: _png(figure) for name, figure in make_figures(results).items()}
-    folder = out / "figures"
-    folder.mkdir(exist_ok=True)
     for name, data in pictures.items():
-        (folder / f"{name}.png").write_bytes(data)
-    partial, path = out / ".report.partial", out / "report.html"
-    partial.write_text(render(results, pictures), encoding="utf-8")
-    partial.replace(path)
-    return path
+        write_whole(out / "figures" / f"{name}.png", data, make_folders=True)
+    return write_text(out / "report.html", render(results, pictures))
 
 
 def demo_claims(results: DemoResults) -> list[Claim]:

@@ -9,7 +9,6 @@ releases when the process dies, however it dies.
 """
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.files import flush_folder, make_folder, room_for, write_flushed
 from noisysgd.validation.configuration import METRICS, TrainConfig
 from noisysgd.validation.runs.toml_files import to_toml
 
@@ -38,12 +38,6 @@ FORMAT = 1
 OUTCOMES = ("complete", "diverged")
 NUMBERS = (*METRICS, "steps", "seconds")
 """Entries of a record that are numbers, ``None`` or missing."""
-FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
-"""Error numbers of a full disk and of an exhausted quota."""
-
-
-class DiskFullError(OSError):
-    """The disk is full, or a quota exhausted; the message names the path that was to be written."""
 
 
 class RunStore:
@@ -96,7 +90,7 @@ class RunStore:
         DiskFullError
             An ``OSError``, if there is no room; nothing is left of the record then.
         """
-        with _room(self.root):
+        with room_for(self.root):
             self._write(record)
 
     def _write(self, record: Mapping[str, Any]) -> None:
@@ -106,14 +100,13 @@ class RunStore:
         body = json.dumps(dict(record), sort_keys=True)
         payload = json.dumps({"format": FORMAT, "sha256": _digest(body), "record": body}, indent=1)
         partial = self.root / f".partial-{config.key}-{uuid.uuid4().hex}"
-        partial.mkdir(parents=True)
+        make_folder(self.root)
+        partial.mkdir()
         try:
-            (partial / CONFIGURATION).write_text(to_toml(config.as_dict()), encoding="utf-8")
-            with (partial / RECORD).open("w") as file:
-                file.write(payload)
-                # The contents must be on disk before the name is, or a power cut could leave a named, empty record.
-                file.flush()
-                os.fsync(file.fileno())
+            # The contents must be on disk before the name is, or a power cut could leave a named, empty record.
+            for name, text in ((CONFIGURATION, to_toml(config.as_dict())), (RECORD, payload)):
+                write_flushed(partial / name, text.encode())
+            flush_folder(partial)
             # Renaming onto a directory that is not empty fails. Then another writer was first, and its record stays;
             # or a damaged record is in the way and is moved aside. Three attempts, since other writers may be moving
             # the same directory at the same time.
@@ -127,7 +120,7 @@ class RunStore:
                     if attempt == 3:
                         raise
                     self._set_aside(config)
-            _flush_directory(self.root)
+            flush_folder(self.root)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -194,7 +187,7 @@ class RunStore:
         ...     mine.name == f".running-{config.key}", other
         (True, None)
         """
-        with _room(self.root), self._claim(config) as working:
+        with room_for(self.root), self._claim(config) as working:
             yield working
 
     @contextmanager
@@ -240,36 +233,6 @@ class RunStore:
             logger.info("%s: moved to %s", path, aside.name)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8 under a temporary name, then rename it; missing folders are created.
-
-    Raises
-    ------
-    DiskFullError
-        An ``OSError``, if there is no room.
-    """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    with _room(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _room(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk into a :class:`DiskFullError` that names `path` and a remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.errno not in FULL or isinstance(error, DiskFullError):
-            raise
-        remedy = "Make room there; the same command goes on from what is finished."
-        raise DiskFullError(error.errno, f"{path}: {os.strerror(error.errno)}. {remedy}") from error
-
-
 def _fault(record: Any, config: TrainConfig) -> str | None:
     """What is wrong with a record, in words; ``None`` if it is a record of the given configuration."""
     if not isinstance(record, dict):
@@ -309,15 +272,3 @@ def _lock(descriptor: int, path: Path) -> bool:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _flush_directory(path: Path) -> None:
-    """Write a directory to disk, so that a rename in it survives a power cut; not every system can open directories."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

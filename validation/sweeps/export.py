@@ -4,7 +4,6 @@ import json
 import logging
 import math
 import os
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 import xarray as xr
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.sweeps.dataset import MISSING, STATUSES, load_sweep, save_sweep
+from noisysgd.theory.sweeps.dataset import MISSING, STATUSES, check_sweep, save_sweep
+from noisysgd.theory.sweeps.netcdf import read_dataset, write_dataset
 from noisysgd.validation.configuration import METRICS, TrainConfig
 from noisysgd.validation.runs.store import RunStore
 from noisysgd.validation.sweeps.plan import Plan
@@ -60,18 +60,14 @@ def export(plan: Plan, store: RunStore) -> xr.Dataset:
 
 
 def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write an exported dataset as netCDF, under a temporary name that is changed at the end; returns the path."""
-    path = Path(path)
-    if dataset.attrs.get("schema") != PAIRS:
-        return save_sweep(dataset, path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        # netCDF 3 has no integers of 64 bits, which seeds may need.
-        dataset.assign_coords(seed=dataset.seed.astype(str)).to_netcdf(partial, engine="scipy")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    """Write an exported dataset as netCDF with a digest, as :func:`noisysgd.theory.save_sweep` does; returns the path.
+
+    Raises
+    ------
+    ValueError
+        If `path` is a device, a link or a folder.
+    """
+    return write_dataset(dataset, path) if dataset.attrs.get("schema") == PAIRS else save_sweep(dataset, path)
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -82,17 +78,8 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     ValueError
         For a file that is not an exported sweep, or is damaged.
     """
-    try:
-        return load_sweep(path)
-    except ValueError:
-        try:
-            with xr.open_dataset(path, engine="scipy") as stored:
-                dataset = stored.load()
-        except Exception:
-            dataset = xr.Dataset()
-        if dataset.attrs.get("schema") != PAIRS:
-            raise
-        return dataset.assign_coords(seed=dataset.seed.astype(np.int64))
+    dataset = read_dataset(path)
+    return dataset if dataset.attrs.get("schema") == PAIRS else check_sweep(dataset)
 
 
 @dataclass(frozen=True)

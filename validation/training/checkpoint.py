@@ -6,21 +6,17 @@ checkpoint: the one before or the one after. It also carries a digest of its con
 ``torch.load(path, weights_only=True)`` reads it; :func:`read` also checks the digest.
 """
 
-import contextlib
 import hashlib
 import os
-import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.files import write_whole
 
 FORMAT = 1
-STALE_AFTER = 3600.0
-"""Age in seconds from which another writer's temporary file is taken to be left over from a process that was killed."""
 
 Plain = None | bool | int | float | str | torch.Tensor | list[Any] | dict[str, Any]
 
@@ -50,21 +46,9 @@ def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     >>> read(path)["step"]
     3
     """
-    path = Path(path)
     payload = {"format": FORMAT, "digest": digest(state), "state": state}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_stale(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(payload, file)
-            # Contents reach the disk before the name does: a rename that survives a power cut must not point to less.
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _flush_folder(path.parent)
+    # A folder may be gone: where there are no locks, another process that had the same run has finished it.
+    write_whole(path, lambda file: torch.save(payload, file), make_folders=True)
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -134,21 +118,3 @@ def _feed(found: Any, value: Plain, where: str) -> None:
         remedy = "Checkpoints hold nothing that could run when it is read."
         checks.require(plain, where, "tensors and plain types", type(value).__name__, remedy)
         found.update(f"{type(value).__name__} {value!r}\n".encode())
-
-
-def _clear_stale(path: Path) -> None:
-    """Remove temporary files that killed writers of this checkpoint left behind."""
-    for left in path.parent.glob(f".{path.name}.*.partial"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > STALE_AFTER:
-                left.unlink()
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename survive a power cut, where the system lets folders be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

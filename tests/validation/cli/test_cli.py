@@ -358,7 +358,7 @@ def test_a_finished_sweep_needs_a_store_that_can_be_read_only(call, finished, mo
     def refuse(path, _):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("noisysgd.validation.runs.store.write_text", refuse)
+    monkeypatch.setattr("noisysgd.theory.common.files.write_text", refuse)
     status, out, _ = call("sweep", "run", finished)
     assert (status, "4 runs in" in out) == (0, True)
     status, _, errors = call("sweep", "run", finished, "--store", finished.parent / "other")

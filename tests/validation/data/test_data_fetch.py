@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from noisysgd.theory.common import files
 from noisysgd.validation.cli import main as cli
 from noisysgd.validation.data import fetching
 from noisysgd.validation.data.catalogue import FASHION_MNIST, SOURCES, Source, SourceFile
@@ -147,7 +148,7 @@ def test_kill_9_leaves_no_file_under_its_name(server: str, tmp_path: Path) -> No
     found = fetch(a_source(f"{server}/good"), tmp_path)
     assert all(path.read_bytes() == CONTENT for path in found.values())
     assert left[1] in everything(tmp_path), "another download of now may be writing it"
-    long_ago = time.time() - fetching.STALE_AFTER - 1
+    long_ago = time.time() - files.STALE_AFTER - 1
     os.utime(tmp_path / left[1], (long_ago, long_ago))
     fetch(a_source(f"{server}/good"), tmp_path)
     assert everything(tmp_path) == ["small", "small/one.tar.gz", "small/two.tar.gz"]

@@ -11,15 +11,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import xarray as xr
 
+from noisysgd.theory.common.files import write_text
 from noisysgd.validation import RunStore, Sweep, TrainConfig, local_executor, run_one
-from noisysgd.validation.runs.store import write_text
 
 CONFIG = TrainConfig(learning_rate=0.5, batch_size=64, steps=3)
 RECORD = {"config": CONFIG.as_dict(), "status": "complete", "train_loss": 0.1 + 0.2}
@@ -137,7 +136,6 @@ def test_a_full_disk_is_named_with_a_remedy(tmp_path, monkeypatch):
         store.write(RECORD)
     assert caught.value.errno == errno.ENOSPC
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-    monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(OSError, match=r"plan\.toml: .* Make room there"):
         write_text(tmp_path / "plan.toml", "x")
 
@@ -257,6 +255,7 @@ def test_one_failing_run_stops_the_sweep_and_loses_nothing(tmp_path):
 
 KILLED = """
 import sys
+from noisysgd.theory.common.files import write_text
 from noisysgd.validation import RunStore, Sweep, TrainConfig, local_executor, run_one
 from test_sweep_definition import sweep
 if __name__ == "__main__":
