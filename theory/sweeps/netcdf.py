@@ -88,7 +88,7 @@ def _contents(content: bytes, path: str | os.PathLike[str]) -> "xr.Dataset":
         if (written is None) != (version is None):
             raise ValueError(f"it has only one of {FORMAT} and {DIGEST}")
     except Exception as error:  # a damaged file makes readers raise errors of any kind
-        message = f"{path}: expected a dataset as netCDF 3, got a file that is not or is damaged ({error})."
+        message = f"{path}: expected a Sweep as netCDF 3, got a file that is not or is damaged ({error})."
         raise ValueError(f"{message} Pass one made by save_sweep or noisysgd sweep export.") from error
     if written is None:
         logger.warning("%s: has no digest, as files of earlier versions: damage to it would not be seen", path)

@@ -10,7 +10,7 @@ from noisysgd import theory
 from noisysgd.theory.sweeps import netcdf
 from noisysgd.theory.sweeps.netcdf import DIGEST, FORMAT, contents_digest, read_dataset, write_dataset
 
-FLIPS = 600
+FLIPS = 400
 
 
 def small_sweep():
@@ -39,7 +39,6 @@ def test_a_dataset_comes_back_with_its_types(tmp_path):
     assert loaded.counts.dtype == loaded.seed.dtype == loaded.batch_size.dtype == np.int64
     assert DIGEST not in loaded.attrs
     assert DIGEST not in sweep.attrs, "saving leaves the caller's dataset alone"
-    assert theory.save_sweep(loaded, tmp_path / "again.nc").read_bytes() == path.read_bytes()
 
 
 def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path):

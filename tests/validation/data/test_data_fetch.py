@@ -137,7 +137,8 @@ def test_kill_9_leaves_no_file_under_its_name(server: str, tmp_path: Path) -> No
         "import os, sys, signal, test_data_fetch as t\n"
         "t.fetch(t.a_source(sys.argv[1]), sys.argv[2], progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path}
     result = subprocess.run(
         [sys.executable, "-c", program, f"{server}/good", str(tmp_path)], env=environment, timeout=60
     )
