@@ -1,16 +1,16 @@
 """Losses under additive noise: modes are independent, and a segment costs each one power of its step matrix.
 
-The compiled code is in ``mode_kernels`` (moments of θ and u) and ``pair_kernels`` (those of moving averages of θ).
+The compiled code is in ``mode_kernels`` (SGD and heavy ball) and ``pair_kernels`` (averages, and other optimizers).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.common.parallel import map_slices
 from noisysgd.theory.moments.segments import Pieces, Runs, add_losses
+from noisysgd.theory.moments.update_rule import AveragePieces, OneRun, UpdateRule, mode_moments
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 
 
@@ -23,8 +23,7 @@ def _(problem: NoisyQuadratic, runs: Runs, pieces: Pieces, losses: FloatArray) -
         problem.initial_second_moment,
     )
     cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
-    averaged = runs.averaging > 0
-    plain = ~averaged & (runs.momentum < 1e-30)  # so small a momentum rounds to none beside 1
+    plain = runs.momentum < 1e-30  # so small a momentum rounds to none beside 1
 
     def fill(chosen: IntArray, cost: int, table: Callable[..., None], *fields: str) -> None:
         some = runs.take(chosen)
@@ -41,33 +40,29 @@ def _(problem: NoisyQuadratic, runs: Runs, pieces: Pieces, losses: FloatArray) -
         from noisysgd.theory.moments.mode_kernels import sgd_table
 
         fill(np.flatnonzero(plain), 1, sgd_table, "learning_rate", "noise_factor")
-    if (~plain & ~averaged).any():
+    if (~plain).any():
         from noisysgd.theory.moments.mode_kernels import momentum_table
 
-        fields = ("learning_rate", "noise_factor", "momentum")
-        fill(np.flatnonzero(~plain & ~averaged), 4, momentum_table, *fields)
-    if averaged.any():
-        _add_averaged(problem, np.flatnonzero(averaged), runs, pieces, losses)
+        fill(np.flatnonzero(~plain), 4, momentum_table, "learning_rate", "noise_factor", "momentum")
 
 
-def _add_averaged(problem: NoisyQuadratic, chosen: IntArray, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
-    """Add the losses of moving averages, for the configurations `chosen`."""
-    from noisysgd.theory.moments.pair_kernels import variance_table
+@mode_moments.register
+def _(
+    problem: NoisyQuadratic, rule: UpdateRule, run: OneRun, average: AveragePieces, records: int
+) -> tuple[FloatArray, FloatArray]:
+    from noisysgd.theory.moments.pair_kernels import mean_table, variance_table
 
-    curved = problem.eigenvalues > 0  # flat modes have no loss
-    half = (0.5 * problem.weights * problem.eigenvalues)[curved]
-    eigenvalues, noise, start = (
-        array[curved] for array in (problem.eigenvalues, problem.noise_diagonal, problem.initial_second_moment)
-    )
-    cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
-
-    def work(rows: slice) -> None:
-        for c in chosen[rows]:
-            settings = (runs.learning_rate[c], runs.momentum[c], runs.averaging[c])
-            # Started from E θ² instead of Var θ, variances are second moments.
-            moments = np.zeros((half.size, losses.shape[1]))
-            arguments: list[Any] = [eigenvalues, runs.noise_factor[c] * noise, start, *settings, *cut_up, moments]
-            variance_table(*arguments)
-            losses[c] += half @ moments
-
-    map_slices(work, chosen.size, cost=100 * problem.dim * pieces.lengths.size)
+    pull, fixed = problem.eigenvalues + rule.pull(), rule.fixed_point(problem)
+    moving = np.flatnonzero(pull > 0)  # flat modes have no loss
+    settings = (run.learning_rate, run.momentum, rule.look(run.momentum), *average.arrays)
+    second, mean = np.zeros((moving.size, records)), np.zeros((records, moving.size))
+    noise = run.noise_factor * problem.noise_diagonal[moving]
+    # Without a penalty no mean is asked for, and variances that start from E θ² instead of Var θ are second moments.
+    start = problem.initial_second_moment if rule.l2 is None else problem.initial_variance
+    variance_table(pull[moving], noise, start[moving], *settings, second)
+    if rule.l2 is not None:
+        mean_table(pull[moving], (problem.initial_mean - fixed)[moving], *settings, mean)
+    results = np.zeros((2, records, problem.dim))
+    with np.errstate(over="ignore"):
+        results[0][:, moving], results[1][:, moving] = second.T + mean**2, mean
+    return results[0], results[1]

@@ -1,6 +1,7 @@
 """Exact losses and second moments of least squares after any number of steps.
 
-They are advanced by ``coupled``; moving averages of the iterates are followed step by step (``averaging_kernels``).
+They are advanced by ``coupled``; averages of the iterates, and optimizers other than SGD and heavy ball, are followed
+step by step (``averaging_kernels``).
 """
 
 import numpy as np
@@ -9,28 +10,17 @@ from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.common.parallel import map_slices
 from noisysgd.theory.moments.coupled import FLAT, SILENT, CoupledModes, advance, at_rest
 from noisysgd.theory.moments.segments import Pieces, Runs, add_losses
+from noisysgd.theory.moments.update_rule import AveragePieces, OneRun, UpdateRule, mode_moments
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 
 
 @add_losses.register
 def _(problem: LeastSquares, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
-    averaged = runs.averaging > 0
-    if averaged.any():
-        _add_averaged(problem, np.flatnonzero(averaged), runs, pieces, losses)
-    if not averaged.all():
-        part = losses[~averaged]
-        _add_plain(problem, runs.take(~averaged), pieces, part)
-        losses[~averaged] = part
-
-
-def _add_plain(problem: LeastSquares, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
-    """Add the losses of θ itself, not averaged.
-
-    Relative errors are about 1e-13, whatever the curvatures and the number of steps. They are larger where a rounding
-    error in ε or λ alone would change the loss by more: just below the edge of stability, where almost all of the noise
-    is made by the loss that it keeps up, and where an oscillating mode passes through zero.
-    """
+    # Relative errors are about 1e-13, whatever the curvatures and the number of steps. They are larger where a rounding
+    # error in ε or λ alone would change the loss by more: just below the edge of stability, where almost all of the
+    # noise is made by the loss that it keeps up, and where an oscillating mode passes through zero.
+    #
     # Without noise the modes are independent, and the closed forms of additive noise apply.
     silent = runs.noise_factor < SILENT
     if silent.any():
@@ -74,40 +64,37 @@ def without_noise(problem: LeastSquares) -> NoisyQuadratic:
     return NoisyQuadratic(problem.eigenvalues, 0.0, *start, weights=problem.weights)
 
 
-def _add_averaged(problem: LeastSquares, chosen: IntArray, runs: Runs, pieces: Pieces, losses: FloatArray) -> None:
-    """Add the losses of moving averages, for the configurations `chosen`."""
-    half = 0.5 * problem.weights * problem.eigenvalues
-    curved, kept = half > 0, pieces.recorded[pieces.recorded >= 0]
-
-    def work(rows: slice) -> None:
-        for c in chosen[rows]:
-            settings = (runs.learning_rate[c], runs.noise_factor[c], runs.momentum[c], runs.averaging[c])
-            with np.errstate(all="ignore"):
-                moments = average_moments(problem, *settings, pieces, losses.shape[1])
-            losses[c, kept] += moments[kept][:, curved] @ half[curved]
-
-    map_slices(work, chosen.size, cost=problem.dim * int(pieces.lengths.sum()) // 50)
-
-
-def average_moments(
-    problem: LeastSquares, rate: float, factor: float, momentum: float, averaging: float, pieces: Pieces, records: int
-) -> FloatArray:
-    """E θ̄ᵢ² after each recorded piece, (records, D); ``inf`` for all moving modes once any overflows."""
+@mode_moments.register
+def _(
+    problem: LeastSquares, rule: UpdateRule, run: OneRun, average: AveragePieces, records: int
+) -> tuple[FloatArray, FloatArray]:
+    """Step by step, D operations each; ``inf`` for all moving modes once any overflows. Other modes stay where they are."""
     from noisysgd.theory.moments.averaging_kernels import average_steps
 
-    moments = np.zeros((records, problem.dim))
-    start = problem.initial_second_moment
-    moving = problem.eigenvalues > 0
-    state = np.zeros((6, int(moving.sum())))
-    state[[0, 3, 5]] = start[moving]  # E θ², E θθ̄ and E θ̄², since θ̄ starts at θ; u starts at 0
-    eigenvalues = problem.eigenvalues[moving]
-    law = (eigenvalues, problem.weights[moving] * eigenvalues, factor, problem.label_noise, problem.kurtosis - 2.0)
-    for length, multiplier, record in zip(pieces.lengths, pieces.multipliers, pieces.recorded, strict=True):
-        average_steps(state, *law, rate * multiplier, momentum, averaging, int(length))
-        if record >= 0:
-            moments[record, ~moving] = start[~moving]
-            moments[record, moving] = state[5] if np.isfinite(state).all() else np.inf
-    return moments
+    fixed = rule.fixed_point(problem)
+    start, mean = problem.initial_mean - fixed, np.zeros((records, problem.dim))
+    second = np.zeros((records, problem.dim))
+    moving = problem.eigenvalues + rule.pull() > 0
+    begun = average.keep[-1] != 1.0  # an average starts at θ, a sum at 0; u starts at 0
+    state, means = np.zeros((6, int(moving.sum()))), np.zeros((3, int(moving.sum())))
+    state[[0, 3, 5] if begun else [0]] = (start**2 + problem.initial_variance)[moving]
+    means[[0, 2] if begun else [0]] = start[moving]
+    weighted = (problem.weights * problem.eigenvalues)[moving]
+    law = (fixed[moving], rule.pull(), run.noise_factor, problem.label_noise, problem.kurtosis - 2.0)
+    shared = (np.ascontiguousarray(problem.eigenvalues[moving]), weighted, *law)
+    momentum, look = run.momentum, rule.look(run.momentum)
+    with np.errstate(all="ignore"):
+        for keep, fresh, length, multiplier, record in zip(*average.arrays, strict=True):
+            rate = run.learning_rate * multiplier
+            average_steps(state, means, *shared, rate, momentum, look, keep, fresh, int(length))
+            if record >= 0:
+                # What does not move is its own average, or `total` times itself as a sum.
+                total = 1.0 if begun else float((average.fresh * average.pieces.lengths).sum())
+                second[record, ~moving] = total**2 * problem.initial_second_moment[~moving]
+                sound = np.isfinite(state).all() and np.isfinite(means).all()
+                second[record, moving] = state[5] if sound else np.inf
+                mean[record, moving] = means[2] if sound else np.inf
+    return second, mean
 
 
 def second_moments(

@@ -10,7 +10,11 @@ from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.common.parallel import map_slices
 from noisysgd.theory.moments.segments import Runs, add_losses, cut, recorded_steps
+from noisysgd.theory.moments.update_rule import OneRun, add_mode_losses, update_rule
+from noisysgd.theory.problems.l2 import L2
+from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import Quadratic
 from noisysgd.theory.schedules.schedule import Schedule
 
@@ -23,6 +27,10 @@ def expected_loss(
     batch_size: ArrayLike,
     momentum: ArrayLike = 0.0,
     averaging: ArrayLike = 0.0,
+    tail: float = 0.0,
+    nesterov: bool = False,
+    l2: L2 | None = None,
+    penalized: bool = False,
 ) -> FloatArray:
     """Expected excess training loss ½ E θᵀΛθ at the end of the schedule.
 
@@ -37,6 +45,17 @@ def expected_loss(
     averaging : array_like
         Coefficient 0 ≤ β < 1 of an exponential moving average of the iterates, θ̄ ← β θ̄ + (1−β) θ after every step from
         θ̄₀ = θ₀, broadcast with the rest: the loss is then that of θ̄. 0 means θ itself.
+    tail : float
+        Share 0…1 of the steps whose last iterates are averaged with equal weights, instead of `averaging`: the loss
+        after n steps is then that of the mean of the last ⌈tail · n⌉ iterates. 1 is the average of Polyak and Ruppert.
+    nesterov : bool
+        Nesterov's step in the form of ``torch.optim.SGD``: u ← m u + g, θ ← θ − ε (g + m u). False is the paper's heavy
+        ball, θ ← θ − ε u.
+    l2 : L2, optional
+        A penalty that is trained on beside the loss, ``theory.L2(strength, origin)``.
+    penalized : bool
+        Whether the penalty counts as part of the loss. By default the loss is that of the problem alone, although
+        training minimises both.
 
     Returns
     -------
@@ -47,13 +66,13 @@ def expected_loss(
     Raises
     ------
     ValueError
-        For impossible learning rates, batch sizes, momenta or averaging, and shapes that do not broadcast.
+        For impossible learning rates, batch sizes, momenta, averages or penalties, and shapes that do not broadcast.
 
     Notes
     -----
-    For additive noise a segment costs D powers of a 3 × 3 map (D of a 6 × 6 map with averaging), to a relative error
-    below 1e-10 up to 10⁷ steps. For :class:`~noisysgd.theory.LeastSquares` see
-    :mod:`noisysgd.theory.moments.least_squares`; its averages take the steps one by one, D operations each.
+    For additive noise a segment costs D powers of a 3 × 3 map (D of a 6 × 6 map with averages, Nesterov's step or a
+    penalty), to a relative error below 1e-10 up to 10⁷ steps. For :class:`~noisysgd.theory.LeastSquares` see
+    :mod:`noisysgd.theory.moments.least_squares`; there these three take the steps one by one, D operations each.
 
     Examples
     --------
@@ -72,6 +91,10 @@ def expected_loss(
         batch_size=batch_size,
         momentum=momentum,
         averaging=averaging,
+        tail=tail,
+        nesterov=nesterov,
+        l2=l2,
+        penalized=penalized,
         at=schedule.steps,
     )
 
@@ -84,6 +107,10 @@ def loss_curve(
     batch_size: ArrayLike,
     momentum: ArrayLike = 0.0,
     averaging: ArrayLike = 0.0,
+    tail: float = 0.0,
+    nesterov: bool = False,
+    l2: L2 | None = None,
+    penalized: bool = False,
     at: ArrayLike,
 ) -> FloatArray:
     """Expected excess training loss after the chosen numbers of steps.
@@ -92,7 +119,7 @@ def loss_curve(
     ----------
     at : int or (R,) array of int
         Steps in 0…schedule.steps, in any order; the loss after n updates stands at ``at = n``.
-    problem, schedule, learning_rate, batch_size, momentum, averaging
+    problem, schedule, learning_rate, batch_size, momentum, averaging, tail, nesterov, l2, penalized
         As in :func:`expected_loss`.
 
     Returns
@@ -121,14 +148,30 @@ def loss_curve(
         averaging=checks.averaging(averaging),
     )
     steps = recorded_steps(at, schedule)
+    rule = update_rule(nesterov, l2, tail, averaging=decay)
+    checks.instance("penalized", penalized, bool, remedy="Pass True or False.")
     # Every step is recorded once, in order; `inverse` brings the records into the order that was asked for.
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
     runs = Runs(*(np.array(a).ravel() for a in (rate, problem.noise_factor(size), inertia, decay)))
     pieces = cut(schedule, unique)
     losses = np.zeros((rate.size, unique.size))
     losses[:, unique == 0] = problem.initial_loss
-    if pieces.lengths.size and rate.size:
-        add_losses(problem, runs, pieces, losses)
+    by_modes = (runs.averaging > 0) | (not rule.plain)
+    together = np.flatnonzero(~by_modes)
+    if pieces.lengths.size and together.size:
+        part = losses[together]
+        add_losses(problem, runs.take(together), pieces, part)
+        losses[together] = part
+    chosen = np.flatnonzero(by_modes)
+
+    def work(rows: slice) -> None:
+        for c in chosen[rows]:
+            run = OneRun(*(float(each[c]) for each in runs.fields))
+            add_mode_losses(problem, rule, run, schedule, unique, losses[c], penalized=penalized)
+
+    stepwise = problem.dim * schedule.steps // 50
+    cost = 100 * problem.dim * pieces.lengths.size if isinstance(problem, NoisyQuadratic) else stepwise
+    map_slices(work, chosen.size, cost=cost)
     return losses[:, inverse].reshape(rate.shape + steps.shape)
 
 

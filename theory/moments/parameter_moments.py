@@ -5,7 +5,8 @@ constant within a segment of the schedule, so that a segment costs one power of 
 that does not commute with the curvature correlates modes, which the loss does not notice: it needs the diagonal only.
 
 The moving average of iterates is θ̄ ← β θ̄ + (1−β) θ after each step, from θ̄₀ = θ₀ (Polyak averaging with exponential
-weights). It and the velocity u are carried across changes of the learning rate.
+weights). It and the velocity u are carried across changes of the learning rate. The mean of the last iterates is a sum
+that begins at a later step.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,8 +19,18 @@ from numpy.typing import ArrayLike
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.parallel import map_slices
-from noisysgd.theory.moments.least_squares import average_moments, second_moments
-from noisysgd.theory.moments.segments import Pieces, Runs, cut, recorded_steps
+from noisysgd.theory.moments.least_squares import second_moments
+from noisysgd.theory.moments.segments import cut, recorded_steps
+from noisysgd.theory.moments.update_rule import (
+    AveragePieces,
+    OneRun,
+    UpdateRule,
+    exponential,
+    last_iterates,
+    mode_moments,
+    update_rule,
+)
+from noisysgd.theory.problems.l2 import L2
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import Quadratic
@@ -34,6 +45,9 @@ def covariance(
     batch_size: ArrayLike,
     momentum: ArrayLike = 0.0,
     averaging: ArrayLike = 0.0,
+    tail: float = 0.0,
+    nesterov: bool = False,
+    l2: L2 | None = None,
     at: ArrayLike | None = None,
 ) -> FloatArray:
     r"""Cov θ = E (θ − E θ)(θ − E θ)ᵀ in the eigenbasis of the curvature, from diag(initial_variance) at step 0.
@@ -54,6 +68,13 @@ def covariance(
     averaging : array_like
         Coefficient 0 ≤ β < 1 of the moving average θ̄, broadcast with the rest: the result is then Cov θ̄. 0 means θ
         itself.
+    tail : float
+        Share 0…1 of the steps whose last iterates are averaged with equal weights, instead of `averaging`: the result
+        is the covariance of the mean of the last ⌈tail · n⌉ iterates.
+    nesterov : bool
+        Whether θ takes Nesterov's step instead of the heavy ball's: see :func:`~noisysgd.theory.expected_loss`.
+    l2 : L2, optional
+        A penalty that is trained on beside the loss; for additive noise only.
     at : int or (R,) array of int, optional
         Steps in 0…schedule.steps, in any order; the default is the end of the schedule.
 
@@ -65,7 +86,7 @@ def covariance(
     Raises
     ------
     ValueError
-        For impossible learning rates, batch sizes, momenta, averaging or steps, and shapes that do not broadcast.
+        For impossible learning rates, batch sizes, momenta, averages or steps, and shapes that do not broadcast.
 
     Notes
     -----
@@ -93,16 +114,35 @@ def covariance(
     rate, size, inertia, decay = _broadcast(
         problem, schedule, learning_rate=learning_rate, batch_size=batch_size, momentum=momentum, averaging=averaging
     )
+    rule = update_rule(nesterov, l2, tail, averaging=decay)
+    free = rule.l2 is None or isinstance(problem, NoisyQuadratic)
+    remedy = "With a penalty, least squares has exact losses and means only."
+    checks.require(free, "l2", "none for the covariance on least squares", l2, remedy)
     steps = recorded_steps(schedule.steps if at is None else at, schedule)
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
-    runs = Runs(*(np.array(a).ravel() for a in (rate, problem.noise_factor(size), inertia, decay)))
-    pieces = cut(schedule, unique)
+    runs = zip(*(np.ravel(a).tolist() for a in (rate, problem.noise_factor(size), inertia, decay)), strict=True)
     covariances = np.zeros((rate.size, unique.size, problem.dim, problem.dim))
     covariances[:, unique == 0] = np.diag(problem.initial_variance)
-    if pieces.lengths.size:
-        _fill(problem, runs, pieces, covariances)
+    for settings, own in zip(runs, covariances, strict=True):
+        run = OneRun(*settings)
+        for average, count, records in _averages(schedule, unique, rule, run.averaging):
+            part = own[records]
+            _fill(problem, rule, run, average, part)
+            own[records] = part / count**2
     chosen = covariances if np.array_equal(inverse, np.arange(unique.size)) else covariances[:, inverse]
     return chosen.reshape(rate.shape + steps.shape + (problem.dim, problem.dim))
+
+
+def _averages(
+    schedule: Schedule, at: FloatArray, rule: UpdateRule, averaging: float
+) -> Iterator[tuple[AveragePieces, int, slice]]:
+    """What to follow for the records `at` (increasing): pieces, the number of iterates in a sum, and which records."""
+    if rule.tail == 0.0:
+        if at[-1] > 0:
+            yield exponential(cut(schedule, at), averaging), 1, slice(None)
+        return
+    for record in np.flatnonzero(at > 0).tolist():
+        yield *last_iterates(schedule, int(at[record]), rule.tail), slice(record, record + 1)
 
 
 def expected_parameters(
@@ -112,6 +152,9 @@ def expected_parameters(
     learning_rate: ArrayLike,
     momentum: ArrayLike = 0.0,
     averaging: ArrayLike = 0.0,
+    tail: float = 0.0,
+    nesterov: bool = False,
+    l2: L2 | None = None,
     at: ArrayLike | None = None,
 ) -> FloatArray:
     """E θ in the eigenbasis of the curvature, which is the path of gradient descent without noise from `initial_mean`.
@@ -124,6 +167,8 @@ def expected_parameters(
         As in :func:`covariance`.
     averaging : array_like
         Coefficient 0 ≤ β < 1 of the moving average: the result is then E θ̄. 0 means θ itself.
+    tail, nesterov, l2
+        As in :func:`covariance`; here any problem may have a penalty.
 
     Returns
     -------
@@ -147,18 +192,29 @@ def expected_parameters(
     rate, inertia, decay = _broadcast(
         problem, schedule, learning_rate=learning_rate, momentum=momentum, averaging=averaging
     )
+    rule = update_rule(nesterov, l2, tail, averaging=decay)
     steps = recorded_steps(schedule.steps if at is None else at, schedule)
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
-    pieces = cut(schedule, unique)
     means = np.zeros((rate.size, unique.size, problem.dim))
     means[:, unique == 0] = problem.initial_mean
-    if pieces.lengths.size:
-        from noisysgd.theory.moments.pair_kernels import mean_table  # compiled code is loaded when it is first needed
-
-        cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
-        for run, settings in enumerate(zip(rate.flat, inertia.flat, decay.flat, strict=True)):
-            mean_table(problem.eigenvalues, problem.initial_mean, *settings, *cut_up, means[run])
+    fixed = rule.fixed_point(problem)
+    for settings, own in zip(zip(rate.flat, inertia.flat, decay.flat, strict=True), means, strict=True):
+        run = OneRun(float(settings[0]), 0.0, float(settings[1]), float(settings[2]))
+        for average, count, records in _averages(schedule, unique, rule, run.averaging):
+            recorded = average.pieces.recorded[average.pieces.recorded >= 0]
+            own[records][recorded] = fixed + _means(problem, rule, run, average, len(own[records]))[recorded] / count
     return means[:, inverse].reshape(rate.shape + steps.shape + (problem.dim,))
+
+
+def _means(problem: Quadratic, rule: UpdateRule, run: OneRun, average: AveragePieces, records: int) -> FloatArray:
+    """E (θ̄−θ̂) after each recorded piece, (records, D), whatever the noise."""
+    from noisysgd.theory.moments.pair_kernels import mean_table  # compiled code is loaded when it is first needed
+
+    means = np.zeros((records, problem.dim))
+    start = problem.initial_mean - rule.fixed_point(problem)
+    look = rule.look(run.momentum)
+    mean_table(problem.eigenvalues + rule.pull(), start, run.learning_rate, run.momentum, look, *average.arrays, means)
+    return means
 
 
 def _broadcast(problem: Quadratic, schedule: Schedule, **settings: Any) -> list[FloatArray]:
@@ -173,95 +229,97 @@ def _broadcast(problem: Quadratic, schedule: Schedule, **settings: Any) -> list[
 
 
 @singledispatch
-def _fill(problem: Quadratic, runs: Runs, pieces: Pieces, covariances: FloatArray) -> None:
-    """Write the covariances of C runs after each recorded piece into `covariances`, (C, R, D, D)."""
+def _fill(problem: Quadratic, rule: UpdateRule, run: OneRun, average: AveragePieces, covariances: FloatArray) -> None:
+    """Write the covariances of one run after each recorded piece into `covariances`, (R, D, D)."""
     raise NotImplementedError(f"no exact covariance for a {type(problem).__name__}")
 
 
 @_fill.register
-def _(problem: NoisyQuadratic, runs: Runs, pieces: Pieces, covariances: FloatArray) -> None:
+def _(
+    problem: NoisyQuadratic, rule: UpdateRule, run: OneRun, average: AveragePieces, covariances: FloatArray
+) -> None:
     from noisysgd.theory.moments.pair_kernels import covariance_rows
 
     # Modes whose noise is not correlated stay independent, and D variances suffice.
     correlated = problem.noise.ndim == 2 and bool(np.any(problem.noise != np.diag(problem.noise_diagonal)))
-    cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
-    for run, (rate, factor, *settings) in enumerate(_each(runs)):
-        if not correlated:
-            _fill_diagonal(problem, factor * problem.noise_diagonal, (rate, *settings), pieces, covariances[run])
-            continue
-        noise = np.ascontiguousarray(factor * problem.noise)
-        shared = (problem.eigenvalues, noise, problem.initial_variance, rate, *settings, *cut_up)
-        _over_rows(covariance_rows, shared, covariances[run], cost=100 * pieces.lengths.size)
+    if not correlated:
+        _fill_diagonal(problem, rule, run, run.noise_factor * problem.noise_diagonal, average, covariances)
+        return
+    noise = np.ascontiguousarray(run.noise_factor * problem.noise)
+    look = rule.look(run.momentum)
+    settings = (run.learning_rate, run.momentum, look, *average.arrays)
+    shared = (problem.eigenvalues + rule.pull(), noise, problem.initial_variance, *settings)
+    _over_rows(covariance_rows, shared, covariances, cost=100 * average.pieces.lengths.size)
 
 
 @_fill.register
-def _(problem: LeastSquares, runs: Runs, pieces: Pieces, covariances: FloatArray) -> None:
-    from noisysgd.theory.moments.pair_kernels import least_squares_rows, mean_table
+def _(problem: LeastSquares, rule: UpdateRule, run: OneRun, average: AveragePieces, covariances: FloatArray) -> None:
+    from noisysgd.theory.moments.pair_kernels import least_squares_rows
 
+    if run.noise_factor == 0.0:  # full batches: the start shrinks as under additive noise of variance 0
+        _fill_diagonal(problem, rule, run, np.zeros(problem.dim), average, covariances)
+        return
+    means = _means(problem, rule, run, average, len(covariances))
+    pieces, entries = average.pieces, np.arange(problem.dim)
+    if not rule.plain or run.averaging > 0:
+        _fill_step_by_step(problem, rule, run, average, means, covariances)
+        return
+    # The diagonal is coupled through the loss and computed from the start of the schedule for each record. Other
+    # entries depend on one pair of modes each.
+    for piece in np.flatnonzero(pieces.recorded >= 0):
+        record = pieces.recorded[piece]
+        past = (pieces.lengths[: piece + 1], pieces.multipliers[: piece + 1])
+        moments = second_moments(problem, run.learning_rate, run.noise_factor, run.momentum, *past)
+        square = np.where(moments < np.inf, means[record], 0.0) ** 2  # no inf − inf
+        covariances[record, entries, entries] = moments - square
     cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
-    entries = np.arange(problem.dim)
-    for run, (rate, factor, momentum, averaging) in enumerate(_each(runs)):
-        if factor == 0.0:  # full batches: the start shrinks as under additive noise of variance 0
-            _fill_diagonal(problem, np.zeros(problem.dim), (rate, momentum, averaging), pieces, covariances[run])
-            continue
-        means = np.zeros(covariances.shape[1:3])
-        mean_table(problem.eigenvalues, problem.initial_mean, rate, momentum, averaging, *cut_up, means)
-        if averaging > 0:
-            _fill_averages(problem, (rate, factor, momentum, averaging), pieces, means, covariances[run])
-            continue
-        # The diagonal is coupled through the loss and computed from the start of the schedule for each record. Other
-        # entries depend on one pair of modes each.
-        for piece in np.flatnonzero(pieces.recorded >= 0):
-            record = pieces.recorded[piece]
-            past = (pieces.lengths[: piece + 1], pieces.multipliers[: piece + 1])
-            moments = second_moments(problem, rate, factor, momentum, *past)
-            square = np.where(moments < np.inf, means[record], 0.0) ** 2  # no inf − inf
-            covariances[run, record, entries, entries] = moments - square
-        shared = (problem.eigenvalues, problem.initial_mean, rate, factor, momentum, *cut_up)
-        _over_rows(least_squares_rows, shared, covariances[run], cost=200 * pieces.lengths.size)
+    settings = (run.learning_rate, run.noise_factor, run.momentum, *cut_up)
+    shared = (problem.eigenvalues, problem.initial_mean, *settings)
+    _over_rows(least_squares_rows, shared, covariances, cost=200 * pieces.lengths.size)
 
 
-def _fill_averages(
-    problem: LeastSquares, settings: tuple[float, ...], pieces: Pieces, means: FloatArray, covariances: FloatArray
+def _fill_step_by_step(
+    problem: LeastSquares,
+    rule: UpdateRule,
+    run: OneRun,
+    average: AveragePieces,
+    means: FloatArray,
+    covariances: FloatArray,
 ) -> None:
-    """Write covariances of moving averages on least squares, step by step, into `covariances`, (R, D, D)."""
+    """Write covariances on least squares into `covariances`, (R, D, D), from E θ̄, (R, D), by following every step."""
     from noisysgd.theory.moments.averaging_kernels import average_rows
 
-    rate, factor, momentum, averaging = settings
-    kept, entries = pieces.recorded[pieces.recorded >= 0], np.arange(problem.dim)
+    recorded = average.pieces.recorded
+    kept, entries = recorded[recorded >= 0], np.arange(problem.dim)
     with np.errstate(all="ignore"):
-        moments = average_moments(problem, rate, factor, momentum, averaging, pieces, len(means))[kept]
+        moments = mode_moments(problem, rule, run, average, len(means))[0][kept]
         square = np.where(moments < np.inf, means[kept], 0.0) ** 2
     covariances[kept[:, None], entries, entries] = moments - square
-    shared = (problem.eigenvalues, problem.initial_mean, rate, factor, momentum, averaging)
-    cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
-    _over_rows(average_rows, (*shared, *cut_up, means), covariances, cost=int(pieces.lengths.sum()) // 10)
-
-
-def _each(runs: Runs) -> Iterator[tuple[float, ...]]:
-    """Configurations one by one: learning rate, noise factor γ, momentum, averaging."""
-    return zip(runs.learning_rate, runs.noise_factor, runs.momentum, runs.averaging, strict=True)
+    look = rule.look(run.momentum)
+    settings = (run.learning_rate, run.noise_factor, run.momentum, look, *average.arrays, means)
+    shared = (problem.eigenvalues, problem.initial_mean, *settings)
+    _over_rows(average_rows, shared, covariances, cost=int(average.pieces.lengths.sum()) // 10)
 
 
 def _fill_diagonal(
-    problem: Quadratic, noise: FloatArray, settings: tuple[float, ...], pieces: Pieces, covariances: FloatArray
+    problem: Quadratic, rule: UpdateRule, run: OneRun, noise: FloatArray, average: AveragePieces, covariances: FloatArray
 ) -> None:
-    """Write variances under additive noise of variance `noise`, (D,), into the diagonals of `covariances`, (R, D, D).
-
-    `settings` are learning rate, momentum and averaging.
-    """
+    """Write variances under additive noise of variance `noise`, (D,), into the diagonals of `covariances`, (R, D, D)."""
     from noisysgd.theory.moments.pair_kernels import variance_table
 
-    shared = (*settings, pieces.lengths, pieces.multipliers, pieces.recorded)
+    look = rule.look(run.momentum)
+    shared = (run.learning_rate, run.momentum, look, *average.arrays)
     variances = np.zeros(covariances.shape[1::-1])  # (D, R): threads write whole rows
+    pull = problem.eigenvalues + rule.pull()
 
     def work(modes: slice) -> None:
-        own = (problem.eigenvalues[modes], noise[modes], problem.initial_variance[modes])
+        own = (pull[modes], noise[modes], problem.initial_variance[modes])
         arguments: tuple[Any, ...] = (*own, *shared, variances[modes])
         variance_table(*arguments)
 
-    map_slices(work, problem.dim, cost=100 * pieces.lengths.size)
-    records, modes = pieces.recorded[pieces.recorded >= 0], np.arange(problem.dim)
+    map_slices(work, problem.dim, cost=100 * average.pieces.lengths.size)
+    recorded = average.pieces.recorded
+    records, modes = recorded[recorded >= 0], np.arange(problem.dim)
     covariances[records[:, None], modes, modes] = variances[:, records].T
 
 

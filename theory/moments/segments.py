@@ -27,11 +27,14 @@ class Runs:
     momentum: FloatArray
     averaging: FloatArray
 
+    @property
+    def fields(self) -> tuple[FloatArray, ...]:
+        """Learning rates, noise factors, momenta and averaging, in this order."""
+        return (self.learning_rate, self.noise_factor, self.momentum, self.averaging)
+
     def take(self, chosen: IntArray | npt.NDArray[np.bool_]) -> "Runs":
         """The chosen configurations, by index or by mask."""
-        return Runs(
-            self.learning_rate[chosen], self.noise_factor[chosen], self.momentum[chosen], self.averaging[chosen]
-        )
+        return Runs(*(each[chosen] for each in self.fields))
 
 
 @dataclass(frozen=True)
