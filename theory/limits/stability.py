@@ -11,11 +11,14 @@ from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.limits import nesterov as nesterov_step
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.quadratic import Quadratic
 
 
-def critical_learning_rate(problem: Quadratic, batch_size: ArrayLike = np.inf, momentum: ArrayLike = 0.0) -> FloatArray:
+def critical_learning_rate(
+    problem: Quadratic, batch_size: ArrayLike = np.inf, momentum: ArrayLike = 0.0, *, nesterov: bool = False
+) -> FloatArray:
     r"""Learning rate ε_crit at and beyond which the expected loss is not bounded.
 
     *Additive noise*: ε_crit = 2(1+m)/λ_max whatever the batch size (paper, section 3.1). In effective learning rates
@@ -30,11 +33,16 @@ def critical_learning_rate(problem: Quadratic, batch_size: ArrayLike = np.inf, m
     constraint above, small ones 2B(1−m)/tr H: proportional to B, and a bound on ε/(1−m) alone. It is exact where each
     weight is at least 2 − κ, that is always for whole numbers of modes.
 
+    *Nesterov's step* has 2(1+m)/((1+2m) λ_max) for additive noise, 1/(1+2m) of what the heavy ball has. For least
+    squares R follows in the same way from its stationary state.
+
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
     batch_size, momentum : array_like
         Broadcast against each other; the default is the noiseless limit.
+    nesterov : bool
+        Whether θ takes Nesterov's step, θ ← θ − ε (g + m u), instead of the heavy ball's.
 
     Returns
     -------
@@ -50,6 +58,8 @@ def critical_learning_rate(problem: Quadratic, batch_size: ArrayLike = np.inf, m
     >>> from noisysgd import theory
     >>> theory.critical_learning_rate(theory.power_law(10), momentum=[0.0, 0.9])
     array([2. , 3.8])
+    >>> theory.critical_learning_rate(theory.power_law(10), momentum=0.9, nesterov=True).round(4)
+    np.float64(1.3571)
 
     One hundred equal modes, tr H = 100: 2B/(tr H + 1 + B) exactly.
 
@@ -61,11 +71,14 @@ def critical_learning_rate(problem: Quadratic, batch_size: ArrayLike = np.inf, m
     size, inertia = checks.broadcast(
         batch_size=checks.batch_size(batch_size, problem.dataset_size), momentum=checks.momentum(momentum)
     )
-    return edge(problem, problem.noise_factor(size), inertia)
+    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    return edge(problem, problem.noise_factor(size), inertia, nesterov=nesterov)
 
 
-def edge(problem: Quadratic, noise_factor: FloatArray, momentum: FloatArray) -> FloatArray:
+def edge(problem: Quadratic, noise_factor: FloatArray, momentum: FloatArray, *, nesterov: bool = False) -> FloatArray:
     """:func:`critical_learning_rate` for checked arrays of one shape, of γ and of m."""
+    if nesterov:
+        return nesterov_step.edge(problem, noise_factor, momentum)
     largest = problem.largest_eigenvalue
     curvature = np.asarray(2.0 * (1.0 + momentum) / largest)
     if not isinstance(problem, LeastSquares):

@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.limits.nesterov import additive_covariance, gains
+from noisysgd.theory.limits.nesterov import shares as nesterov_shares
 from noisysgd.theory.limits.stability import edge, feedback
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
@@ -28,7 +30,12 @@ class FluctuationDissipation(NamedTuple):
 
 
 def stationary_covariance(
-    problem: Problem, *, learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike = 0.0
+    problem: Problem,
+    *,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    nesterov: bool = False,
 ) -> FloatArray:
     r"""Covariance Σ of θ to which SGD or heavy ball tends at a constant learning rate.
 
@@ -51,6 +58,8 @@ def stationary_covariance(
         D modes.
     learning_rate, batch_size, momentum : array_like
         Broadcast against each other.
+    nesterov : bool
+        Whether θ takes Nesterov's step, whose stationary states are in :mod:`noisysgd.theory.limits.nesterov`.
 
     Returns
     -------
@@ -72,11 +81,17 @@ def stationary_covariance(
     """
     rate, factor, inertia = _settings(problem, learning_rate, batch_size, momentum)
     # The closed forms below have values beyond the critical learning rate too, but no stationary state is there.
-    stable = (rate < edge(problem, factor, inertia))[..., None, None]
+    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    stable = (rate < edge(problem, factor, inertia, nesterov=nesterov))[..., None, None]
     temperature, step_length = factor * rate / (1.0 - inertia), rate / (1.0 + inertia)
     if isinstance(problem, LeastSquares):
-        covariance = _diagonal(_least_squares_variances(problem, temperature, step_length))
+        shares = _shares(problem, rate, factor, inertia, nesterov=nesterov)
+        covariance = _diagonal(_least_squares_variances(problem, shares))
         stable = stable & np.isfinite(covariance).all(axis=(-1, -2), keepdims=True)
+    elif nesterov:
+        noise = problem.noise if problem.noise.ndim == 2 else np.diag(problem.noise)
+        push = factor[..., None, None] * noise
+        covariance = additive_covariance(problem.eigenvalues, push, problem.initial_variance, rate, inertia)
     else:
         retardation = rate * inertia / ((1.0 - inertia) ** 2 * (1.0 + inertia))
         covariance = _additive_covariance(problem, temperature, step_length, retardation)
@@ -84,7 +99,12 @@ def stationary_covariance(
 
 
 def stationary_loss(
-    problem: Problem, *, learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike = 0.0
+    problem: Problem,
+    *,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    nesterov: bool = False,
 ) -> FloatArray:
     r"""Expected loss ½ Σ wᵢ λᵢ Σᵢᵢ of the stationary state.
 
@@ -94,7 +114,7 @@ def stationary_loss(
 
     Parameters
     ----------
-    problem, learning_rate, batch_size, momentum
+    problem, learning_rate, batch_size, momentum, nesterov
         As in :func:`stationary_covariance`.
 
     Returns
@@ -115,7 +135,8 @@ def stationary_loss(
     array([0.   , 0.125,   inf])
     """
     rate, factor, inertia = _settings(problem, learning_rate, batch_size, momentum)
-    return 0.5 * _weighted_sum(problem, _energies(problem, rate, factor, inertia))
+    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    return 0.5 * _weighted_sum(problem, _energies(problem, rate, factor, inertia, nesterov=nesterov))
 
 
 def fluctuation_dissipation(
@@ -216,7 +237,7 @@ def sde_stationary_covariance(problem: Problem, *, temperature: ArrayLike) -> Fl
     heat = checks.at_least("temperature", temperature, 0.0, remedy="T = ε/(B(1−m)) is finite and not negative.")
     none = np.zeros_like(heat)
     if isinstance(problem, LeastSquares):
-        covariance = _diagonal(_least_squares_variances(problem, heat, none))
+        covariance = _diagonal(_least_squares_variances(problem, feedback(problem, heat, none)))
         stable = np.isfinite(covariance).all(axis=(-1, -2), keepdims=True)
         return np.where(stable, covariance, np.inf)
     return _additive_covariance(problem, heat, none, none)
@@ -235,32 +256,47 @@ def _settings(
     return [rate, problem.noise_factor(size), inertia]
 
 
-def _energies(problem: Problem, rate: FloatArray, noise_factor: FloatArray, momentum: FloatArray) -> FloatArray:
+def _energies(
+    problem: Problem, rate: FloatArray, noise_factor: FloatArray, momentum: FloatArray, *, nesterov: bool = False
+) -> FloatArray:
     """λᵢ Σᵢᵢ of the stationary state, (..., D): zero for flat modes; ``inf`` for the others without such a state."""
-    temperature, step_length = noise_factor * rate / (1.0 - momentum), rate / (1.0 + momentum)
     if isinstance(problem, LeastSquares):
-        energies = _least_squares_energies(problem, temperature, step_length)
+        energies = _least_squares_energies(
+            problem, _shares(problem, rate, noise_factor, momentum, nesterov=nesterov)
+        )
+    elif nesterov:
+        with np.errstate(invalid="ignore"):
+            energies = gains(problem, rate, momentum) * noise_factor[..., None] * problem.noise_diagonal
     else:
+        temperature, step_length = noise_factor * rate / (1.0 - momentum), rate / (1.0 + momentum)
         with np.errstate(divide="ignore", invalid="ignore"):
             pull = 2.0 - problem.eigenvalues * step_length[..., None]
             energies = temperature[..., None] * problem.noise_diagonal / pull
     # Flat modes have no energy, however far they diffuse.
-    stable = rate < edge(problem, noise_factor, momentum)
+    stable = rate < edge(problem, noise_factor, momentum, nesterov=nesterov)
     return np.where(problem.eigenvalues > 0, np.where(stable[..., None], energies, np.inf), 0.0)
 
 
-def _least_squares_energies(problem: LeastSquares, temperature: FloatArray, step_length: FloatArray) -> FloatArray:
+def _shares(
+    problem: LeastSquares, rate: FloatArray, noise_factor: FloatArray, momentum: FloatArray, *, nesterov: bool
+) -> FloatArray:
+    """Each mode's share of the feedback R, (..., D)."""
+    if nesterov:
+        return nesterov_shares(problem, rate, noise_factor, momentum)
+    return feedback(problem, noise_factor * rate / (1.0 - momentum), rate / (1.0 + momentum))
+
+
+def _least_squares_energies(problem: LeastSquares, shares: FloatArray) -> FloatArray:
     """λᵢ Σᵢᵢ of least squares, (..., D)."""
     # λᵢ Σᵢᵢ = shareᵢ (L + σ²), whose weighted sum is L = R(L + σ²); hence L + σ² = σ²/(1 − R), with R `returned`.
-    shares = feedback(problem, temperature, step_length)
     returned = _weighted_sum(problem, shares)[..., None]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(returned < 1.0, shares * (problem.label_noise / (1.0 - returned)), np.inf)
 
 
-def _least_squares_variances(problem: LeastSquares, temperature: FloatArray, step_length: FloatArray) -> FloatArray:
+def _least_squares_variances(problem: LeastSquares, shares: FloatArray) -> FloatArray:
     """Σᵢᵢ of least squares, (..., D); flat modes keep their initial variance."""
-    energies = _least_squares_energies(problem, temperature, step_length)
+    energies = _least_squares_energies(problem, shares)
     still = np.broadcast_to(problem.initial_variance, energies.shape).copy()
     return np.divide(energies, problem.eigenvalues, where=problem.eigenvalues > 0, out=still)
 
