@@ -40,12 +40,14 @@ from noisysgd.theory.optima import (
 )
 from noisysgd.theory.passage import steps_to_target
 from noisysgd.theory.problems import (
+    L2,
     LeastSquares,
     NoisyQuadratic,
     Quadratic,
     marchenko_pastur,
     measured_spectrum,
     power_law,
+    source_capacity,
     two_scale,
 )
 from noisysgd.theory.scaling import (
@@ -93,6 +95,7 @@ from noisysgd.theory.sweeps import (
 )
 
 __all__ = [
+    "L2",
     "Budget",
     "CornerFit",
     "EpochBudget",
@@ -148,6 +151,7 @@ __all__ = [
     "save_sweep",
     "sde_stationary_covariance",
     "second_moment_map",
+    "source_capacity",
     "spectral_radius",
     "stationary_covariance",
     "stationary_loss",

@@ -5,7 +5,8 @@ A mode of curvature λ, x = ελ, whose gradient noise has variance s, settles a
     λ E θ² = s ε (1 + m + m(1+2m) x) / [(1 − m + mx) (2(1+m) − (1+2m) x)].
 
 The heavy ball has 1 + m above, and (1−m)(2(1+m) − x) below: the same at x → 0, where temperature alone counts, but the
-edge of stability is 1/(1+2m) times as far. Derived from θ_{n+1} = (1+m)(1−x) θ_n − m(1−x) θ_{n−1} − ε((1+m) ξ_n − m ξ_{n−1}).
+edge of stability is 1/(1+2m) times as far. All follows from
+θ_{n+1} = (1+m)(1−x) θ_n − m(1−x) θ_{n−1} − ε((1+m) ξ_n − m ξ_{n−1}).
 """
 
 import numpy as np
@@ -52,7 +53,7 @@ def edge(problem: Quadratic, noise_factor: FloatArray, momentum: FloatArray) -> 
 
 
 def _root(problem: LeastSquares, noise_factor: float, momentum: float, highest: float) -> float:
-    """The ε below `highest` at which the feedback R is 1: R rises with ε, from 0 to infinity at the curvature's edge."""
+    """The ε below `highest` at which the feedback R is 1: R rises with ε, from 0 to infinity at the highest."""
     from scipy.optimize import brentq
 
     factor, m = np.asarray(noise_factor), np.asarray(momentum)

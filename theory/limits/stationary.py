@@ -261,9 +261,7 @@ def _energies(
 ) -> FloatArray:
     """λᵢ Σᵢᵢ of the stationary state, (..., D): zero for flat modes; ``inf`` for the others without such a state."""
     if isinstance(problem, LeastSquares):
-        energies = _least_squares_energies(
-            problem, _shares(problem, rate, noise_factor, momentum, nesterov=nesterov)
-        )
+        energies = _least_squares_energies(problem, _shares(problem, rate, noise_factor, momentum, nesterov=nesterov))
     elif nesterov:
         with np.errstate(invalid="ignore"):
             energies = gains(problem, rate, momentum) * noise_factor[..., None] * problem.noise_diagonal

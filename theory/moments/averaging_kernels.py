@@ -32,8 +32,8 @@ def average_steps(
 ) -> None:
     """Advance (E δ², E δu, E u², E δδ̄, E uδ̄, E δ̄²), (6, D), and (E δ, E u, E δ̄), (3, D), by `count` steps.
 
-    δ = θ − θ̂ is the distance from the fixed point θ̂ (`fixed`) of a penalty that adds `pull` to each curvature; the noise
-    is that of θ. `weighted` is wλ, `factor` γ and `excess` κ − 2.
+    δ = θ − θ̂ is the distance from the fixed point θ̂ (`fixed`) of a penalty that adds `pull` to each curvature; noise is
+    made at θ. `weighted` is wλ, `factor` γ and `excess` κ − 2.
     """
     # The new δ is a δ + b u − c ξ, with a = 1 − c (λ + pull).
     c, b = rate * (1.0 + look), -rate * ((1.0 + look) * momentum - look)

@@ -68,7 +68,7 @@ def without_noise(problem: LeastSquares) -> NoisyQuadratic:
 def _(
     problem: LeastSquares, rule: UpdateRule, run: OneRun, average: AveragePieces, records: int
 ) -> tuple[FloatArray, FloatArray]:
-    """Step by step, D operations each; ``inf`` for all moving modes once any overflows. Other modes stay where they are."""
+    """Step by step, D operations each; ``inf`` for all moving modes once any overflows. Other modes stay put."""
     from noisysgd.theory.moments.averaging_kernels import average_steps
 
     fixed = rule.fixed_point(problem)

@@ -14,7 +14,7 @@ from noisysgd.theory.problems.quadratic import Quadratic
 
 
 def second_moment_map(
-    problem: Quadratic, *, learning_rate: float, batch_size: float, momentum: float = 0.0
+    problem: Quadratic, *, learning_rate: float, batch_size: float, momentum: float = 0.0, nesterov: bool = False
 ) -> FloatArray:
     r"""The matrix M of v ← M v + b, the exact second moments of one step of SGD or heavy ball.
 
@@ -23,13 +23,16 @@ def second_moment_map(
         M = (I−εΛ)² + γε² ((κ−2)Λ² + λ(w∘λ)ᵀ).
 
     For additive noise it is (I−εΛ)², since all noise is in b. With heavy ball v stacks (E θ², E θu, E u²), and noise of
-    variance s adds (ε², −ε, 1) s. Flat modes, which stand still or diffuse but have no loss, are left out.
+    variance s adds (ε², −ε, 1) s; with Nesterov's step ε is ε(1+m) there. Flat modes, which stand still or diffuse but
+    have no loss, are left out.
 
     Parameters
     ----------
     problem : NoisyQuadratic or LeastSquares
     learning_rate, batch_size, momentum : float
         One configuration.
+    nesterov : bool
+        Whether θ takes Nesterov's step, θ ← θ − ε (g + m u), instead of the heavy ball's.
 
     Returns
     -------
@@ -58,12 +61,18 @@ def second_moment_map(
     rate = checks.scalar("learning_rate", checks.learning_rate(learning_rate), remedy=remedy)
     size = checks.scalar("batch_size", checks.batch_size(batch_size, problem.dataset_size), remedy=remedy)
     inertia = checks.scalar("momentum", checks.momentum(momentum), remedy=remedy)
+    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
     with np.errstate(over="ignore", invalid="ignore"):
-        return _map(problem, rate, float(problem.noise_factor(size)), inertia)
+        return _map(problem, rate, float(problem.noise_factor(size)), inertia, nesterov)
 
 
 def spectral_radius(
-    problem: Quadratic, *, learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike = 0.0
+    problem: Quadratic,
+    *,
+    learning_rate: ArrayLike,
+    batch_size: ArrayLike,
+    momentum: ArrayLike = 0.0,
+    nesterov: bool = False,
 ) -> FloatArray:
     """Largest modulus of an eigenvalue of :func:`second_moment_map`: below 1 the loss stays bounded.
 
@@ -75,6 +84,8 @@ def spectral_radius(
     problem : NoisyQuadratic or LeastSquares
     learning_rate, batch_size, momentum : array_like
         Configurations, broadcast against each other.
+    nesterov : bool
+        As in :func:`second_moment_map`.
 
     Returns
     -------
@@ -100,17 +111,18 @@ def spectral_radius(
         batch_size=checks.batch_size(batch_size, problem.dataset_size),
         momentum=checks.momentum(momentum),
     )
+    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
     factor = problem.noise_factor(size)
     radius = np.empty(rate.shape)
     for index in np.ndindex(rate.shape):
         with np.errstate(over="ignore", invalid="ignore"):
-            matrix = _map(problem, float(rate[index]), float(factor[index]), float(inertia[index]))
+            matrix = _map(problem, float(rate[index]), float(factor[index]), float(inertia[index]), nesterov)
         sound = np.isfinite(matrix).all()
         radius[index] = np.abs(np.linalg.eigvals(matrix)).max() if sound else np.inf
     return radius
 
 
-def _map(problem: Quadratic, rate: float, noise_factor: float, momentum: float) -> FloatArray:
+def _map(problem: Quadratic, rate: float, noise_factor: float, momentum: float, nesterov: bool) -> FloatArray:
     """:func:`second_moment_map` of one checked configuration, γ for the batch size."""
     curved = problem.eigenvalues > 0
     curvature = problem.eigenvalues[curved]
@@ -118,14 +130,15 @@ def _map(problem: Quadratic, rate: float, noise_factor: float, momentum: float) 
     if isinstance(problem, LeastSquares):
         trace = np.outer(curvature, problem.weights[curved] * curvature)
         noise = noise_factor * (np.diag((problem.kurtosis - 2.0) * curvature**2) + trace)
-    keep = 1.0 - rate * curvature
+    kick = rate * (1.0 + momentum) if nesterov else rate  # what the gradient adds to θ at once
+    keep = 1.0 - kick * curvature
     if momentum == 0.0:
         return np.diag(keep**2) + rate * rate * noise
-    # With θ ← keep θ + pull u − ε ξ and u ← λ θ + m u + ξ, each row of blocks expands one of E θ², E θu and E u².
-    pull = -rate * momentum
+    # With θ ← keep θ + pull u − kick ξ and u ← λ θ + m u + ξ, each row of blocks expands one of E θ², E θu and E u².
+    pull = -rate * momentum * (momentum if nesterov else 1.0)
     one = np.ones_like(curvature)
-    theta2 = [np.diag(keep**2) + rate * rate * noise, np.diag(2 * keep * pull), np.diag(pull * pull * one)]
-    cross = [np.diag(keep * curvature) - rate * noise, np.diag(keep * momentum + pull * curvature)]
+    theta2 = [np.diag(keep**2) + kick * kick * noise, np.diag(2 * keep * pull), np.diag(pull * pull * one)]
+    cross = [np.diag(keep * curvature) - kick * noise, np.diag(keep * momentum + pull * curvature)]
     cross.append(np.diag(pull * momentum * one))
     u2 = [np.diag(curvature**2) + noise, np.diag(2 * momentum * curvature), np.diag(momentum**2 * one)]
     return np.block([theta2, cross, u2])

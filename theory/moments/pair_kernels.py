@@ -256,9 +256,7 @@ def start_at(entry: int, begun: bool) -> bool:
 
 
 @helper
-def second_moment(
-    moment: FloatArray, averaged: bool, left: tuple[float, float], right: tuple[float, float]
-) -> float:
+def second_moment(moment: FloatArray, averaged: bool, left: tuple[float, float], right: tuple[float, float]) -> float:
     """E θ̄ᵢ θ̄ⱼ, or E θᵢ θⱼ if nothing is averaged, from the moments in coordinates with :func:`place_of` given."""
     if averaged:
         return float(moment[2, 2])

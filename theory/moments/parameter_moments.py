@@ -235,9 +235,7 @@ def _fill(problem: Quadratic, rule: UpdateRule, run: OneRun, average: AveragePie
 
 
 @_fill.register
-def _(
-    problem: NoisyQuadratic, rule: UpdateRule, run: OneRun, average: AveragePieces, covariances: FloatArray
-) -> None:
+def _(problem: NoisyQuadratic, rule: UpdateRule, run: OneRun, average: AveragePieces, covariances: FloatArray) -> None:
     from noisysgd.theory.moments.pair_kernels import covariance_rows
 
     # Modes whose noise is not correlated stay independent, and D variances suffice.
@@ -302,7 +300,12 @@ def _fill_step_by_step(
 
 
 def _fill_diagonal(
-    problem: Quadratic, rule: UpdateRule, run: OneRun, noise: FloatArray, average: AveragePieces, covariances: FloatArray
+    problem: Quadratic,
+    rule: UpdateRule,
+    run: OneRun,
+    noise: FloatArray,
+    average: AveragePieces,
+    covariances: FloatArray,
 ) -> None:
     """Write variances under additive noise of variance `noise`, (D,), into the diagonals of `covariances`, (R, D, D)."""
     from noisysgd.theory.moments.pair_kernels import variance_table

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
@@ -139,9 +138,7 @@ def add_mode_losses(
     losses[at == 0] = before[0]
 
 
-def _losses(
-    problem: Quadratic, rule: UpdateRule, second: FloatArray, mean: FloatArray, penalized: bool
-) -> FloatArray:
+def _losses(problem: Quadratic, rule: UpdateRule, second: FloatArray, mean: FloatArray, penalized: bool) -> FloatArray:
     """½ Σ w λ E θ², (R,), from the moments about θ̂; with the penalty ½ μ Σ w E (θ−o)² if `penalized`."""
     fixed = rule.fixed_point(problem)
     loss = _half(problem.weights * problem.eigenvalues, second, mean, fixed)

@@ -111,17 +111,26 @@ class Quadratic:
         """The same problem, with batches drawn from `dataset_size` examples."""
         return replace(self, dataset_size=dataset_size)
 
-    def precondition(self, power: float) -> Self:
-        """The problem that SGD preconditioned by P = H^−power solves, as a change of variables φ = P^−½ θ.
+    def precondition(self, power: float | None = None, *, diagonal: ArrayLike | None = None) -> Self:
+        """The problem that SGD preconditioned by P = H^−power, or by any other diagonal P, solves.
 
-        Descent along P ĝ in θ is plain descent in φ, where λ → pλ, F → P^½ F P^½ and E θ₀² → E θ₀²/p with p = λ^−power:
-        the same loss, hence the same training curves (Zhang et al. 2019, section 2). power = 0 changes nothing,
-        power = 1 gives every mode curvature 1. Flat modes stay as they are.
+        It is a change of variables φ = P^−½ θ. Descent along P ĝ in θ is plain descent in φ, where λ → pλ,
+        F → P^½ F P^½ and E θ₀² → E θ₀²/p: the same loss, hence the same training curves, with any optimizer, in theory
+        and in the simulators (Zhang et al. 2019, section 2, with p = λ^−power). power = 0 changes nothing, power = 1
+        gives every mode curvature 1. Flat modes stay as they are under a power of H.
+
+        Parameters
+        ----------
+        power : float
+            Exponent of P = H^−power.
+        diagonal : scalar or (D,) array
+            The entries p > 0 of a diagonal P in the eigenbasis, instead of a power.
 
         Raises
         ------
         ValueError
-            If `power` is not a finite number, or so large that curvatures leave the range of floating point.
+            Unless exactly one of the two is given, if `power` is not a finite number, if an entry is not positive and
+            finite, or if curvatures leave the range of floating point.
 
         Examples
         --------
@@ -131,12 +140,22 @@ class Quadratic:
         array([1.        , 0.70710678, 0.57735027, 0.5       ])
         >>> bool(abs(problem.precondition(0.5).initial_loss - problem.initial_loss) < 1e-15)
         True
+        >>> problem.precondition(diagonal=[1.0, 1.0, 1.0, 4.0]).eigenvalues
+        array([1.        , 0.5       , 0.33333333, 1.        ])
         """
-        power = checks.scalar("power", power)
+        one = (power is None) != (diagonal is None)
+        checks.require(one, "power, diagonal", "exactly one of the two", f"{power}, {diagonal}", "Choose one P.")
+        given = power if diagonal is None else diagonal
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            scale = np.where(self.eigenvalues > 0, self.eigenvalues**-power, 1.0)
-            sound = bool(np.all((scale > 0) & np.isfinite(scale) & np.isfinite(scale * self.eigenvalues)))
-        checks.require(sound, "power", "a power that keeps curvatures within floating point", power, "0…1 is usual.")
+            if diagonal is None:
+                exponent = checks.scalar("power", power)
+                scale = np.where(self.eigenvalues > 0, self.eigenvalues**-exponent, 1.0)
+            else:
+                scale = per_mode("diagonal", checks.real("diagonal", diagonal), self.dim)
+            bent = scale * self.eigenvalues
+            sound = bool(np.all((scale > 0) & np.isfinite(scale) & np.isfinite(bent)) and bent.max() > 0)
+        name, expected = "power" if diagonal is None else "diagonal", "p > 0 and curvatures within floating point"
+        checks.require(sound, name, expected, given, "A power in 0…1, or entries of usual size, do.")
         return replace(
             self,
             eigenvalues=scale * self.eigenvalues,

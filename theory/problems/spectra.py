@@ -1,6 +1,7 @@
-"""Problems with named spectra; each has gradient noise F = Λ and E θ₀² = 1, as in Zhang et al. 2019.
+"""Problems with named spectra.
 
-For noise that grows with the loss, pass their eigenvalues on: ``LeastSquares(power_law(100).eigenvalues)``.
+All but one have gradient noise F = Λ and E θ₀² = 1, as in Zhang et al. 2019. For noise that grows with the loss, pass
+their eigenvalues on: ``LeastSquares(power_law(100).eigenvalues)``. :func:`source_capacity` is least squares already.
 """
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.whole_parts import whole_part
+from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 
 
@@ -33,6 +35,55 @@ def power_law(dim: int, exponent: float = 1.0, *, dataset_size: int | None = Non
     )
     eigenvalues = np.arange(1, dim + 1, dtype=np.float64) ** -exponent
     return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
+
+
+def source_capacity(
+    dim: int, *, capacity: float, source: float, label_noise: float = 0.0, dataset_size: int | None = None
+) -> LeastSquares:
+    r"""Least squares with power laws for the spectrum and for the target, the setting of kernel regression.
+
+    λ_k = k^−capacity, and training has to move θ by θ_k ∝ k^−(1 + capacity (2 source − 1))/2, scaled so that the loss
+    starts at ½. Then λ_k θ_k² ∝ k^−(1 + 2·capacity·source), and gradient descent without noise has a loss that falls as
+    t^−2·source until it reaches the smallest curvature (source and capacity conditions of Caponnetto & De Vito 2007,
+    in the notation of Cui, Loureiro, Krzakala & Zdeborová 2021, arXiv 2105.15004).
+
+    Parameters
+    ----------
+    dim : int
+        Number D of modes.
+    capacity : float
+        Exponent α > 1 of the spectrum, for which the trace stays finite as D grows.
+    source : float
+        Exponent r > 0 of the target: the larger, the more of it lies along steep directions.
+    label_noise : float
+        Variance σ² ≥ 0 of the labels' noise.
+    dataset_size : int, optional
+        Number of training examples, as for :class:`LeastSquares`.
+
+    Raises
+    ------
+    ValueError
+        For values out of these ranges.
+
+    Examples
+    --------
+    >>> from noisysgd import theory
+    >>> problem = source_capacity(10_000, capacity=1.5, source=0.5)
+    >>> settings = {"learning_rate": 0.5, "batch_size": float("inf"), "at": [100, 1000]}
+    >>> early, late = theory.loss_curve(problem, theory.constant(1000), **settings)
+    >>> round(float(np.log10(early / late)), 2)  # 2 · source
+    1.0
+    """
+    dim = checks.integer("dim", dim, 1, remedy="Pass the number of modes.")
+    alpha, r = checks.scalar("capacity", capacity), checks.scalar("source", source)
+    checks.require(1 < alpha < 1e3, "capacity", "an exponent > 1", capacity, "Use LeastSquares for other spectra.")
+    checks.require(0 < r < 1e3, "source", "an exponent > 0", source, "Larger is easier; 0.5 is a usual choice.")
+    index = np.arange(1, dim + 1, dtype=np.float64)
+    eigenvalues = index**-alpha
+    energies = index ** -(1.0 + 2.0 * alpha * r)
+    # Exponents beyond the range of floating point leave flat modes without a displacement.
+    mean = np.sqrt(np.divide(energies / energies.sum(), eigenvalues, out=np.zeros(dim), where=eigenvalues > 0))
+    return LeastSquares(eigenvalues, label_noise, mean, 0.0, dataset_size)
 
 
 def two_scale(
