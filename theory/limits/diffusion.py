@@ -206,9 +206,9 @@ def weak_error(
     errors = np.empty(counts.shape)
     for index in np.ndindex(counts.shape):
         run = constant(checks.integer("steps", counts[index], 1, remedy="Steps are whole."))
-        setting = {"learning_rate": duration / run.steps, "batch_size": size, "momentum": inertia}
-        discrete = expected_loss(problem, run, **setting)
-        continuous = diffusion_loss(problem, run, order=order, **setting)
+        rate = duration / run.steps
+        discrete = expected_loss(problem, run, learning_rate=rate, batch_size=size, momentum=inertia)
+        continuous = diffusion_loss(problem, run, order=order, learning_rate=rate, batch_size=size, momentum=inertia)
         both = np.isfinite(discrete) and np.isfinite(continuous)
         errors[index] = np.abs(discrete - continuous) if both else np.inf
     return errors

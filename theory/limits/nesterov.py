@@ -48,7 +48,7 @@ def edge(problem: Quadratic, noise_factor: FloatArray, momentum: FloatArray) -> 
     edges = curvature.copy()
     for at in np.ndindex(curvature.shape):
         if noise_factor[at] > 0:
-            edges[at] = _root(problem, noise_factor[at], momentum[at], float(curvature[at]))
+            edges[at] = _root(problem, float(noise_factor[at]), float(momentum[at]), float(curvature[at]))
     return edges
 
 

@@ -4,6 +4,7 @@ The compiled code is in ``mode_kernels`` (SGD and heavy ball) and ``pair_kernels
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -59,9 +60,11 @@ def _(
     noise = run.noise_factor * problem.noise_diagonal[moving]
     # Without a penalty no mean is asked for, and variances that start from E θ² instead of Var θ are second moments.
     start = problem.initial_second_moment if rule.l2 is None else problem.initial_variance
-    variance_table(pull[moving], noise, start[moving], *settings, second)
+    arguments: tuple[Any, ...] = (pull[moving], noise, start[moving], *settings, second)
+    variance_table(*arguments)
     if rule.l2 is not None:
-        mean_table(pull[moving], (problem.initial_mean - fixed)[moving], *settings, mean)
+        arguments = (pull[moving], (problem.initial_mean - fixed)[moving], *settings, mean)
+        mean_table(*arguments)
     results = np.zeros((2, records, problem.dim))
     with np.errstate(over="ignore"):
         results[0][:, moving], results[1][:, moving] = second.T + mean**2, mean

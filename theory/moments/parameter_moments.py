@@ -213,7 +213,9 @@ def _means(problem: Quadratic, rule: UpdateRule, run: OneRun, average: AveragePi
     means = np.zeros((records, problem.dim))
     start = problem.initial_mean - rule.fixed_point(problem)
     look = rule.look(run.momentum)
-    mean_table(problem.eigenvalues + rule.pull(), start, run.learning_rate, run.momentum, look, *average.arrays, means)
+    settings = (run.learning_rate, run.momentum, look, *average.arrays)
+    arguments: tuple[Any, ...] = (problem.eigenvalues + rule.pull(), start, *settings, means)
+    mean_table(*arguments)
     return means
 
 
@@ -307,7 +309,7 @@ def _fill_diagonal(
     average: AveragePieces,
     covariances: FloatArray,
 ) -> None:
-    """Write variances under additive noise of variance `noise`, (D,), into the diagonals of `covariances`, (R, D, D)."""
+    """Write variances under noise of variance `noise`, (D,), into the diagonals of `covariances`, (R, D, D)."""
     from noisysgd.theory.moments.pair_kernels import variance_table
 
     look = rule.look(run.momentum)

@@ -10,7 +10,7 @@ from functools import singledispatch
 import numpy as np
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.moments.segments import Pieces, cut
 from noisysgd.theory.problems.l2 import L2
 from noisysgd.theory.problems.quadratic import Quadratic
@@ -77,9 +77,9 @@ class AveragePieces:
     fresh: FloatArray
 
     @property
-    def arrays(self) -> tuple[FloatArray, ...]:
+    def arrays(self) -> tuple[FloatArray, FloatArray, IntArray, FloatArray, IntArray]:
         """keep, fresh, lengths, multipliers and records: what the compiled tables take."""
-        return (self.keep, self.fresh, self.pieces.lengths, self.pieces.multipliers, self.pieces.recorded)  # type: ignore[return-value]
+        return self.keep, self.fresh, self.pieces.lengths, self.pieces.multipliers, self.pieces.recorded
 
 
 def exponential(pieces: Pieces, averaging: float) -> AveragePieces:
@@ -96,7 +96,8 @@ def last_iterates(schedule: Schedule, steps: int, tail: float) -> tuple[AverageP
     pieces = cut(schedule, np.unique([float(start), float(steps)]))
     within = np.cumsum(pieces.lengths) > start
     last = np.where(np.arange(within.size) == within.size - 1, 0, -1)
-    return AveragePieces(Pieces(pieces.lengths, pieces.multipliers, last), 1.0 * within, 1.0 * within), count
+    weights = within.astype(np.float64)
+    return AveragePieces(Pieces(pieces.lengths, pieces.multipliers, last), weights, weights), count
 
 
 @singledispatch

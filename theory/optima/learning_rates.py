@@ -109,8 +109,10 @@ def _fastest(problem: Quadratic, budget: UnlimitedBudget, sizes: FloatArray, ine
     for at in np.ndindex(sizes.shape):
         if np.isfinite(best.steps[at]):
             schedule = constant(max(int(best.steps[at]), 1))
-            settings = {"learning_rate": best.learning_rate[at], "batch_size": sizes[at], "momentum": inertia[at]}
-            losses[at] = loss_curve(problem, schedule, **settings, at=int(best.steps[at]))
+            rate, steps = best.learning_rate[at], int(best.steps[at])
+            losses[at] = loss_curve(
+                problem, schedule, learning_rate=rate, batch_size=sizes[at], momentum=inertia[at], at=steps
+            )
     return OptimalRuns(best.learning_rate, best.steps, losses)
 
 

@@ -12,10 +12,10 @@ from noisysgd.theory.problems.quadratic import Quadratic, per_mode
 
 @dataclass(frozen=True, eq=False, init=False)
 class L2:
-    r"""The penalty ½ μ Σ w (θ − o)² of weight decay, which pulls every mode towards the point where all parameters are 0.
+    r"""The penalty ½ μ Σ w (θ − o)² of weight decay, which pulls towards the point where all parameters are 0.
 
-    A problem measures θ from the minimum of the loss. Weight decay pulls towards ω = 0 instead, which lies at θ = o. With
-    it, curvatures are λ + μ and the iterates settle at θ̂ = μ o/(λ+μ), where neither the loss nor the penalty is
+    A problem measures θ from the minimum of the loss. Weight decay pulls towards ω = 0 instead, which lies at θ = o.
+    With it, curvatures are λ + μ and the iterates settle at θ̂ = μ o/(λ+μ), where neither the loss nor the penalty is
     smallest.
 
     Parameters

@@ -144,7 +144,7 @@ class Quadratic:
         array([1.        , 0.5       , 0.33333333, 1.        ])
         """
         one = (power is None) != (diagonal is None)
-        checks.require(one, "power, diagonal", "exactly one of the two", f"{power}, {diagonal}", "Choose one P.")
+        checks.require(one, "power, diagonal", "exactly one of the two", f"{power!r}, {diagonal!r}", "Choose one P.")
         given = power if diagonal is None else diagonal
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             if diagonal is None:
@@ -154,8 +154,9 @@ class Quadratic:
                 scale = per_mode("diagonal", checks.real("diagonal", diagonal), self.dim)
             bent = scale * self.eigenvalues
             sound = bool(np.all((scale > 0) & np.isfinite(scale) & np.isfinite(bent)) and bent.max() > 0)
-        name, expected = "power" if diagonal is None else "diagonal", "p > 0 and curvatures within floating point"
-        checks.require(sound, name, expected, given, "A power in 0…1, or entries of usual size, do.")
+        name, kind = ("power", "a power that keeps") if diagonal is None else ("diagonal", "p > 0 that keep")
+        remedy = "A power in 0…1, or entries of usual size, do."
+        checks.require(sound, name, f"{kind} curvatures within floating point", given, remedy)
         return replace(
             self,
             eigenvalues=scale * self.eigenvalues,

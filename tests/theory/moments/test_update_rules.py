@@ -39,7 +39,9 @@ def moments(problem, coefficients, batch_size):
 
 
 ADDITIVE = theory.NoisyQuadratic([1.0, 0.1, 2.2], [1.0, 0.1, 0.3], initial_mean=[1.0, 0.0, 2.0])
-CORRELATED = theory.NoisyQuadratic([1.0, 0.1, 2.2], [[1.0, 0.2, 0.1], [0.2, 0.1, 0.0], [0.1, 0.0, 0.3]], [1.0, 0.0, 2.0])
+CORRELATED = theory.NoisyQuadratic(
+    [1.0, 0.1, 2.2], [[1.0, 0.2, 0.1], [0.2, 0.1, 0.0], [0.1, 0.0, 0.3]], [1.0, 0.0, 2.0]
+)
 SCHEDULE = theory.piecewise([37, 21, 5], [1.0, 0.5, 0.0])
 PENALTY = theory.L2(0.3, [1.0, 2.0, -1.0])
 
@@ -48,7 +50,9 @@ PENALTY = theory.L2(0.3, [1.0, 2.0, -1.0])
 @pytest.mark.parametrize("l2", [None, PENALTY], ids=["free", "penalty"])
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
-@pytest.mark.parametrize("learning_rate", [0.3, 0.9, 1.2])  # ελ on both sides of 1, where Nesterov's momentum is negative
+@pytest.mark.parametrize(
+    "learning_rate", [0.3, 0.9, 1.2]
+)  # ελ on both sides of 1, where Nesterov's momentum is negative
 def test_losses_are_those_of_the_sum_over_gradients(learning_rate, momentum, nesterov, l2, tail):
     settings = {"learning_rate": learning_rate, "momentum": momentum, "nesterov": nesterov, "l2": l2}
     at = [1, 2, 40, 63]
@@ -100,7 +104,7 @@ def least_squares_moments(problem, schedule, *, learning_rate, batch_size, momen
             own = (problem.kurtosis - 2.0) * lam * state[i, 0, 0]
             noise = problem.noise_factor(batch_size) * lam * (loss + problem.label_noise + own)
             gradient = np.array([lam + mu, 0.0, 0.0, -mu * origin[i]])
-            velocity = gradient + [0.0, momentum, 0.0, 0.0]
+            velocity = gradient + np.array([0.0, momentum, 0.0, 0.0])
             move, kick = (gradient + momentum * velocity, 1.0 + momentum) if nesterov else (velocity, 1.0)
             theta = np.array([1.0, 0.0, 0.0, 0.0]) - rate * move
             counts = step >= steps - count
@@ -149,7 +153,6 @@ def test_many_steps_of_nesterov_at_once_are_single_steps(x, momentum, steps, tai
     at = np.unique([1, max(1, steps // 3), steps])
     settings = {"learning_rate": rate, "batch_size": 2, "momentum": momentum, "nesterov": True}
     curve = theory.loss_curve(problem, theory.constant(steps), **settings, at=at)
-    theta, u, a, b, c = 1.0, 0.0, 0.0, 0.0, 0.0  # mean θ and u; their covariance
     expected = {}
     matrix = np.array([[1 - rate * (1 + momentum), -rate * momentum**2], [1.0, momentum]])
     push = np.array([-rate * (1 + momentum), 1.0])

@@ -160,3 +160,27 @@ def test_a_full_covariance_is_merged_by_its_diagonal():
     losses = [theory.expected_loss(p, theory.constant(20), **settings) for p in (problem, problem.merged())]
     assert losses[0] == pytest.approx(losses[1], rel=1e-13)
     assert theory.power_law(5).merged().dim == 5
+
+
+@pytest.mark.parametrize(("capacity", "source"), [(1.5, 0.5), (2.0, 0.25), (1.2, 1.0)])
+def test_source_and_capacity_set_the_slope_of_gradient_descent(capacity, source):
+    problem = theory.source_capacity(20_000, capacity=capacity, source=source)
+    assert problem.initial_loss == pytest.approx(0.5)
+    at = [100, 1000, 10_000] if capacity < 2 else [100, 1000]
+    curve = theory.loss_curve(problem, theory.constant(at[-1]), learning_rate=0.5, batch_size=np.inf, at=at)
+    np.testing.assert_allclose(np.diff(np.log10(curve)), -2 * source, rtol=0.05)
+
+
+def test_exponents_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="capacity: expected an exponent > 1"):
+        theory.source_capacity(10, capacity=1.0, source=0.5)
+    with pytest.raises(ValueError, match="source: expected an exponent > 0"):
+        theory.source_capacity(10, capacity=1.5, source=0.0)
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"power": 1.0, "diagonal": 1.0}, {"diagonal": [1.0, 0.0]}, {"diagonal": [1.0, np.inf]}]
+)
+def test_a_preconditioner_is_one_positive_diagonal(given):
+    with pytest.raises(ValueError, match="expected"):
+        theory.NoisyQuadratic([1.0, 0.5], 1.0).precondition(**given)
