@@ -3,8 +3,8 @@
     python benchmarks/bench_threads.py
 
 Elapsed seconds of 60 updates at B = 64 of WRN-10-1 on the digits, in turns; then again beside another process that
-keeps one core busy. A small operation is shared by all threads and waits for the last of them: if that one waits for a core,
-so do all.
+keeps one core busy. A small operation is shared by all threads and waits for the last of them: if that one waits for a
+core, so do all.
 """
 
 import subprocess
