@@ -14,6 +14,7 @@ from noisysgd.validation.cli.data import add_data_commands
 from noisysgd.validation.cli.demo import add_demo_command
 from noisysgd.validation.cli.measure import add_measure_command
 from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError
+from noisysgd.validation.cli.output_encoding import output_in_any_encoding
 from noisysgd.validation.cli.published import add_published_commands
 from noisysgd.validation.cli.sweep import add_sweep_commands
 from noisysgd.validation.cli.train import add_train_command
@@ -65,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         printed.
     """
     try:
-        status = _main(arguments)
+        with output_in_any_encoding():
+            status = _main(arguments)
         sys.stdout.flush()  # Python would flush at its end, where the error of a closed pipe can no longer be caught
         return status
     except BrokenPipeError:

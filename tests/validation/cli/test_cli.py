@@ -1,6 +1,5 @@
 """The command line of sweeps and single runs: what it prints, its exit statuses, and Ctrl-C."""
 
-import argparse
 import inspect
 import json
 import os
@@ -11,6 +10,7 @@ import time
 import tomllib
 
 import pytest
+from command_line import commands
 
 from noisysgd import theory
 from noisysgd.validation import (
@@ -418,15 +418,6 @@ def test_help_has_examples(call, command):
     if command:
         assert "examples:" in out
         assert f"  noisysgd {' '.join(command)}" in out
-
-
-def commands(parser, words=()):
-    """Every parser of the command line, by the words that lead to it."""
-    yield words, parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, child in action.choices.items():
-                yield from commands(child, (*words, name))
 
 
 def test_every_help_has_examples_of_its_own():
