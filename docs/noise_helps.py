@@ -130,7 +130,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     draw(results).savefig(FOLDER / "noise_helps.png", dpi=110)
     axes = {"batch_size": SIZES.tolist(), "epochs": EPOCHS.tolist()}
-    (FOLDER / "noise_helps.json").write_text(json.dumps(axes | results, indent=1) + "\n")
+    (FOLDER / "noise_helps.json").write_text(json.dumps(axes | results, indent=1) + "\n", encoding="utf-8")
     for name in ("epoch_budgets", "initial_and_final"):
         for metric, (label, _) in METRICS.items():
             found = results[name][metric]

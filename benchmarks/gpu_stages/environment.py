@@ -69,7 +69,9 @@ def system_management() -> dict[str, Any]:
     """Return what nvidia-smi says of driver, clocks and power."""
     asked = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.max.mem", "power.limit", "memory.total")
     command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
-    printed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    printed = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+    ).stdout
     return dict(zip(asked, map(str.strip, printed.splitlines()[0].split(",")), strict=True))
 
 

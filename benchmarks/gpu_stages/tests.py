@@ -54,7 +54,7 @@ def run_pytest(order: Order, seconds: float, *options: str) -> dict[str, Any]:
         output = Path(folder) / "output"
         command = [sys.executable, "-m", "pytest", *plain, f"--basetemp={folder}/pytest", *options, *some]
         start = time.perf_counter()
-        with output.open("w") as file:
+        with output.open("w", encoding="utf-8") as file:
             streams: dict[str, Any] = {"stdout": file, "stderr": subprocess.STDOUT}
             status: int | None = None
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -75,7 +75,7 @@ def _packages() -> list[Path]:
 def _loaded() -> list[Path]:
     """Shared libraries that this process has mapped, where the system says."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     return list(

@@ -120,3 +120,53 @@ def test_what_a_folder_offers_lies_in_one_of_its_rooms() -> None:
         flat = {"simulate", "TimeLeft", "TrainConfig"}  # from modules that stand beside the rooms
         offered = {name for package in rooms for name in getattr(package, "__all__", ())}
         assert set(folder.__all__) - flat <= offered
+
+
+OPENING_BYTES = ("os", "tarfile", "gzip", "Image")
+"""Modules whose ``open`` knows of no text, or of none that is opened here."""
+
+
+def unstated(call: ast.Call) -> bool:
+    """Whether a call opens a file, or runs a command, as text and leaves the encoding to the machine's settings."""
+    function, names = call.func, {keyword.arg: keyword.value for keyword in call.keywords}
+    method = isinstance(function, ast.Attribute)
+    name = function.attr if method else getattr(function, "id", "")
+    if "encoding" in names:
+        return False
+    if name in ("read_text", "write_text"):
+        return method and len(call.args) < (1 if name == "read_text" else 2)
+    if name == "open" and not (method and getattr(function.value, "id", "") in OPENING_BYTES):
+        place = 0 if method else 1
+        mode = names.get("mode", call.args[place] if len(call.args) > place else None)
+        return not (isinstance(mode, ast.Constant) and "b" in str(mode.value))
+    return "text" in names or "universal_newlines" in names
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("path.read_text()", True),
+        ("path.read_text('utf-8')", False),
+        ("path.write_text(x)", True),
+        ("path.write_text(x, encoding='utf-8')", False),
+        ("write_text(path, x)", False),
+        ("path.open('w')", True),
+        ("open(path)", True),
+        ("open(path, 'rb')", False),
+        ("path.open(mode='xb')", False),
+        ("os.open(path, flags)", False),
+        ("subprocess.run(command, text=True)", True),
+        ("subprocess.run(command, encoding='utf-8')", False),
+    ],
+)
+def test_an_encoding_that_is_not_stated_is_seen(text, wrong):
+    assert unstated(ast.parse(text).body[0].value) is wrong
+
+
+@pytest.mark.checkout
+def test_no_file_is_read_or_written_in_whatever_encoding_the_machine_is_set_to():
+    folders = (ROOT / name for name in ("theory", "simulators", "validation", "benchmarks", "docs"))
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
+        calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+        found = [f"{path.relative_to(ROOT)}:{call.lineno}" for call in calls if unstated(call)]
+        assert not found, "state encoding='utf-8'"

@@ -46,7 +46,9 @@ def _commit() -> str:
         return "installed"
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
@@ -95,7 +97,9 @@ def _asked_of_the_driver() -> dict[str, str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0]
     command += [f"--id={visible}"] if visible else []
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+        found = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=True
+        ).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
         return {}
     return dict(zip(fields, (value.strip() for value in found[0].split(",")), strict=False)) if found else {}
@@ -104,7 +108,7 @@ def _asked_of_the_driver() -> dict[str, str]:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

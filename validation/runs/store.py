@@ -136,7 +136,7 @@ class RunStore:
         """
         path = self.path(config) / RECORD
         try:
-            text = path.read_text()
+            text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, UnicodeDecodeError) as error:
