@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from noisysgd.theory.common import checks
 from noisysgd.validation.data.catalogue import DATASETS, Source
+from noisysgd.validation.data.litter import is_litter
 from noisysgd.validation.data.raw_images import RawImages
 from noisysgd.validation.data.search_path import VARIABLE, check_folder, data_folder
 
@@ -209,9 +210,11 @@ def _of_folder(root: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
     total = 0
     for path in sorted(root.rglob("*")):
         where = PurePosixPath(path.relative_to(root).as_posix())
+        if is_litter(where):  # links too: editors lock files by them
+            continue
         if path.is_symlink():
             _refuse(root, "plain files and folders", f"the link {where}", "Replace it by the file that it points to.")
-        if path.is_dir() or _hidden(where):
+        if path.is_dir():
             continue
         if not path.is_file():
             _refuse(root, "plain files and folders", f"the special file {where}", "Remove it.")
@@ -236,18 +239,13 @@ def _of_archive(archive: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
                 if count > MOST_FILES:
                     _refuse(archive, f"at most {MOST_FILES} files", "more", "Take fewer images.")
                 _check_size(archive, where, member.size, total)
-                file = tar.extractfile(member) if member.isfile() and not _hidden(where) else None
+                file = tar.extractfile(member) if member.isfile() and not is_litter(where) else None
                 if file is not None:
                     yield where, file.read()
     except (EOFError, OSError, tarfile.TarError, ValueError) as error:
         if isinstance(error, ImageFolderError):
             raise
         _refuse(archive, "a whole tar archive", f"a damaged one ({error})", "Pack or copy it anew.")
-
-
-def _hidden(where: PurePosixPath) -> bool:
-    """What file managers and packers add by themselves."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in where.parts) or where.name == "Thumbs.db"
 
 
 def _check_size(place: Path, where: PurePosixPath, size: int, total: int) -> None:

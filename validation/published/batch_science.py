@@ -13,11 +13,12 @@ import io
 import os
 import re
 from collections.abc import Collection, Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.schedules.budget import Budget
+from noisysgd.validation.data.litter import is_litter
 from noisysgd.validation.published.trials import (
     PublishedTrial,
     Selection,
@@ -116,8 +117,9 @@ def read_batch_science(
 
 def _numbered(root: Path, kind: str) -> list[Path]:
     """The subfolders of a folder, whose names must be numbers, in the order of these."""
-    checks.require(root.is_dir(), f"{root}", "a folder", "none", REMEDY)
-    folders = [path for path in root.iterdir() if path.is_dir()]
+    got = "a file" if root.is_file() else "none"  # the archive itself, perhaps
+    checks.require(root.is_dir(), f"{root}", "a folder", got, REMEDY)
+    folders = [path for path in root.iterdir() if path.is_dir() and not is_litter(PurePath(path.name))]
     # Numbers with leading zeros are refused: 07 would be a second 7.
     odd = sorted(path.name for path in folders if not re.fullmatch(r"0|[1-9][0-9]{0,17}", path.name))
     checks.require(not odd, f"{root}", f"one folder per {kind}, each named by a number", odd, REMEDY)
@@ -172,7 +174,7 @@ def _read_table(path: Path) -> tuple[list[float], dict[str, list[float]]]:
     """The steps in a table of measurements, and its columns in :data:`COLUMNS` by name; empty entries are NaN."""
     content = whole_file(path, REMEDY)
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # programs of Windows begin files with a mark
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}:{line}: expected a table in UTF-8, got other bytes. {REMEDY}") from error
@@ -185,7 +187,7 @@ def _read_table(path: Path) -> tuple[list[float], dict[str, list[float]]]:
 
 def _table(path: Path, lines: Any) -> tuple[list[float], dict[str, list[float]]]:
     """The table in the lines of a file; `path` is for error messages."""
-    header: list[str] = next(lines, [])
+    header = _without_blank_end([name.strip() for name in next(lines, [])], 0)
     known = [name for name in header if name in COLUMNS]
     expected = f"a column `step` and some of {sorted(COLUMNS)}"
     checks.require("step" in header and bool(known), f"{path}:1", expected, header, REMEDY)
@@ -195,12 +197,26 @@ def _table(path: Path, lines: Any) -> tuple[list[float], dict[str, list[float]]]
     checks.require(once, f"{path}:1", "each column once", header, REMEDY)
     for row in lines:
         where = f"{path}:{lines.line_num}"
+        if not any(map(str.strip, row)):  # a blank line, which may have commas
+            continue
+        row = _without_blank_end(row, len(header))
         checks.require(len(row) == len(header), where, f"{len(header)} entries", row, REMEDY)
         for name, text in zip(header, row, strict=True):
             if name in table:
                 table[name].append(_number(text, where, name))
     checks.require(bool(table["step"]), f"{path}", "at least one measurement", "none", REMEDY)
     return table.pop("step"), table
+
+
+def _without_blank_end(row: list[str], least: int) -> list[str]:
+    """A row without the empty entries that commas at its end stand for, and with at least so many.
+
+    >>> _without_blank_end(["1", "", "", ""], 2)
+    ['1', '']
+    """
+    while len(row) > least and not row[-1].strip():
+        row = row[:-1]
+    return row
 
 
 def _number(text: str, where: str, name: str) -> float:

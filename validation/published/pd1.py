@@ -17,6 +17,7 @@ trial these entries are read:
 """
 
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -47,6 +48,14 @@ CURVES = metric_names(
 )
 """Our name of each curve that is read; accuracies are one minus the error rate."""
 REMEDY = "Fetch the file again."
+ARCHIVES = {
+    (257, b"ustar"): "a tar archive",
+    (0, b"PK\x03\x04"): "a zip archive",
+    (0, b"BZh"): "a file compressed by bzip2",
+    (0, b"\xfd7zXZ"): "a file compressed by xz",
+    (0, b"\x28\xb5\x2f\xfd"): "a file compressed by zstd",
+}
+"""What begins so, at which byte. PD1 itself is published as a tar of four files, from different searches."""
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -63,7 +72,8 @@ def read_pd1(
     Parameters
     ----------
     paths : path or sequence of paths
-        Files of JSON lines, ``.jsonl`` or ``.jsonl.gz``; several are read as one.
+        Files of JSON lines, as they are or compressed by gzip; several are read as one. They are members of
+        ``pd1.tar.gz``, which has to be unpacked: its files are of different searches.
     task : str, optional
         One of the tasks that :func:`pd1_tasks` lists, such as ``"cifar10_wrn,cifar10,wide_resnet,wrn"``. It may be left
         out if the files have only one.
@@ -131,7 +141,7 @@ def pd1_tasks(paths: Paths) -> list[str]:
     Parameters
     ----------
     paths : path or sequence of paths
-        Files of JSON lines, ``.jsonl`` or ``.jsonl.gz``.
+        Files of JSON lines, as they are or compressed by gzip.
 
     Returns
     -------
@@ -158,8 +168,10 @@ def _rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in files:
         line = 0
         try:
-            with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+            with path.open("rb") as file, _unzipped(file) as lines:
                 for line, text in enumerate(lines, start=1):
+                    if line == 1:
+                        _check_kind(path, text)
                     if text.strip():
                         yield f"{path}:{line}", _row(path, line, text)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -167,6 +179,18 @@ def _rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
         except OSError as error:
             expected = f"{path}: expected a file that can be read"
             raise ValueError(f"{expected}, got: {error.strerror or error}. Correct the path.") from error
+
+
+def _unzipped(file: io.BufferedReader) -> io.BufferedIOBase:
+    """The contents of a file, which may be compressed by gzip, whatever its name: browsers unzip files or do not."""
+    return gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == b"\x1f\x8b" else file
+
+
+def _check_kind(path: Path, start: bytes) -> None:
+    """Raise if a file, by its first line, is an archive: which of its searches is meant is not for us to guess."""
+    kinds = [kind for (at, mark), kind in ARCHIVES.items() if start[at : at + len(mark)] == mark]
+    remedy = "Unpack it, and name the files to be read, such as pd1_matched_phase1_results.jsonl.gz."
+    checks.require(not kinds, f"{path}", "a file of JSON lines, as it is or compressed by gzip", "".join(kinds), remedy)
 
 
 def _row(path: Path, line: int, text: bytes) -> dict[str, Any]:
@@ -203,11 +227,13 @@ def _trial(where: str, number: int, row: dict[str, Any], size: int, limit: float
         checks.require(same, f"{where}: {name}", "a list as long as global_step", values, REMEDY)
     at = f"{where}: global_step"
     places = [checked_step(at, value, REMEDY) for value in _numbers(at, steps)]
-    curves = {name: _numbers(f"{where}: {name}", values) for name, values in measured.items()}
-    for name, values in curves.items():
-        for value in values:
-            checked_share(f"{where}: {name}", CURVES[name], value, REMEDY)
+    curves = {name: _curve(f"{where}: {name}", CURVES[name], values) for name, values in measured.items()}
     return completed(trial, places, curves, CURVES, limit)
+
+
+def _curve(where: str, metric: str, values: list[Any]) -> list[float]:
+    """A list from JSON as the values of a metric; `where` begins the error message."""
+    return [checked_share(where, metric, value, REMEDY) for value in _numbers(where, values)]
 
 
 def _numbers(where: str, values: list[Any]) -> list[float]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 POINTS = 2**24
 """Largest number of points of a Sweep that is made here: it takes 128 MB for each metric."""
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""By how much a mean of shares that was computed in float32 may be beyond 0 or 1."""
 SETTINGS = ("momentum", "batch_size", "learning_rate", "seed")
 """The names of a run's place in a Sweep."""
 
@@ -134,13 +136,15 @@ def checked_step(where: str, value: float, remedy: str) -> float:
 def checked_share(where: str, name: str, value: float, remedy: str) -> float:
     """`value`, if it is possible for the metric `name`: accuracies, precisions and error rates are NaN or in 0 … 1.
 
-    >>> checked_share("t.csv:2", "train_accuracy", 0.25, "Fetch it again.")
-    0.25
+    A share that is beyond by no more than the rounding of sums in float32 is 0 or 1.
+
+    >>> checked_share("t.csv:2", "train_accuracy", 1.0000001, "Fetch it again.")
+    1.0
     """
-    share = name.endswith(("accuracy", "precision"))
-    possible = not share or math.isnan(value) or 0 <= value <= 1
-    checks.require(possible, where, "a share from 0 to 1", value, remedy)
-    return value
+    if not name.endswith(("accuracy", "precision")) or math.isnan(value):
+        return value
+    checks.require(-ROUNDING <= value <= 1 + ROUNDING, where, "a share from 0 to 1", value, remedy)
+    return min(max(value, 0.0), 1.0)
 
 
 def parsed_json(path: str, text: bytes, remedy: str, *, line: int | None = None) -> Any:
@@ -171,7 +175,9 @@ def parsed_json(path: str, text: bytes, remedy: str, *, line: int | None = None)
 
 
 def whole_file(path: Path, remedy: str) -> bytes:
-    """The bytes of a file; a ``ValueError`` with its path if it cannot be read."""
+    """The bytes of a plain file; a ``ValueError`` with its path if it cannot be read, or never ends."""
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    checks.require(not special, f"{path}", "a plain file", "a device or pipe", remedy)
     try:
         return path.read_bytes()
     except FileNotFoundError:

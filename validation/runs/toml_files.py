@@ -27,7 +27,9 @@ def from_toml(text: str) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ValueError("text: expected TOML of a few levels, got too many to read. Correct it there.") from None
+    except ValueError as error:  # not TOML, or an integer of thousands of digits
         raise ValueError(f"text: expected TOML, got something else: {error}. Correct it there.") from error
 
 

@@ -118,8 +118,14 @@ def test_an_archive_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
 
 def test_what_file_managers_leave_is_passed_over(tmp_path: Path) -> None:
     clean = load_image_folder("folder:birds", as_folder(tmp_path / "a", everything())).digest
-    litter = {"train/.DS_Store": b"x", "__MACOSX/train/cat/._0000.png": b"x", "test/cat/Thumbs.db": b"x"}
-    assert load_image_folder("folder:birds", as_folder(tmp_path / "b", everything() | litter)).digest == clean
+    names = ("train/.DS_Store", "__MACOSX/train/cat/._0000.png", "train/cat/._0000.png", "test/cat/Thumbs.db")
+    names += (".ipynb_checkpoints/x.png", "train/.ipynb_checkpoints/0.png", "train/@eaDir/0.png", "test/desktop.ini")
+    litter = dict.fromkeys(names, b"x")
+    folder = as_folder(tmp_path / "b", everything() | litter)
+    (folder / "birds" / "train" / "cat" / ".#0000.png").symlink_to("editor@machine.1234")
+    assert load_image_folder("folder:birds", folder).digest == clean
+    as_tar(tmp_path, everything() | litter)
+    assert load_image_folder("folder:birds", tmp_path).digest == clean
 
 
 def jpeg(image: np.ndarray) -> bytes:

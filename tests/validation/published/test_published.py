@@ -1,8 +1,13 @@
 """Foreign measurements, on small trees made to the published layouts."""
 
+import bz2
 import gzip
 import json
+import lzma
+import os
 import signal
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +62,109 @@ def workload(tmp_path: Path) -> Path:
     large = write_study(root, 256, "nesterov_momentum")
     write_trial(large, 1, "COMPLETE", rows=("100,0.5,0.25,0.75,0.5",), learning_rate=0.1, momentum=0.9)
     return root
+
+
+TABLES: dict[str, Callable[[str], str]] = {
+    "a byte-order mark": lambda text: "\ufeff" + text,
+    "lines that end as under Windows": lambda text: text.replace("\n", "\r\n"),
+    "lines that end as they once did on the Macintosh": lambda text: text.replace("\n", "\r"),
+    "no end of the last line": lambda text: text.rstrip("\n"),
+    "blank lines": lambda text: text.replace("\n", "\n\n") + "\n  \n",
+    "rows of commas, as spreadsheets leave": lambda text: text + ",,,,\n,,,,\n",
+    "commas at the ends of lines": lambda text: text.replace("\n", ",\n"),
+    "commas at the ends of rows": lambda text: text.replace("\n", ",,\n").replace(",,\n", "\n", 1),
+    "commas at the end of the header": lambda text: text.replace("\n", ",,\n", 1),
+    "spaces after commas": lambda text: text.replace(",", ", "),
+    "quotes": lambda text: '"' + text.replace(",", '","').replace("\n", '"\n"')[:-1],
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_tables_are_read_however_programs_wrote_them(workload: Path, kind: str) -> None:
+    plain = read_batch_science(workload)
+    for path in workload.rglob("measurements.csv"):
+        path.write_bytes(TABLES[kind](path.read_text()).encode())
+    assert read_batch_science(workload).identical(plain)
+
+
+def test_json_may_begin_with_a_byte_order_mark(workload: Path) -> None:
+    plain = read_batch_science(workload)
+    for path in workload.rglob("*.json"):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_batch_science(workload).identical(plain)
+
+
+def test_what_file_managers_and_notebooks_leave_in_a_workload_is_passed_over(workload: Path) -> None:
+    plain = read_batch_science(workload)
+    for place in (workload, workload / "64", workload / "64" / "2"):
+        for name in (".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir"):
+            (place / name).mkdir()
+        for name in (".DS_Store", "._study.json", "Thumbs.db"):
+            (place / name).write_bytes(b"x")
+    assert read_batch_science(workload).identical(plain)
+
+
+@pytest.mark.parametrize(("error", "accuracy"), [(1.0000001, 0.0), (-5e-8, 1.0), (1 + 2.0**-23, 0.0)])
+def test_shares_are_computed_in_float32_elsewhere(tmp_path: Path, error: float, accuracy: float) -> None:
+    study = write_study(tmp_path, 64, "sgd")
+    write_trial(study, 1, "COMPLETE", rows=(f"9,1,{error!r},1,0.5",), learning_rate=0.5)
+    assert float(read_batch_science(tmp_path).train_accuracy.squeeze()) == accuracy
+    path = write_rows(tmp_path / "x.jsonl", a_row(**{"train/error_rate": [0.5, 0.5, error]}))
+    assert float(read_pd1(path).train_accuracy.squeeze()) == accuracy
+    path = write_rows(tmp_path / "x.jsonl", a_row(**{"train/error_rate": [0.5, 0.5, 1.0001]}))
+    with pytest.raises(ValueError, match=r"train/error_rate: expected a share from 0 to 1, got 1\.0001"):
+        read_pd1(path)
+
+
+def test_devices_and_pipes_are_no_files_of_a_workload(workload: Path) -> None:
+    path = workload / "64" / "study.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=r"study\.json: expected a plain file, got 'a device or pipe'"):
+        read_batch_science(workload)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"study\.json: expected a plain file, got 'a device or pipe'"):
+        read_batch_science(workload)
+
+
+def packed(kind: str, folder: Path) -> Path:
+    """An archive of PD1 of some kind, with one file of one trial."""
+    member = write_rows(folder / "pd1_matched_phase1_results.jsonl.gz", a_row())
+    path = folder / f"pd1.{kind}"
+    if kind.startswith("tar"):
+        with tarfile.open(path, f"w:{kind.removeprefix('tar').removeprefix('.')}") as tar:
+            tar.add(member, member.name)
+    elif kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(member, member.name)
+    else:
+        path.write_bytes({"bz2": bz2, "xz": lzma}[kind].compress(gzip.decompress(member.read_bytes())))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar", "zip", "bz2", "xz", "tar.bz2"])
+def test_the_archive_of_pd1_itself_is_named_with_what_to_do(tmp_path: Path, kind: str) -> None:
+    path = packed(kind, tmp_path)
+    message = (
+        rf"pd1\.{kind}: expected a file of JSON lines, .*got 'a (tar|zip|file compressed).*Unpack it, and name the"
+    )
+    for read in (read_pd1, pd1_tasks):
+        with pytest.raises(ValueError, match=message):
+            read(path)
+    with pytest.raises(ValueError, match=r"expected a folder, got 'a file'\. Unpack the archive"):
+        read_batch_science(path)
+
+
+def test_files_of_pd1_are_known_by_their_contents_not_by_their_names(tmp_path: Path) -> None:
+    zipped = write_rows(tmp_path / "x.jsonl.gz", a_row(), a_row(**DIVERGED_ROW))
+    text = gzip.decompress(zipped.read_bytes())
+    (tmp_path / "y.jsonl.gz").write_bytes(text)
+    (tmp_path / "z.jsonl").write_bytes(zipped.read_bytes())
+    (tmp_path / "marked.jsonl").write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    plain = read_pd1(zipped).drop_attrs()
+    for name in ("y.jsonl.gz", "z.jsonl", "marked.jsonl"):
+        assert read_pd1(tmp_path / name).drop_attrs().identical(plain), name
 
 
 def point(sweep: Any, momentum: float, batch_size: int, rate: float, seed: int = 0) -> Any:

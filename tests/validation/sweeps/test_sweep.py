@@ -467,6 +467,9 @@ PAIRS = "[budget]\nepochs = [50, 100]\n[grid]\nbatch_sizes = [64]\nmomenta = [0.
         ("[protocol]", f"{WINDOW}{WINDOW}[protocol]", "[[grid.window]]: expected one for each point"),
         ("exponents = [-1, 2]", "exponents = [-1, 2]\nwindow = [3]", "window: expected a dict, got 3. Write"),
         ("[grid", "x = = 1", "text: expected TOML, got something else: "),
+        ("[grid", f"x = {5000 * '1'}\n[grid", "text: expected TOML, got something else: Exceeds the limit"),
+        ("[grid", f"x = {5000 * '['}\n[grid", "text: expected TOML of a few levels, got too many to read. Correct"),
+        ("[grid", "x = {a = 1,}\n[grid", "text: expected TOML, got something else: "),
         ("batch_sizes = [16, 64]", "batch_sizes = [1600]", "batch_sizes: expected at most the 1280 training examples"),
         ("[run] ", "[run]\nsubset = 32 #", "batch_sizes: expected at most the 32 training examples, got 64. Batches"),
         ("[run] ", "[run]\nsubset = 1281 #", "subset: expected at most the 1280 training examples, got 1281. Leave"),
@@ -510,6 +513,13 @@ def test_a_file_is_text_in_utf_8_with_or_without_a_mark(tmp_path):
     file = tmp_path / "sweep.toml"
     file.write_text(EXAMPLE, encoding="utf-8-sig")
     assert read_plan(file).text == parse_plan(EXAMPLE).text
+    file.write_bytes(EXAMPLE.replace("\n", "\r\n").encode())
+    assert read_plan(file).text == parse_plan(EXAMPLE).text
+    file.write_bytes(EXAMPLE.rstrip("\n").encode())
+    assert read_plan(file).text == parse_plan(EXAMPLE).text
+    file.write_bytes(EXAMPLE.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"sweep\.toml: text: expected UTF-8, got byte 0xff at 0\. Save the file"):
+        read_plan(file)
     file.write_bytes(b"# \xff")
     with pytest.raises(ValueError, match=r"sweep\.toml: text: expected UTF-8, got byte 0xff at 2\. Save the file"):
         read_plan(file)
