@@ -11,6 +11,9 @@ import numpy as np
 
 from noisysgd.theory.common.arrays import FloatArray
 
+ROUNDING = 1e-12
+"""Share of the largest entry of an array that its entries may be off by because they were computed."""
+
 
 def require(condition: bool, name: str, expected: str, got: object, remedy: str) -> None:
     """Raise a ``ValueError`` in the form that all of this package's messages have, unless `condition` holds."""
@@ -30,8 +33,26 @@ def shorten(value: object, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
+def unmasked(name: str, value: object) -> None:
+    """Raise if a masked array hides any of its values, or a list or tuple holds such an array or ``np.ma.masked``.
+
+    Conversion to a plain array would drop the mask, and take what is below it for numbers.
+    """
+    remedy = "Drop what is masked with .compressed(), or fill it with .filled(value)."
+    waiting, seen = [value], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, np.ma.MaskedArray):
+            hidden = np.count_nonzero(np.ma.getmaskarray(part))
+            require(hidden == 0, name, "values without a mask", f"{hidden} of {part.size} masked", remedy)
+        elif isinstance(part, list | tuple) and id(part) not in seen:  # a list may even hold itself
+            seen.add(id(part))
+            waiting += [entry for entry in part if isinstance(entry, list | tuple | np.ma.MaskedArray)]
+
+
 def real(name: str, value: object, *, remedy: str = "Pass real numbers.") -> FloatArray:
     """`value` as a float64 array without NaN, of any shape."""
+    unmasked(name, value)
     # Conversion would drop the dimension names of a DataArray, which might then broadcast in an unintended way.
     plain = "This argument broadcasts by position: pass .values, with axes added by [:, None]."
     require(not getattr(value, "dims", ()), name, "plain numbers or a NumPy array", type(value).__name__, plain)
@@ -54,6 +75,18 @@ def at_least(name: str, value: object, minimum: float, *, finite: bool = True, r
     require(bool(np.all(array >= minimum)), name, f"values ≥ {minimum:g}", value, remedy)
     require(not finite or bool(np.isfinite(array).all()), name, "finite values", value, remedy)
     return array
+
+
+def nonnegative(name: str, value: object, *, remedy: str) -> FloatArray:
+    """`value` as a finite float64 array ≥ 0, such as eigenvalues or variances that come out of a computation.
+
+    Entries that are below 0 by no more than rounding, a share of 1e-12 of the largest, are 0.
+    """
+    array = real(name, value, remedy=remedy)
+    at_least(name, np.where(array < 0, 0.0, array), 0.0, remedy=remedy)
+    largest = float(np.max(array, initial=0.0))
+    require(bool(np.all(array >= -ROUNDING * largest)), name, "values ≥ 0", value, remedy)
+    return np.maximum(array, 0.0)
 
 
 def scalar(name: str, value: object, *, remedy: str = "Pass a single number.") -> float:
@@ -105,6 +138,7 @@ def batch_size(value: object, dataset_size: float | None = None, name: str = "ba
 
 def integer(name: str, value: object, minimum: int, *, remedy: str) -> int:
     """`value` as a Python int ≥ `minimum`; integral floats such as 1e4 are accepted, booleans are not."""
+    unmasked(name, value)
     number: Any = value  # whatever int() accepts, which no one type describes
     try:
         whole = not isinstance(number, bool | np.bool_) and int(number) == number

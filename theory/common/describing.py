@@ -1,6 +1,7 @@
 """Descriptions of configured objects: short ones for people, and plain values for the attributes of a dataset."""
 
 import hashlib
+import html
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,18 @@ def brief(thing: "DataclassInstance") -> str:
     """
     values = ", ".join(f"{field.name}={_shown(getattr(thing, field.name))}" for field in fields(thing) if field.repr)
     return f"{type(thing).__name__}({values})"
+
+
+def html_table(thing: "DataclassInstance") -> str:
+    """What a notebook shows of a dataclass: a table of its fields, with long arrays abbreviated.
+
+    >>> from noisysgd import theory
+    >>> html_table(theory.StepBudget(50))
+    '<table><caption>StepBudget</caption><tr><th>total</th><td>50</td></tr></table>'
+    """
+    shown = ((field.name, _shown(getattr(thing, field.name))) for field in fields(thing) if field.repr)
+    rows = "".join(f"<tr><th>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in shown)
+    return f"<table><caption>{type(thing).__name__}</caption>{rows}</table>"
 
 
 def _shown(value: object) -> str:

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.moments.losses import expected_loss
 from noisysgd.theory.moments.segments import cut, recorded_steps
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
-from noisysgd.theory.problems.quadratic import Quadratic
+from noisysgd.theory.problems.quadratic import Quadratic, natural_units
 from noisysgd.theory.schedules.schedule import Schedule, constant
 
 Problem = NoisyQuadratic | LeastSquares
@@ -27,6 +28,7 @@ Flow = Callable[[FloatArray, float], FloatArray]
 """A function of second moments, (D,), and a time that returns the second moments that much later."""
 
 
+@ignoring_underflow
 def diffusion_loss(
     problem: Problem,
     schedule: Schedule,
@@ -66,6 +68,7 @@ def diffusion_loss(
     )
 
 
+@ignoring_underflow
 def diffusion_curve(
     problem: Problem,
     schedule: Schedule,
@@ -134,7 +137,8 @@ def diffusion_curve(
         batch_size=checks.batch_size(batch_size, problem.dataset_size),
         momentum=checks.momentum(momentum),
     )
-    known = isinstance(order, int | np.integer) and not isinstance(order, bool) and order in (1, 2)
+    checks.unmasked("order", order)
+    known = np.ndim(order) == 0 and not isinstance(order, bool) and order in (1, 2)
     checks.require(known, "order", "1 or 2", order, "Weak orders beyond 2 need other noise.")
     known = order == 1 or not inertia.any()
     checks.require(known, "momentum", "no momentum at order 2", momentum, "Use order=1, or momentum=0.")
@@ -142,6 +146,8 @@ def diffusion_curve(
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
     pieces = cut(schedule, unique)
     losses = np.full((rate.size, unique.size), problem.initial_loss)
+    problem, unit = natural_units(problem)
+    rate = rate * unit
     settings = zip((rate / (1.0 - inertia)).flat, problem.noise_factor(size).flat, strict=True)
     curved = _curved(problem)
     height = 0.5 * (problem.weights * problem.eigenvalues)[curved]
@@ -159,6 +165,7 @@ def diffusion_curve(
     return losses[:, inverse].reshape(rate.shape + steps.shape)
 
 
+@ignoring_underflow
 def weak_error(
     problem: Problem, *, time: float, steps: ArrayLike, batch_size: float, momentum: float = 0.0, order: int = 1
 ) -> FloatArray:

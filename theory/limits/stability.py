@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.limits import nesterov as nesterov_step
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.quadratic import Quadratic
 
 
+@ignoring_underflow
 def critical_learning_rate(
     problem: Quadratic, batch_size: ArrayLike = np.inf, momentum: ArrayLike = 0.0, *, nesterov: bool = False
 ) -> FloatArray:

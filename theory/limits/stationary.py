@@ -8,18 +8,23 @@ examples never run out), the step length δ = ε/(1+m) and, between modes whose 
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.limits.nesterov import additive_covariance, gains
 from noisysgd.theory.limits.nesterov import shares as nesterov_shares
 from noisysgd.theory.limits.stability import edge, feedback
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
-from noisysgd.theory.problems.quadratic import Quadratic
+from noisysgd.theory.problems.quadratic import Quadratic, natural_units
 
 Problem = NoisyQuadratic | LeastSquares
+
+ROWS = 64
+"""Rows of a covariance that are computed at once."""
 
 
 class FluctuationDissipation(NamedTuple):
@@ -29,6 +34,7 @@ class FluctuationDissipation(NamedTuple):
     right: FloatArray
 
 
+@ignoring_underflow
 def stationary_covariance(
     problem: Problem,
     *,
@@ -82,22 +88,26 @@ def stationary_covariance(
     rate, factor, inertia = _settings(problem, learning_rate, batch_size, momentum)
     # The closed forms below have values beyond the critical learning rate too, but no stationary state is there.
     checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
-    stable = (rate < edge(problem, factor, inertia, nesterov=nesterov))[..., None, None]
+    stable = rate < edge(problem, factor, inertia, nesterov=nesterov)
     temperature, step_length = factor * rate / (1.0 - inertia), rate / (1.0 + inertia)
     if isinstance(problem, LeastSquares):
         shares = _shares(problem, rate, factor, inertia, nesterov=nesterov)
         covariance = _diagonal(_least_squares_variances(problem, shares))
-        stable = stable & np.isfinite(covariance).all(axis=(-1, -2), keepdims=True)
+        stable = stable & np.isfinite(covariance).all(axis=(-1, -2))
     elif nesterov:
-        noise = problem.noise if problem.noise.ndim == 2 else np.diag(problem.noise)
+        natural, unit = natural_units(problem)
+        noise = natural.noise if natural.noise.ndim == 2 else np.diag(natural.noise)
         push = factor[..., None, None] * noise
-        covariance = additive_covariance(problem.eigenvalues, push, problem.initial_variance, rate, inertia)
+        start = natural.initial_variance
+        covariance = additive_covariance(natural.eigenvalues, push, start, rate * unit, inertia) / unit
     else:
         retardation = rate * inertia / ((1.0 - inertia) ** 2 * (1.0 + inertia))
         covariance = _additive_covariance(problem, temperature, step_length, retardation)
-    return np.where(stable, covariance, np.inf)
+    covariance[~stable] = np.inf
+    return covariance
 
 
+@ignoring_underflow
 def stationary_loss(
     problem: Problem,
     *,
@@ -139,6 +149,7 @@ def stationary_loss(
     return 0.5 * _weighted_sum(problem, _energies(problem, rate, factor, inertia, nesterov=nesterov))
 
 
+@ignoring_underflow
 def fluctuation_dissipation(
     problem: Problem, *, learning_rate: ArrayLike, batch_size: ArrayLike, covariance: ArrayLike | None = None
 ) -> FluctuationDissipation:
@@ -180,17 +191,20 @@ def fluctuation_dissipation(
     np.True_
     """
     rate, factor, inertia = _settings(problem, learning_rate, batch_size, 0.0)
-    if covariance is None:
-        energies = _energies(problem, rate, factor, inertia)
-    else:
+    if covariance is not None:
         state = checks.real("covariance", covariance)
         shape = f"shape (..., {problem.dim}, {problem.dim})"
         fits = state.shape[-2:] == (problem.dim, problem.dim)
         checks.require(fits, "covariance", shape, state.shape, "Give Σ = E θθᵀ in the eigenbasis.")
-        # Flat modes contribute 0 even where their variance is infinite.
         variances = np.diagonal(state, axis1=-2, axis2=-1)
+    problem, unit = natural_units(problem)
+    rate = rate * unit
+    if covariance is None:
+        energies = _energies(problem, rate, factor, inertia)
+    else:
+        # Flat modes contribute 0 even where their variance is infinite.
         curvatures = problem.eigenvalues
-        energies = np.multiply(curvatures, variances, out=np.zeros(variances.shape), where=curvatures > 0)
+        energies = np.multiply(curvatures, unit * variances, out=np.zeros(variances.shape), where=curvatures > 0)
         rate, factor, _ = checks.broadcast(learning_rate=rate, noise_factor=factor, covariance=energies[..., 0])
     twice_loss = _weighted_sum(problem, energies)
     squared_gradient = _weighted_sum(problem, problem.eigenvalues * energies)
@@ -200,6 +214,7 @@ def fluctuation_dissipation(
     return FluctuationDissipation(*np.broadcast_arrays(2.0 * twice_loss, right))
 
 
+@ignoring_underflow
 def sde_stationary_covariance(problem: Problem, *, temperature: ArrayLike) -> FloatArray:
     r"""Covariance of the stationary state of the SDE of eq. 3: HΣ + ΣH = T F (Mandt, Hoffman & Blei 2017).
 
@@ -238,8 +253,8 @@ def sde_stationary_covariance(problem: Problem, *, temperature: ArrayLike) -> Fl
     none = np.zeros_like(heat)
     if isinstance(problem, LeastSquares):
         covariance = _diagonal(_least_squares_variances(problem, feedback(problem, heat, none)))
-        stable = np.isfinite(covariance).all(axis=(-1, -2), keepdims=True)
-        return np.where(stable, covariance, np.inf)
+        covariance[~np.isfinite(covariance).all(axis=(-1, -2))] = np.inf
+        return covariance
     return _additive_covariance(problem, heat, none, none)
 
 
@@ -307,15 +322,32 @@ def _additive_covariance(
     Divided by (1−m) it reads [½ λᵢ(2 − δλⱼ) + ½ λⱼ(2 − δλᵢ) + ρ(λᵢ − λⱼ)²] Σᵢⱼ = T Fᵢⱼ, a form in which all terms in
     brackets are positive below the critical learning rate, so that nothing cancels.
     """
-    row, column = problem.eigenvalues[:, None], problem.eigenvalues
-    step = step_length[..., None, None]
-    pull = 0.5 * (row * (2.0 - step * column) + column * (2.0 - step * row))
-    pull = pull + retardation[..., None, None] * (row - column) ** 2
-    push = temperature[..., None, None] * (problem.noise if problem.noise.ndim == 2 else np.diag(problem.noise))
-    # Nothing pulls a pair of flat modes back: it diffuses where it has noise, and else stays where it starts.
-    flat = (row == 0) & (column == 0)
+    if problem.noise.ndim == 1:  # modes without correlated noise stay independent
+        curvature, still = problem.eigenvalues, problem.initial_variance
+        step = step_length[..., None]
+        pull = curvature * (2.0 - step * curvature)
+        return _diagonal(_balance(temperature[..., None] * problem.noise, pull, curvature == 0, still))
+    covariance = np.empty((*temperature.shape, problem.dim, problem.dim))
+    for place in np.ndindex(temperature.shape):
+        for start in range(0, problem.dim, ROWS):  # so that the result is all that needs much memory
+            rows = slice(start, start + ROWS)
+            row, column = problem.eigenvalues[rows, None], problem.eigenvalues
+            pull = 0.5 * (row * (2.0 - step_length[place] * column) + column * (2.0 - step_length[place] * row))
+            pull += retardation[place] * (row - column) ** 2
+            still = np.zeros(pull.shape)
+            np.fill_diagonal(still[:, rows], problem.initial_variance[rows])
+            push, flat = temperature[place] * problem.noise[rows], (row == 0) & (column == 0)
+            covariance[(*place, rows)] = _balance(push, pull, flat, still)
+    return covariance
+
+
+def _balance(push: FloatArray, pull: FloatArray, flat: npt.NDArray[np.bool_], still: FloatArray) -> FloatArray:
+    """Moments at which `pull` on them balances `push`.
+
+    Nothing pulls what is flat back: it diffuses where it has noise, and else stays `still`, where it starts.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        diffusing = np.where(push == 0.0, np.diag(problem.initial_variance), np.copysign(np.inf, push))
+        diffusing = np.where(push == 0.0, still, np.copysign(np.inf, push))
         return np.where(flat, diffusing, push / pull)
 
 
@@ -334,4 +366,6 @@ def _weighted_sum(problem: Problem, values: FloatArray) -> FloatArray:
 
 def _diagonal(values: FloatArray) -> FloatArray:
     """Diagonal matrices, (..., D, D), of `values`, (..., D)."""
-    return np.where(np.eye(values.shape[-1], dtype=bool), values[..., None], 0.0)
+    matrices, modes = np.zeros((*values.shape, values.shape[-1])), np.arange(values.shape[-1])
+    matrices[..., modes, modes] = values
+    return matrices

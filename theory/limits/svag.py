@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.moments.losses import expected_loss
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.schedules.schedule import Schedule
 
 
+@ignoring_underflow
 def svag_coefficients(l: ArrayLike) -> tuple[FloatArray, FloatArray]:  # noqa: E741 - the paper's letter
     """Weights c₁,₂ = (1 ± √(2l−1))/2 of the two minibatch losses (Li, Malladi & Arora 2021, arXiv 2102.12470, eq. 5).
 
@@ -48,6 +50,7 @@ def svag_coefficients(l: ArrayLike) -> tuple[FloatArray, FloatArray]:  # noqa: E
     return np.asarray((1.0 + root) / 2.0), np.asarray((1.0 - root) / 2.0)
 
 
+@ignoring_underflow
 def svag_loss(
     problem: NoisyQuadratic,
     schedule: Schedule,

@@ -9,16 +9,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.parallel import map_slices
 from noisysgd.theory.moments.segments import Runs, add_losses, cut, recorded_steps
 from noisysgd.theory.moments.update_rule import OneRun, add_mode_losses, update_rule
 from noisysgd.theory.problems.l2 import L2
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
-from noisysgd.theory.problems.quadratic import Quadratic
+from noisysgd.theory.problems.quadratic import Quadratic, natural_units
 from noisysgd.theory.schedules.schedule import Schedule
 
 
+@ignoring_underflow
 def expected_loss(
     problem: Quadratic,
     schedule: Schedule,
@@ -99,6 +101,7 @@ def expected_loss(
     )
 
 
+@ignoring_underflow
 def loss_curve(
     problem: Quadratic,
     schedule: Schedule,
@@ -152,7 +155,9 @@ def loss_curve(
     checks.instance("penalized", penalized, bool, remedy="Pass True or False.")
     # Every step is recorded once, in order; `inverse` brings the records into the order that was asked for.
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
-    runs = Runs(*(np.array(a).ravel() for a in (rate, problem.noise_factor(size), inertia, decay)))
+    problem, unit = natural_units(problem)
+    rule = rule.in_units(unit)
+    runs = Runs(*(np.array(a).ravel() for a in (rate * unit, problem.noise_factor(size), inertia, decay)))
     pieces = cut(schedule, unique)
     losses = np.zeros((rate.size, unique.size))
     losses[:, unique == 0] = problem.initial_loss

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.problems.least_squares import LeastSquares
-from noisysgd.theory.problems.quadratic import Quadratic
+from noisysgd.theory.problems.quadratic import Quadratic, natural_units
 
 
+@ignoring_underflow
 def second_moment_map(
     problem: Quadratic, *, learning_rate: float, batch_size: float, momentum: float = 0.0, nesterov: bool = False
 ) -> FloatArray:
@@ -62,10 +64,16 @@ def second_moment_map(
     size = checks.scalar("batch_size", checks.batch_size(batch_size, problem.dataset_size), remedy=remedy)
     inertia = checks.scalar("momentum", checks.momentum(momentum), remedy=remedy)
     checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    natural, unit = natural_units(problem)
     with np.errstate(over="ignore", invalid="ignore"):
-        return _map(problem, rate, float(problem.noise_factor(size)), inertia, nesterov)
+        matrix = _map(natural, rate * unit, float(problem.noise_factor(size)), inertia, nesterov)
+        if inertia > 0.0:  # u is measured in units of the gradient, which are larger by `unit` beside those of θ
+            units = np.repeat(unit ** np.arange(3.0), len(matrix) // 3)
+            matrix *= units[:, None] / units
+    return matrix
 
 
+@ignoring_underflow
 def spectral_radius(
     problem: Quadratic,
     *,
@@ -112,7 +120,8 @@ def spectral_radius(
         momentum=checks.momentum(momentum),
     )
     checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
-    factor = problem.noise_factor(size)
+    problem, unit = natural_units(problem)
+    rate, factor = rate * unit, problem.noise_factor(size)
     radius = np.empty(rate.shape)
     for index in np.ndindex(rate.shape):
         with np.errstate(over="ignore", invalid="ignore"):

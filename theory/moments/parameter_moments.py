@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.parallel import map_slices
 from noisysgd.theory.moments.least_squares import second_moments
@@ -33,10 +34,11 @@ from noisysgd.theory.moments.update_rule import (
 from noisysgd.theory.problems.l2 import L2
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
-from noisysgd.theory.problems.quadratic import Quadratic
+from noisysgd.theory.problems.quadratic import Quadratic, natural_units
 from noisysgd.theory.schedules.schedule import Schedule
 
 
+@ignoring_underflow
 def covariance(
     problem: Quadratic,
     schedule: Schedule,
@@ -120,6 +122,8 @@ def covariance(
     checks.require(free, "l2", "none for the covariance on least squares", l2, remedy)
     steps = recorded_steps(schedule.steps if at is None else at, schedule)
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
+    problem, unit = natural_units(problem)
+    rule, rate = rule.in_units(unit), rate * unit
     runs = zip(*(np.ravel(a).tolist() for a in (rate, problem.noise_factor(size), inertia, decay)), strict=True)
     covariances = np.zeros((rate.size, unique.size, problem.dim, problem.dim))
     covariances[:, unique == 0] = np.diag(problem.initial_variance)
@@ -129,6 +133,7 @@ def covariance(
             part = own[records]
             _fill(problem, rule, run, average, part)
             own[records] = part / count**2
+    covariances /= unit
     chosen = covariances if np.array_equal(inverse, np.arange(unique.size)) else covariances[:, inverse]
     return chosen.reshape(rate.shape + steps.shape + (problem.dim, problem.dim))
 
@@ -145,6 +150,7 @@ def _averages(
         yield *last_iterates(schedule, int(at[record]), rule.tail), slice(record, record + 1)
 
 
+@ignoring_underflow
 def expected_parameters(
     problem: Quadratic,
     schedule: Schedule,
@@ -238,7 +244,8 @@ def _fill(problem: Quadratic, rule: UpdateRule, run: OneRun, average: AveragePie
 
 @_fill.register
 def _(problem: NoisyQuadratic, rule: UpdateRule, run: OneRun, average: AveragePieces, covariances: FloatArray) -> None:
-    from noisysgd.theory.moments.pair_kernels import covariance_rows
+    from noisysgd.theory.moments.pair_kernels import NO_MOMENTUM, covariance_rows
+    from noisysgd.theory.moments.sgd_pair_kernels import sgd_covariance_rows
 
     # Modes whose noise is not correlated stay independent, and D variances suffice.
     correlated = problem.noise.ndim == 2 and bool(np.any(problem.noise != np.diag(problem.noise_diagonal)))
@@ -246,10 +253,13 @@ def _(problem: NoisyQuadratic, rule: UpdateRule, run: OneRun, average: AveragePi
         _fill_diagonal(problem, rule, run, run.noise_factor * problem.noise_diagonal, average, covariances)
         return
     noise = np.ascontiguousarray(run.noise_factor * problem.noise)
-    look = rule.look(run.momentum)
-    settings = (run.learning_rate, run.momentum, look, *average.arrays)
-    shared = (problem.eigenvalues + rule.pull(), noise, problem.initial_variance, *settings)
-    _over_rows(covariance_rows, shared, covariances, cost=100 * average.pieces.lengths.size)
+    modes, pieces = (problem.eigenvalues + rule.pull(), noise, problem.initial_variance), average.pieces
+    if run.momentum < NO_MOMENTUM and run.averaging == 0.0 and rule.tail == 0.0:
+        steps = (run.learning_rate, pieces.lengths, pieces.multipliers, pieces.recorded)
+        _over_rows(sgd_covariance_rows, (*modes, *steps), covariances, cost=5 * pieces.lengths.size)
+        return
+    settings = (run.learning_rate, run.momentum, rule.look(run.momentum), *average.arrays)
+    _over_rows(covariance_rows, (*modes, *settings), covariances, cost=100 * pieces.lengths.size)
 
 
 @_fill.register

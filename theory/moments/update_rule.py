@@ -4,7 +4,7 @@ They have no tables of their own (``mode_kernels``, ``coupled``). Each mode is f
 ``pair_kernels`` under additive noise and step by step on least squares (``averaging_kernels``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 
 import numpy as np
@@ -29,6 +29,10 @@ class UpdateRule:
     def plain(self) -> bool:
         """Whether it does not differ at all."""
         return not self.nesterov and self.l2 is None and self.tail == 0.0
+
+    def in_units(self, factor: float) -> "UpdateRule":
+        """The rule for a problem in other units: see ``natural_units``."""
+        return self if self.l2 is None else replace(self, l2=self.l2.in_units(factor))
 
     def pull(self) -> float:
         """μ, the curvature that the penalty adds to every mode."""

@@ -9,7 +9,7 @@ results are kept: a loss that differs from its target by less than the error bou
 import threading
 import warnings
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from noisysgd.theory.passage.search import (
 )
 from noisysgd.theory.passage.spectral_quadrature import SpectralRule, spectral_rule
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
+from noisysgd.theory.problems.quadratic import natural_units
 
 OSCILLATIONS = (0.0, 256.0, 4096.0, 16384.0, 65536.0, np.inf)
 """Phases in radians that the rules resolve, in the order in which they are tried; infinity is the full spectrum."""
@@ -69,18 +70,23 @@ class _Spectrum:
 _SPECTRA: "weakref.WeakKeyDictionary[NoisyQuadratic, _Spectrum]" = weakref.WeakKeyDictionary()
 
 
-def _spectrum(problem: NoisyQuadratic) -> _Spectrum:
-    if problem not in _SPECTRA:
+def _spectrum(given: NoisyQuadratic) -> _Spectrum:
+    """What is known of the problem, in natural units."""
+    found = _SPECTRA.get(given)
+    if found is None:
+        problem, _ = natural_units(given)
         half = 0.5 * problem.weights * problem.eigenvalues
         masses = half * problem.initial_second_moment, half * problem.noise_diagonal
-        _SPECTRA[problem] = _Spectrum(problem.eigenvalues, *masses)
-    return _SPECTRA[problem]
+        found = _SPECTRA.setdefault(given, _Spectrum(problem.eigenvalues, *masses))
+    return found
 
 
 @search.register
 def _(problem: NoisyQuadratic, asked: Questions, known: Passages, last: float) -> None:
     settle_at_once(problem, asked, known)
     spectrum = _spectrum(problem)
+    problem, unit = natural_units(problem)
+    asked = replace(asked, rates=asked.rates * unit)
 
     def work(part: slice) -> None:
         _scan(problem, spectrum, asked.take(part), known.of(part), last)

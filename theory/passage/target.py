@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.passage.search import LAST_STEP, PENDING, Passages, Questions, search
 from noisysgd.theory.problems.least_squares import LeastSquares
@@ -11,6 +12,7 @@ from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import Quadratic
 
 
+@ignoring_underflow
 def steps_to_target(
     problem: Quadratic,
     target: ArrayLike,

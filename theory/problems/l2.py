@@ -7,11 +7,12 @@ from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.common.values import ByValue
 from noisysgd.theory.problems.quadratic import Quadratic, per_mode
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class L2:
+class L2(ByValue):
     r"""The penalty ½ μ Σ w (θ − o)² of weight decay, which pulls towards the point where all parameters are 0.
 
     A problem measures θ from the minimum of the loss. Weight decay pulls towards ω = 0 instead, which lies at θ = o.
@@ -51,10 +52,12 @@ class L2:
         place = checks.real("origin", origin)
         sound = bool(np.isfinite(place).all()) and place.ndim <= 1
         checks.require(sound, "origin", "a finite scalar or (D,) array", origin, "Give ω = 0 in the eigenbasis.")
-        frozen = np.array(place)
-        frozen.flags.writeable = False
         object.__setattr__(self, "strength", mu)
-        object.__setattr__(self, "origin", frozen)
+        self._freeze(origin=place)
+
+    def in_units(self, factor: float) -> "L2":
+        """The same penalty in units in which curvatures are smaller by `factor`, and θ larger by its root."""
+        return L2(self.strength / factor, np.sqrt(factor) * self.origin)
 
     def place(self, problem: Quadratic) -> FloatArray:
         """o of each mode of `problem`, (D,)."""

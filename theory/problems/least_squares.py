@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.describing import brief
 from noisysgd.theory.problems.quadratic import Quadratic
 
@@ -56,6 +57,7 @@ class LeastSquares(Quadratic):
 
     __repr__ = brief
 
+    @ignoring_underflow
     def __init__(
         self,
         eigenvalues: ArrayLike,

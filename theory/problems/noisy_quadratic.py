@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.describing import brief
 from noisysgd.theory.problems.quadratic import Quadratic
@@ -55,6 +56,7 @@ class NoisyQuadratic(Quadratic):
 
     __repr__ = brief
 
+    @ignoring_underflow
     def __init__(
         self,
         eigenvalues: ArrayLike,
@@ -84,25 +86,31 @@ class NoisyQuadratic(Quadratic):
 def _covariance(noise: ArrayLike, dim: int) -> FloatArray:
     """`noise`, checked, as a (D,) diagonal or a (D, D) covariance."""
     covariance = checks.real("noise", noise)
-    checks.require(bool(np.isfinite(covariance).all()), "noise", "finite values", noise, "A covariance is finite.")
     if covariance.ndim == 2:
-        expected = f"shape ({dim}, {dim}), as the eigenvalues"
-        checks.require(covariance.shape == (dim, dim), "noise", expected, covariance.shape, "Pass F in the eigenbasis.")
-        # Rounding may leave a computed covariance slightly asymmetric or indefinite, relative to its largest entry.
-        scale = float(np.abs(covariance).max()) or 1.0
-        asymmetry = float(np.abs(covariance - covariance.T).max())
-        remedy = "Pass (F + F.T) / 2 if the difference is rounding."
-        checks.require(
-            asymmetry <= 1e-12 * scale, "noise", "a symmetric covariance", f"asymmetry {asymmetry:g}", remedy
-        )
-        smallest = float(np.linalg.eigvalsh(covariance)[0])
-        remedy = "A covariance has no negative eigenvalue."
-        definite = smallest >= -1e-12 * scale * dim
-        checks.require(definite, "noise", "a positive semi-definite covariance", f"eigenvalue {smallest:g}", remedy)
-        return covariance
-    remedy = "Gradient noise has variances ≥ 0."
-    checks.require(bool(np.all(covariance >= 0)), "noise", "variances ≥ 0", noise, remedy)
-    fits = covariance.ndim == 0 or covariance.shape == (dim,)
+        return _full_covariance(covariance, dim)
+    variances = checks.nonnegative("noise", noise, remedy="Gradient noise has variances ≥ 0.")
+    fits = variances.ndim == 0 or variances.shape == (dim,)
     expected = f"a scalar, shape ({dim},) or shape ({dim}, {dim})"
-    checks.require(fits, "noise", expected, covariance.shape, "Give F in the basis of the eigenvalues.")
-    return np.broadcast_to(covariance, (dim,))
+    checks.require(fits, "noise", expected, variances.shape, "Give F in the basis of the eigenvalues.")
+    return np.broadcast_to(variances, (dim,))
+
+
+def _full_covariance(covariance: FloatArray, dim: int) -> FloatArray:
+    """`covariance`, checked to be one of D modes."""
+    expected = f"shape ({dim}, {dim}), as the eigenvalues"
+    checks.require(covariance.shape == (dim, dim), "noise", expected, covariance.shape, "Pass F in the eigenbasis.")
+    finite = bool(np.isfinite(covariance).all())
+    checks.require(finite, "noise", "finite values", covariance, "A covariance is finite.")
+    # Rounding may leave a computed covariance slightly asymmetric or indefinite, relative to its largest entry.
+    scale = float(np.abs(covariance).max()) or 1.0
+    asymmetry = float(np.abs(covariance - covariance.T).max())
+    remedy = "Pass (F + F.T) / 2 if the difference is rounding."
+    symmetric = asymmetry <= checks.ROUNDING * scale
+    checks.require(symmetric, "noise", "a symmetric covariance", f"asymmetry {asymmetry:g}", remedy)
+    smallest = float(np.linalg.eigvalsh(covariance / scale)[0]) * scale  # scaled, so that no product underflows
+    definite = smallest >= -checks.ROUNDING * scale * dim
+    remedy = "A covariance has no negative eigenvalue."
+    checks.require(definite, "noise", "a positive semi-definite covariance", f"eigenvalue {smallest:g}", remedy)
+    rounded = np.array(covariance)
+    np.fill_diagonal(rounded, np.maximum(np.diagonal(covariance), 0.0))
+    return rounded

@@ -1,19 +1,22 @@
 """The base of all problems: a quadratic loss in its eigenbasis, a start, and perhaps a data set of known size."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.describing import brief
+from noisysgd.theory.common.values import ByValue
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class Quadratic:
+class Quadratic(ByValue):
     """The loss ½ Σ w λ θ² and the start θ₀; subclasses add the covariance of the gradient noise.
 
     λ are the curvatures, and a weight w is the number of modes that share a curvature and all else.
@@ -21,7 +24,8 @@ class Quadratic:
     Use :class:`~noisysgd.theory.NoisyQuadratic` (noise that does not depend on θ) or
     :class:`~noisysgd.theory.LeastSquares` (noise that grows with the loss).
 
-    The arrays are copied and read-only: a problem never changes after it is made.
+    The arrays are copied and read-only: a problem never changes after it is made. Problems are equal if they are of one
+    kind and all their numbers are.
     """
 
     eigenvalues: FloatArray
@@ -32,6 +36,7 @@ class Quadratic:
 
     __repr__ = brief
 
+    @ignoring_underflow
     def _set(
         self,
         eigenvalues: ArrayLike,
@@ -40,7 +45,7 @@ class Quadratic:
         initial_variance: ArrayLike,
         dataset_size: int | None,
     ) -> None:
-        curvatures = checks.at_least("eigenvalues", eigenvalues, 0.0, remedy="A convex quadratic has curvatures ≥ 0.")
+        curvatures = checks.nonnegative("eigenvalues", eigenvalues, remedy="A convex quadratic has curvatures ≥ 0.")
         vector = curvatures.ndim == 1 and curvatures.size > 0
         checks.require(vector, "eigenvalues", "a non-empty (D,) array", curvatures.shape, "Flatten the spectrum.")
         some = bool(curvatures.max() > 0)
@@ -53,7 +58,7 @@ class Quadratic:
             )
         counts = checks.at_least("weights", weights, 0.0, remedy="A weight counts the modes at an eigenvalue.")
         checks.require(bool(np.all(counts > 0)), "weights", "values > 0", weights, "Drop eigenvalues without modes.")
-        variance = checks.at_least("initial_variance", initial_variance, 0.0, remedy="Variances are not negative.")
+        variance = checks.nonnegative("initial_variance", initial_variance, remedy="Variances are not negative.")
         mean = checks.real("initial_mean", initial_mean)
         checks.require(
             bool(np.isfinite(mean).all()), "initial_mean", "finite values", initial_mean, "Start at a finite θ."
@@ -70,12 +75,6 @@ class Quadratic:
         remedy = "Measure parameters in larger units."
         checks.require(finite, "initial_mean, initial_variance", "a finite initial loss", initial_mean, remedy)
 
-    def _freeze(self, **values: FloatArray) -> None:
-        for name, value in values.items():
-            frozen = np.array(value)
-            frozen.flags.writeable = False
-            object.__setattr__(self, name, frozen)
-
     @property
     def dim(self) -> int:
         """Number D of eigenvalues; each stands for as many modes as its weight says."""
@@ -87,15 +86,18 @@ class Quadratic:
         return np.float64(self.eigenvalues.max())
 
     @property
+    @ignoring_underflow
     def initial_second_moment(self) -> FloatArray:
         """E θ₀², shape (D,)."""
         return self.initial_mean**2 + self.initial_variance
 
     @property
+    @ignoring_underflow
     def initial_loss(self) -> np.float64:
         """Expected loss at step 0: ½ Σ w λ E θ₀²."""
         return np.float64(0.5 * (self.weights * self.eigenvalues * self.initial_second_moment).sum())
 
+    @ignoring_underflow
     def noise_factor(self, batch_size: ArrayLike) -> FloatArray:
         """Covariance of a minibatch gradient over that of one example's: 1/B, or (N−B)/((N−1)B) for a known data set.
 
@@ -111,6 +113,7 @@ class Quadratic:
         """The same problem, with batches drawn from `dataset_size` examples."""
         return replace(self, dataset_size=dataset_size)
 
+    @ignoring_underflow
     def precondition(self, power: float | None = None, *, diagonal: ArrayLike | None = None) -> Self:
         """The problem that SGD preconditioned by P = H^−power, or by any other diagonal P, solves.
 
@@ -157,14 +160,19 @@ class Quadratic:
         name, kind = ("power", "a power that keeps") if diagonal is None else ("diagonal", "p > 0 that keep")
         remedy = "A power in 0…1, or entries of usual size, do."
         checks.require(sound, name, f"{kind} curvatures within floating point", given, remedy)
-        return replace(
-            self,
-            eigenvalues=scale * self.eigenvalues,
-            initial_mean=self.initial_mean / np.sqrt(scale),
-            initial_variance=self.initial_variance / scale,
-            **self._rescaled_noise(np.sqrt(scale)),
-        )
+        return replace(self, **self._in_variables(scale))
 
+    def _in_variables(self, scale: FloatArray) -> dict[str, Any]:
+        """Fields after the change of variables φ = θ/√scale, (D,), which leaves the loss as it is."""
+        root = np.sqrt(scale)
+        return {
+            "eigenvalues": scale * self.eigenvalues,
+            "initial_mean": self.initial_mean / root,
+            "initial_variance": self.initial_variance / scale,
+            **self._rescaled_noise(root),
+        }
+
+    @ignoring_underflow
     def merged(self) -> Self:
         """A smaller problem with the same expected losses: modes of equal curvature become one of their total weight.
 
@@ -204,6 +212,31 @@ class Quadratic:
     def _rescaled_noise(self, root: FloatArray) -> dict[str, Any]:
         """Noise fields after the change of variables θ → θ/root; none if Λ determines them."""
         return {}
+
+
+AnyQuadratic = TypeVar("AnyQuadratic", bound=Quadratic)
+
+
+def natural_units(problem: AnyQuadratic) -> tuple[AnyQuadratic, float]:
+    """The same problem with parameters measured in units in which 1 ≤ λ_max < 4, and how much larger 1/λ is in those.
+
+    Losses are the same; learning rates are multiplied by the factor returned, which covariances are divided by. It is a
+    power of 4, so that no digit changes. Whatever units a problem comes in, products of several curvatures, rates or
+    noises neither overflow nor underflow in these.
+
+    >>> from noisysgd import theory
+    >>> natural, factor = natural_units(theory.NoisyQuadratic([1e-200, 5e-201], noise=1e-200))
+    >>> natural.eigenvalues.round(3), bool(natural.eigenvalues[0] * factor == 1e-200)
+    (array([3.062, 1.531]), True)
+    """
+    exponent = int(np.frexp(problem.largest_eigenvalue)[1]) - 1
+    factor = 4.0 ** (exponent // 2)
+    if factor == 1.0:
+        return problem, 1.0
+    natural = copy.copy(problem)
+    with np.errstate(under="ignore", over="ignore"):
+        natural._freeze(**natural._in_variables(np.full(problem.dim, 1.0 / factor)))
+    return natural, factor
 
 
 def noise_factor(batch_size: FloatArray, dataset_size: int | None) -> FloatArray:

@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.whole_parts import whole_part
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 
 
+@ignoring_underflow
 def power_law(dim: int, exponent: float = 1.0, *, dataset_size: int | None = None) -> NoisyQuadratic:
     """The spectrum λ_i = i^−exponent, i = 1…dim.
 
@@ -37,6 +39,7 @@ def power_law(dim: int, exponent: float = 1.0, *, dataset_size: int | None = Non
     return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
 
 
+@ignoring_underflow
 def source_capacity(
     dim: int, *, capacity: float, source: float, label_noise: float = 0.0, dataset_size: int | None = None
 ) -> LeastSquares:
@@ -86,6 +89,7 @@ def source_capacity(
     return LeastSquares(eigenvalues, label_noise, mean, 0.0, dataset_size)
 
 
+@ignoring_underflow
 def two_scale(
     dim: int, condition_number: float, *, steep: float = 0.5, dataset_size: int | None = None
 ) -> NoisyQuadratic:
@@ -122,6 +126,7 @@ def two_scale(
     return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
 
 
+@ignoring_underflow
 def marchenko_pastur(dim: int, ratio: float, *, dataset_size: int | None = None) -> NoisyQuadratic:
     """Quantiles of the Marchenko–Pastur law, the distribution of curvatures of least squares on random inputs.
 
@@ -151,6 +156,7 @@ def marchenko_pastur(dim: int, ratio: float, *, dataset_size: int | None = None)
     return NoisyQuadratic(eigenvalues, noise=eigenvalues, dataset_size=dataset_size)
 
 
+@ignoring_underflow
 def measured_spectrum(eigenvalues: ArrayLike, weights: ArrayLike, *, dataset_size: int | None = None) -> NoisyQuadratic:
     """A spectrum given by arrays: ``weights[k]`` is the number of modes of curvature ``eigenvalues[k]``.
 

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import IntArray
+from noisysgd.theory.common.describing import html_table
 from noisysgd.theory.common.whole_parts import whole_part
 
 
@@ -47,6 +49,8 @@ class EpochBudget:
     epochs: float
     dataset_size: int
 
+    _repr_html_ = html_table
+
     def __post_init__(self) -> None:
         epochs = checks.scalar("epochs", self.epochs)
         checks.require(0 < epochs < np.inf, "epochs", "a positive, finite number", self.epochs, "Allow some training.")
@@ -54,6 +58,7 @@ class EpochBudget:
         object.__setattr__(self, "epochs", epochs)
         object.__setattr__(self, "dataset_size", size)
 
+    @ignoring_underflow
     def steps(self, batch_size: ArrayLike) -> IntArray:
         """Steps allowed at each batch size 1 ≤ B ≤ N; an array of the shape of `batch_size`."""
         sizes = checks.batch_size(batch_size, self.dataset_size)
@@ -83,6 +88,8 @@ class StepBudget:
 
     total: int
 
+    _repr_html_ = html_table
+
     def __init__(self, steps: int) -> None:
         object.__setattr__(self, "total", _countable(steps))
 
@@ -90,6 +97,7 @@ class StepBudget:
     def dataset_size(self) -> None:
         """``None``: a step budget does not refer to a data set."""
 
+    @ignoring_underflow
     def steps(self, batch_size: ArrayLike) -> IntArray:
         """Steps allowed at each batch size B ≥ 1; an array of the shape of `batch_size`."""
         return np.full(checks.batch_size(batch_size).shape, self.total, dtype=np.int64)
@@ -115,6 +123,8 @@ class UnlimitedBudget:
 
     target: float
 
+    _repr_html_ = html_table
+
     def __post_init__(self) -> None:
         target = checks.scalar("target", self.target)
         remedy = "No loss of zero is reached in finite time; choose a loss below the initial one."
@@ -125,6 +135,7 @@ class UnlimitedBudget:
     def dataset_size(self) -> None:
         """``None``: an unlimited budget does not refer to a data set; give the size of one to the problem."""
 
+    @ignoring_underflow
     def steps(self, batch_size: ArrayLike) -> IntArray:
         """Always a ``ValueError``, since the number of steps depends on the problem and the learning rate."""
         remedy = "Ask theory.steps_to_target, or use an EpochBudget or StepBudget."

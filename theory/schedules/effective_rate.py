@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 
 
+@ignoring_underflow
 def effective_learning_rate(learning_rate: ArrayLike, momentum: ArrayLike) -> FloatArray:
     """ε/(1−m): the learning rate at which plain SGD moves as fast as heavy ball with momentum m. Arguments broadcast.
 
@@ -23,6 +25,7 @@ def effective_learning_rate(learning_rate: ArrayLike, momentum: ArrayLike) -> Fl
         return np.asarray(rate / (1.0 - inertia))
 
 
+@ignoring_underflow
 def temperature(learning_rate: ArrayLike, batch_size: ArrayLike, momentum: ArrayLike = 0.0) -> FloatArray:
     """T = ε/(B(1−m)), the strength of gradient noise in the SDE of eq. 3. Arguments broadcast.
 

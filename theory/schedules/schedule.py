@@ -7,19 +7,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.common.describing import brief
+from noisysgd.theory.common.values import ByValue
 
 DROPS = 10
 """Number of drops in the paper's schedule: after half of the budget, one every twentieth of it."""
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class Schedule:
+class Schedule(ByValue):
     """Segment after segment, ``multipliers[s]`` times the learning rate for ``lengths[s]`` steps.
 
     Usually made by :func:`half_then_decay`, :func:`constant` or :func:`piecewise`. Segments without steps are dropped,
-    and neighbours with equal multipliers are joined. The arrays are read-only.
+    and neighbours with equal multipliers are joined. The arrays are read-only. Schedules are equal if all their steps
+    are.
 
     Parameters
     ----------
@@ -47,6 +50,7 @@ class Schedule:
 
     __repr__ = brief
 
+    @ignoring_underflow
     def __init__(self, lengths: ArrayLike, multipliers: ArrayLike) -> None:
         given = checks.at_least("lengths", lengths, 0.0, remedy="Give each segment's number of steps.")
         factors = checks.at_least("multipliers", multipliers, 0.0, remedy="Give one multiplier ≥ 0 per segment.")
@@ -60,9 +64,7 @@ class Schedule:
         # Multipliers are not negative, so that the −1 before them makes the first segment differ from what it follows.
         new = np.flatnonzero(np.diff(factors[starts], prepend=-1.0) != 0)
         merged = np.add.reduceat(given[starts], new).astype(np.int64)
-        for name, value in (("lengths", merged), ("multipliers", factors[starts][new])):
-            value.flags.writeable = False
-            object.__setattr__(self, name, value)
+        self._freeze(lengths=merged, multipliers=factors[starts][new])
 
     @property
     def steps(self) -> int:
@@ -74,6 +76,7 @@ class Schedule:
         """First step of each segment but the first, shape (S−1,): the steps at which the learning rate changes."""
         return np.cumsum(self.lengths)[:-1]
 
+    @ignoring_underflow
     def at(self, step: ArrayLike) -> FloatArray:
         """Multiplier in force at each `step` in 0…steps−1; an array of the shape of `step`."""
         step = checks.real("step", step)
@@ -86,6 +89,7 @@ ScheduleFamily = Callable[[int], Schedule]
 """A schedule for any number of steps, such as :func:`half_then_decay` or :func:`constant`."""
 
 
+@ignoring_underflow
 def constant(steps: int) -> Schedule:
     """The learning rate itself, for `steps` steps.
 
@@ -95,6 +99,7 @@ def constant(steps: int) -> Schedule:
     return Schedule([_steps(steps)], [1.0])
 
 
+@ignoring_underflow
 def half_then_decay(steps: int, factor: float = 2.0, drops: int = DROPS) -> Schedule:
     """The paper's schedule: constant for half the steps, then divided `drops` times by `factor`.
 
@@ -123,6 +128,7 @@ def half_then_decay(steps: int, factor: float = 2.0, drops: int = DROPS) -> Sche
     return Schedule(np.diff(edges, prepend=0), factor ** -np.arange(drops + 1.0))
 
 
+@ignoring_underflow
 def initial_to_final(steps: int, initial: float, final: float) -> Schedule:
     """The shape of :func:`half_then_decay` with a multiplier that falls from `initial` to `final` (paper, section 7.1).
 
@@ -139,6 +145,7 @@ def initial_to_final(steps: int, initial: float, final: float) -> Schedule:
     return Schedule(shape.lengths, first * shape.multipliers)
 
 
+@ignoring_underflow
 def warmup(schedule: Schedule, steps: int, levels: int = 10) -> Schedule:
     """`schedule` after a warm-up of `steps` extra steps that rise to its first multiplier in `levels` equal levels.
 
@@ -158,6 +165,7 @@ def warmup(schedule: Schedule, steps: int, levels: int = 10) -> Schedule:
     )
 
 
+@ignoring_underflow
 def piecewise(lengths: ArrayLike, multipliers: ArrayLike) -> Schedule:
     """Any piecewise-constant schedule: ``multipliers[s]`` for ``lengths[s]`` steps.
 
