@@ -24,6 +24,7 @@ from noisysgd.simulators.randomness.stream import Purpose, index, normals
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.describing import brief
+from noisysgd.theory.common.values import ByValue
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Updates:
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class DiagonalNetwork:
+class DiagonalNetwork(ByValue):
     r"""f(x) = ⟨β, x⟩ with β = w₊² − w₋² (entrywise), trained on n examples by ½ (f(x) − y − ζ)².
 
     ζ is drawn afresh at every visit of an example. A batch of B takes a uniform subset of the n examples; beyond n it
@@ -119,10 +120,7 @@ class DiagonalNetwork:
         checks.require(0 < start < np.inf, "initialization", expected, start, "At 0 the network never moves.")
         remedy = "It is a variance; 0 is none."
         noise = checks.scalar("label_noise", checks.at_least("label_noise", label_noise, 0.0, remedy=remedy))
-        for name, value in {"inputs": x, "targets": y, "truth": beta}.items():
-            value = np.ascontiguousarray(value)
-            value.flags.writeable = False
-            object.__setattr__(self, name, value)
+        self._freeze(inputs=x, targets=y, truth=beta)
         object.__setattr__(self, "initialization", start)
         object.__setattr__(self, "label_noise", noise)
 

@@ -16,12 +16,13 @@ from noisysgd.simulators.randomness.stream import Purpose, index, normals
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.describing import brief
+from noisysgd.theory.common.values import ByValue
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class FiniteLeastSquares:
+class FiniteLeastSquares(ByValue):
     r"""Mean over N given examples of ½ (⟨x, ω⟩ − y)², of which minibatches are sampled.
 
     Parameters
@@ -78,15 +79,12 @@ class FiniteLeastSquares:
             "targets": y,
             "initial_mean": per_coordinate("initial_mean", checks.real("initial_mean", initial_mean), dim),
             "initial_variance": per_coordinate(
-                "initial_variance", checks.at_least("initial_variance", initial_variance, 0.0, remedy=remedy), dim
+                "initial_variance", checks.nonnegative("initial_variance", initial_variance, remedy=remedy), dim
             ),
         }
         minimizer = np.asarray(np.linalg.lstsq(x, y, rcond=None)[0], dtype=np.float64)
         fields |= {"minimizer": minimizer, "residuals": y - x @ minimizer, "hessian": x.T @ x / len(y)}
-        for name, value in fields.items():
-            value = np.ascontiguousarray(value)
-            value.flags.writeable = False
-            object.__setattr__(self, name, value)
+        self._freeze(**fields)
 
     @classmethod
     def sample(cls, problem: LeastSquares, seed: int = 0) -> Self:

@@ -267,6 +267,7 @@ def index(name: str, value: object, limit: int) -> np.uint64:
 
 def _indices(name: str, value: ArrayLike, limit: int) -> UintArray:
     """`value` as an array of indices of the stream in 0…limit − 1; a ValueError otherwise."""
+    checks.unmasked(name, value)
     array = np.asarray(value)
     remedy = "The random stream's counter takes integers from 0 up."
     checks.require(array.size > 0 and array.dtype.kind in "iu", name, "integers", value, remedy)

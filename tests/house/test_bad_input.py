@@ -55,7 +55,7 @@ CALLS = {
     "curvature matrix": (lambda: theory.NoisyQuadratic(np.eye(2), 1.0), r"non-empty \(D,\) array"),
     "noise shape": (lambda: theory.NoisyQuadratic([1, 2], [1, 2, 3]), r"noise: expected a scalar, shape \(2,\)"),
     "noise NaN": (lambda: theory.NoisyQuadratic([1, 2], [1, NAN]), "noise: expected numbers without NaN"),
-    "noise negative": (lambda: theory.NoisyQuadratic([1, 2], [1, -1]), "noise: expected variances ≥ 0"),
+    "noise negative": (lambda: theory.NoisyQuadratic([1, 2], [1, -1]), "noise: expected values ≥ 0, got .*variances"),
     "noise asymmetric": (lambda: theory.NoisyQuadratic([1, 2], [[1, 0.5], [0, 1]]), "symmetric covariance"),
     "noise indefinite": (lambda: theory.NoisyQuadratic([1, 2], [[1, 2], [2, 1]]), "positive semi-definite"),
     "initial variance": (lambda: theory.NoisyQuadratic([1], 1, initial_variance=-1), "initial_variance: expected"),
@@ -132,7 +132,7 @@ CALLS = {
     ),
     "empty record": (
         lambda: theory.sweep_from_records([{}], source="theory", metrics=[]),
-        r"records\[0\]: expected .*'batch_size'",
+        "records: expected .*'batch_size'",
     ),
     "unlabelled sweep": (
         lambda: theory.optimum(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.limits.stability import critical_learning_rate
 from noisysgd.theory.optima.minimise import minimise_on_log_scale, waves
@@ -41,6 +42,7 @@ class MinimumSteps:
     steps: FloatArray
 
 
+@ignoring_underflow
 def minimum_steps(
     problem: Quadratic, target: ArrayLike, *, batch_size: ArrayLike, momentum: ArrayLike = 0.0
 ) -> MinimumSteps:
@@ -86,6 +88,7 @@ def minimum_steps(
     return MinimumSteps(rates.reshape(goals.shape), steps.reshape(goals.shape))
 
 
+@ignoring_underflow
 def steps_examples_tradeoff(
     problem: Quadratic, target: float, *, batch_sizes: ArrayLike, momentum: ArrayLike = 0.0
 ) -> "xr.Dataset":
@@ -126,7 +129,7 @@ def steps_examples_tradeoff(
     import xarray as xr
 
     checks.instance("problem", problem, Quadratic, remedy="Make one with theory.power_law or theory.LeastSquares.")
-    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size))
+    sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, problem.dataset_size, "batch_sizes"))
     inertia = checks.momentum(momentum)
     goal = checks.scalar("target", target)
     largest = np.inf if problem.dataset_size is None else float(problem.dataset_size)
@@ -163,6 +166,7 @@ class Fastest(NamedTuple):
     momentum: float
 
 
+@ignoring_underflow
 def fastest_on_grid(
     problem: Quadratic, target: float, *, learning_rates: ArrayLike, batch_size: float, momenta: ArrayLike = 0.0
 ) -> Fastest:

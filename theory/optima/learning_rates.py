@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.limits.stability import critical_learning_rate
 from noisysgd.theory.moments.losses import expected_loss, loss_curve
@@ -18,6 +19,7 @@ from noisysgd.theory.schedules.schedule import ScheduleFamily, constant, half_th
 AnyQuadratic = TypeVar("AnyQuadratic", bound=Quadratic)
 
 
+@ignoring_underflow
 def optimal_learning_rate(
     problem: Quadratic,
     budget: Budget,

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.limits.stability import critical_learning_rate
 from noisysgd.theory.moments.losses import expected_loss
@@ -32,6 +33,7 @@ class InitialFinal(NamedTuple):
     loss: FloatArray
 
 
+@ignoring_underflow
 def optimal_initial_final(
     problem: Quadratic, budget: Budget, *, batch_size: ArrayLike, momentum: ArrayLike = 0.0
 ) -> InitialFinal:
@@ -80,6 +82,7 @@ def optimal_initial_final(
     return InitialFinal(best[..., 0], best[..., 1], best[..., 2])
 
 
+@ignoring_underflow
 def optimal_schedule(
     problem: Quadratic, budget: Budget, *, batch_size: float, momentum: float = 0.0, segments: int = 10
 ) -> Schedule:

@@ -267,6 +267,7 @@ def plot_steps_to_target(
     2
     """
     sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, name="batch_sizes"))
+    checks.unmasked("steps", steps)
     table = np.atleast_2d(np.asarray(steps, dtype=np.float64))
     fits = table.ndim == 2 and table.shape[1] == sizes.size
     remedy = "Batch sizes go along the last axis."

@@ -199,6 +199,8 @@ def plot_loss_curves(
     2
     """
     at = checks.vector("steps", checks.real("steps", steps))
+    checks.unmasked("losses", losses)
+    checks.unmasked("stationary", stationary)
     table = np.asarray(losses, dtype=np.float64)
     fits = table.ndim > 0 and table.shape[-1] == at.size
     checks.require(

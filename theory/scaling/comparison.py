@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.scaling.corner import SharpCorner
 from noisysgd.theory.scaling.curve_fit import (
@@ -23,6 +24,7 @@ RULES: tuple[RuleFamily, ...] = (LinearWithCap, SquareRoot, McCandlish, MaBassil
 """The rules that are fitted without a model problem."""
 
 
+@ignoring_underflow
 def compare_rules(
     batch_sizes: ArrayLike,
     learning_rates: ArrayLike,
@@ -109,6 +111,7 @@ def compare_rules(
     )
 
 
+@ignoring_underflow
 def linear_scaling_exponent(
     batch_sizes: ArrayLike,
     learning_rates: ArrayLike,

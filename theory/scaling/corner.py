@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.scaling.curve_fit import (
     EXACT,
@@ -78,6 +79,7 @@ class SharpCorner(FittedRule):
         names = ("maximum", "boundary_batch_size", "sharpness")
         return {name: getattr(self, name) for name in names}
 
+    @ignoring_underflow
     def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
         with np.errstate(divide="ignore"):
@@ -85,6 +87,7 @@ class SharpCorner(FittedRule):
         return np.asarray(self.maximum * np.exp2(corner(distance, self.sharpness)))
 
     @classmethod
+    @ignoring_underflow
     def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule closest to data: see :meth:`RuleFamily.fit`. A corner beyond sharpness 64 gets sharpness ``inf``.
 
@@ -119,6 +122,7 @@ class CornerFit:
     confidence: float
 
 
+@ignoring_underflow
 def fit_corner(
     batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None, confidence: float = 0.95
 ) -> CornerFit:
@@ -199,7 +203,9 @@ def corner(distance: FloatArray, sharpness: ArrayLike) -> FloatArray:
     """Log₂ of (1 + 2^(−p·distance))^(−1/p) for p = `sharpness` and distances log₂(B/B*); the two broadcast."""
     # Infinite p is replaced by 1e18: the difference is below rounding, and p·0 stays 0.
     p = np.minimum(sharpness, 1e18)
-    return np.asarray(np.minimum(distance, 0.0) - np.log1p(np.exp2(-p * np.abs(distance))) / (np.log(2.0) * p))
+    with np.errstate(under="ignore"):  # far from a sharp corner nothing is left of it
+        rounding = np.log1p(np.exp2(-p * np.abs(distance))) / (np.log(2.0) * p)
+    return np.asarray(np.minimum(distance, 0.0) - rounding)
 
 
 def fit_boundary(data: Data, sharpness: float) -> tuple[float, float]:

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.common.values import ByValue
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import noise_factor
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class NoiseScales:
+class NoiseScales(ByValue):
     """Noise scales and best single steps, from four numbers about the point where the step is taken.
 
     :func:`noise_scales` computes them for a problem. For a network they can be measured with gradients, Hessian-vector
@@ -80,11 +82,11 @@ class NoiseScales:
         checks.require(sloped, "gradient_squared", "a gradient that is not zero", gradient_squared, remedy)
         if dataset_size is not None:
             dataset_size = checks.integer("dataset_size", dataset_size, 1, remedy="Pass the number of examples.")
-        for name, value in zip(values, checks.broadcast(**values), strict=True):
-            object.__setattr__(self, name, value)
+        self._freeze(**dict(zip(values, checks.broadcast(**values), strict=True)))
         object.__setattr__(self, "dataset_size", dataset_size)
 
     @property
+    @ignoring_underflow
     def simple(self) -> FloatArray:
         """B_simple = tr F/|G|², the batch size at which the noise of a minibatch gradient is as long as the gradient.
 
@@ -94,6 +96,7 @@ class NoiseScales:
         return np.asarray(self.noise_trace / self.gradient_squared)
 
     @property
+    @ignoring_underflow
     def curvature_weighted(self) -> FloatArray:
         """B_noise = tr(HF)/GᵀHG, the batch size at which noise halves the best step.
 
@@ -113,6 +116,7 @@ class NoiseScales:
         return self.curvature_weighted
 
     @property
+    @ignoring_underflow
     def largest_learning_rate(self) -> FloatArray:
         """ε_max = |G|²/GᵀHG, the best step without noise: steepest descent with line search.
 
@@ -121,6 +125,7 @@ class NoiseScales:
         """
         return _ratio(self.gradient_squared, self.gradient_curvature)
 
+    @ignoring_underflow
     def optimal_learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """ε_opt = ε_max/(1 + B_noise/B), the learning rate of the best single step with a batch of B.
 
@@ -129,6 +134,7 @@ class NoiseScales:
         """
         return _ratio(self.gradient_squared, self._resistance(batch_size))
 
+    @ignoring_underflow
     def largest_improvement(self, batch_size: ArrayLike) -> FloatArray:
         """ΔL = ½|G|²·ε_opt, by which the loss is expected to fall in the best single step.
 
@@ -144,6 +150,7 @@ class NoiseScales:
         return np.asarray(self.gradient_curvature + noise_factor(size, self.dataset_size) * self.noise_curvature)
 
 
+@ignoring_underflow
 def noise_scales(problem: NoisyQuadratic | LeastSquares, second_moment: ArrayLike | None = None) -> NoiseScales:
     """Noise scales of a problem, at its start or at points with the given E θ².
 
@@ -185,21 +192,23 @@ def noise_scales(problem: NoisyQuadratic | LeastSquares, second_moment: ArrayLik
     checks.require(kinds, "problem", "a NoisyQuadratic or LeastSquares", problem, remedy)
     moment = problem.initial_second_moment
     if second_moment is not None:
-        moment = checks.at_least("second_moment", second_moment, 0.0, remedy="Pass E θ², for a point θ².")
+        moment = checks.nonnegative("second_moment", second_moment, remedy="Pass E θ², for a point θ².")
         fits = moment.ndim > 0 and moment.shape[-1] == problem.dim
         expected = f"shape (..., {problem.dim}), as the eigenvalues"
         checks.require(fits, "second_moment", expected, moment.shape, "Modes go along the last axis.")
     w, h = problem.weights, problem.eigenvalues
     noise = one_example_noise(problem, moment)
+    squared = h * (h * moment)  # in this order whatever the units
     return NoiseScales(
-        gradient_squared=(w * h**2 * moment).sum(-1),
-        gradient_curvature=(w * h**3 * moment).sum(-1),
+        gradient_squared=(w * squared).sum(-1),
+        gradient_curvature=(w * h * squared).sum(-1),
         noise_trace=(w * noise).sum(-1),
         noise_curvature=(w * h * noise).sum(-1),
         dataset_size=problem.dataset_size,
     )
 
 
+@ignoring_underflow
 def steps_and_examples(
     *, minimum_steps: ArrayLike, minimum_examples: ArrayLike, batch_size: ArrayLike
 ) -> tuple[FloatArray, FloatArray]:
@@ -239,6 +248,7 @@ def steps_and_examples(
     return least_steps + least_examples / size, least_examples + least_steps * size
 
 
+@ignoring_underflow
 def interpolation_batch_size(*, largest_squared_norm: ArrayLike, largest_eigenvalue: ArrayLike) -> FloatArray:
     """m* = β/λ₁, the batch size where linear scaling ends for least squares that can fit every example exactly.
 
@@ -304,6 +314,7 @@ class NoiseScaleEstimate:
     confidence: float
 
 
+@ignoring_underflow
 def two_batch_noise_scale(
     small_squared_norms: ArrayLike,
     big_squared_norms: ArrayLike,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.limits.stability import critical_learning_rate
 from noisysgd.theory.optima.learning_rates import optimal_runs, sampled_from
@@ -28,6 +29,7 @@ NOISE_INSTABILITY = "noise instability"
 """Labels of the two regimes, and of optima that are held down by an instability which noise makes, not curvature."""
 
 
+@ignoring_underflow
 def regimes(
     problem: Quadratic,
     budget: Budget,

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.optima.learning_rates import optimal_learning_rate, sampled_from
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
@@ -116,11 +117,13 @@ class LinearWithCap(FittedRule):
         """The fitted parameters by name."""
         return {"slope": self.slope, "cap": self.cap}
 
+    @ignoring_underflow
     def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
         return np.asarray(np.minimum(self.slope * checks.batch_size(batch_size), self.cap))
 
     @classmethod
+    @ignoring_underflow
     def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule closest to data, exactly: see :meth:`RuleFamily.fit`."""
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=2)
@@ -169,11 +172,13 @@ class SquareRoot(FittedRule):
         """The fitted parameter by name."""
         return {"coefficient": self.coefficient}
 
+    @ignoring_underflow
     def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
         return np.asarray(self.coefficient * np.sqrt(checks.batch_size(batch_size)))
 
     @classmethod
+    @ignoring_underflow
     def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule closest to data: see :meth:`RuleFamily.fit`."""
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=1)
@@ -211,11 +216,13 @@ class McCandlish(FittedRule):
         """The fitted parameters by name."""
         return {"maximum": self.maximum, "noise_scale": self.noise_scale}
 
+    @ignoring_underflow
     def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
         return np.asarray(self.maximum / (1.0 + self.noise_scale / checks.batch_size(batch_size)))
 
     @classmethod
+    @ignoring_underflow
     def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule closest to data: see :meth:`RuleFamily.fit`."""
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=2)
@@ -280,6 +287,7 @@ class MaBassilyBelkin(FittedRule):
         """The fitted parameters by name."""
         return {"beta": self.beta, "largest": self.largest}
 
+    @ignoring_underflow
     def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size."""
         # Numerators and denominators divided by B, so that B = inf is no special case.
@@ -291,6 +299,7 @@ class MaBassilyBelkin(FittedRule):
         return np.asarray(np.minimum(small, large))
 
     @classmethod
+    @ignoring_underflow
     def fit(cls, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule with λ_n = 0 that is closest to data: see :meth:`RuleFamily.fit`."""
         data = fit_data(batch_sizes, learning_rates, log_errors, parameters=2)
@@ -313,7 +322,7 @@ class MaBassilyBelkin(FittedRule):
         return cls(beta=power(log_beta + largest), largest=power(largest), not_identified=lacking)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class NoisyQuadraticRule(FittedRule):
     """The optimal learning rate ε_opt of a noisy quadratic under a budget, rescaled: rate_scale·ε_opt(B/batch_scale).
 
@@ -363,6 +372,7 @@ class NoisyQuadraticRule(FittedRule):
         """The fitted parameters by name."""
         return {"batch_scale": self.batch_scale, "rate_scale": self.rate_scale}
 
+    @ignoring_underflow
     def learning_rate(self, batch_size: ArrayLike) -> FloatArray:
         """Learning rate at each batch size between batch_scale and batch_scale times the size of the data set."""
         size = checks.batch_size(batch_size)
@@ -376,6 +386,7 @@ class NoisyQuadraticRule(FittedRule):
         scaled = np.where(np.isinf(size), size, np.clip(scaled, 1.0, most))
         return np.asarray(self.rate_scale * self._optimum(scaled))
 
+    @ignoring_underflow
     def fit(self, batch_sizes: ArrayLike, learning_rates: ArrayLike, *, log_errors: ArrayLike | None = None) -> Self:
         """The rule with the two scales that are closest to data: see :meth:`RuleFamily.fit`.
 

@@ -61,6 +61,7 @@ def augment(
     """
     checks.require(images.ndim == 4, "images", "shape (B, C, H, W)", tuple(images.shape), "Reshape them.")
     padding = checks.integer("padding", padding, 0, remedy="Use 0 for no cropping.")
+    checks.unmasked("indices", indices)
     places = indices.detach().cpu().numpy() if isinstance(indices, torch.Tensor) else np.asarray(indices)
     one_each = places.shape == (len(images),)
     checks.require(one_each, "indices", f"one index for each of {len(images)} images", places.shape, "Pass the batch.")

@@ -93,7 +93,7 @@ class SpectralDensity:
             Standard deviation of the Gaussian, in units of curvature.
         """
         checks.require(width > 0, "width", "a positive number", width, "Try a hundredth of the spectrum's range.")
-        distance = (np.asarray(at, dtype=np.float64)[:, None] - self.nodes) / width
+        distance = (checks.vector("at", checks.real("at", at))[:, None] - self.nodes) / width
         rows = self.draws @ (np.exp(-(distance**2) / 2) / (width * math.sqrt(2 * math.pi))).T
         return rows.mean(axis=0), rows.std(axis=0, ddof=1) / math.sqrt(len(rows))
 

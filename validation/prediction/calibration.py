@@ -25,7 +25,7 @@ ROUNDING = 10 * float(np.finfo(np.float32).eps)
 UNALTERED = "Pass the Measurement or its as_dict(), unaltered."
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """A noisy quadratic made from a measurement, with variants that tell its error and what had to be left out.
 

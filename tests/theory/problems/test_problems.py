@@ -1,5 +1,10 @@
 """Problems: named spectra, weights, preconditioning."""
 
+import copy
+import pickle
+from dataclasses import fields
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -8,6 +13,7 @@ from scipy import integrate
 
 from noisysgd import theory
 from noisysgd.theory import testing
+from noisysgd.theory.problems.quadratic import natural_units
 
 RUN = {"learning_rate": 0.3, "batch_size": 7}
 
@@ -184,3 +190,96 @@ def test_exponents_that_are_none_are_refused():
 def test_a_preconditioner_is_one_positive_diagonal(given):
     with pytest.raises(ValueError, match="expected"):
         theory.NoisyQuadratic([1.0, 0.5], 1.0).precondition(**given)
+
+
+@pytest.mark.parametrize("share", [1e-17, 1e-13])
+def test_values_below_zero_by_rounding_are_zero(share):
+    """As eigenvalue solvers and projections of a covariance leave them."""
+    problem = theory.NoisyQuadratic([2.0, -2 * share], [3.0, -3 * share], initial_variance=[-share, 1.0])
+    assert problem == theory.NoisyQuadratic([2.0, 0.0], [3.0, 0.0], initial_variance=[0.0, 1.0])
+    full = theory.NoisyQuadratic([2.0, 1.0], [[1.0, 0.0], [0.0, -share]])
+    assert full.noise_diagonal.tolist() == [1.0, 0.0]
+    assert theory.LeastSquares([2.0, -2 * share]) == theory.LeastSquares([2.0, 0.0])
+    assert theory.noise_scales(theory.power_law(2), [1.0, -share]) == theory.noise_scales(
+        theory.power_law(2), [1.0, 0.0]
+    )
+
+
+@settings(max_examples=20)
+@given(rotation=st.integers(0, 2**32 - 1), rank=st.integers(1, 4))
+def test_a_projected_covariance_is_accepted(rotation, rank):
+    """A covariance of rank below D, seen in another basis, has a few eigenvalues of −1e-16."""
+    rng = np.random.default_rng(rotation)
+    basis = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    root = basis[:, :rank] * rng.uniform(0.1, 1.0, rank)
+    eigenvalues = np.linalg.eigvalsh(root @ root.T)
+    problem = theory.NoisyQuadratic(np.ones(6), eigenvalues)
+    np.testing.assert_array_equal(problem.noise, np.maximum(eigenvalues, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda x: theory.NoisyQuadratic([1.0, x], 1.0), "eigenvalues"),
+        (lambda x: theory.NoisyQuadratic([1.0, 1.0], [1.0, x]), "noise"),
+        (lambda x: theory.NoisyQuadratic([1.0, 1.0], 1.0, initial_variance=[1.0, x]), "initial_variance"),
+    ],
+)
+def test_values_below_zero_by_more_than_rounding_are_refused(make, name):
+    for value in (-1e-11, -0.1, -np.inf):
+        with pytest.raises(ValueError, match=f"{name}: expected values ≥ 0"):
+            make(value)
+
+
+PROBLEMS_AND_SCHEDULES = {
+    "diagonal": (lambda x: theory.NoisyQuadratic([1.0, x], [1.0, 0.5], weights=[1, 2], dataset_size=100)),
+    "full": (lambda x: theory.NoisyQuadratic([1.0, 0.5], [[1.0, 0.2 * x], [0.2 * x, 1.0]])),
+    "least squares": (lambda x: theory.LeastSquares([1.0, 0.5], label_noise=x)),
+    "schedule": (lambda x: theory.piecewise([10, 5], [1.0, x])),
+    "epochs": (lambda x: theory.EpochBudget(x, 100)),
+    "steps": (lambda x: theory.StepBudget(int(100 * x))),
+    "target": (lambda x: theory.UnlimitedBudget(x)),
+    "penalty": (lambda x: theory.L2(1.0, [x, 2.0])),
+    "noise scales": (lambda x: theory.NoiseScales(x, 1.0, 1.0, 1.0)),
+    "rule": (lambda x: theory.NoisyQuadraticRule(theory.power_law(3), theory.StepBudget(9), rate_scale=x)),
+}
+
+
+@pytest.mark.parametrize("kind", PROBLEMS_AND_SCHEDULES)
+def test_objects_are_their_values(kind):
+    """Equal numbers, equal objects: after copying, deep copying and pickling too, with arrays that stay read-only."""
+    make = PROBLEMS_AND_SCHEDULES[kind]
+    thing = make(0.5)
+    assert thing != make(0.25)
+    assert thing != "something else"
+    for twin in (make(0.5), copy.copy(thing), copy.deepcopy(thing), pickle.loads(pickle.dumps(thing))):
+        assert twin == thing
+        assert hash(twin) == hash(thing)
+        assert {thing: 1}[twin] == 1
+        arrays = [value for value in vars(twin).values() if isinstance(value, np.ndarray)]
+        assert not any(array.flags.writeable for array in arrays)
+
+
+def test_equal_objects_hash_alike_whatever_the_sign_of_zero():
+    signed, plain = (theory.LeastSquares([1.0], zero, initial_mean=zero) for zero in (-0.0, 0.0))
+    assert signed == plain
+    assert hash(signed) == hash(plain)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PROBLEMS_AND_SCHEDULES if kind != "rule"])
+def test_notebooks_show_a_table_of_the_fields(kind):
+    thing = PROBLEMS_AND_SCHEDULES[kind](0.5)
+    shown = thing._repr_html_()
+    ElementTree.fromstring(shown)  # well-formed
+    assert type(thing).__name__ in shown
+    assert all(f"<th>{field.name}</th>" in shown for field in fields(thing))
+
+
+@given(problem=st.one_of(testing.problems(), testing.least_squares_problems()), exponent=st.integers(-300, 300))
+def test_natural_units_keep_every_digit_of_the_loss(problem, exponent):
+    assume(np.all((problem.eigenvalues == 0) | (problem.eigenvalues > 1e-5)))
+    scaled = theory.LeastSquares(problem.eigenvalues * 2.0**exponent, 0.1)
+    natural, factor = natural_units(scaled)
+    assert 1 <= natural.largest_eigenvalue < 4
+    np.testing.assert_array_equal(natural.eigenvalues * factor, scaled.eigenvalues)
+    assert natural.initial_loss == scaled.initial_loss
