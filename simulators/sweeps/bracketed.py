@@ -25,9 +25,9 @@ from noisysgd.theory.common.describing import plain
 from noisysgd.theory.common.parallel import usable_cores
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.theory.schedules.schedule import Schedule, ScheduleFamily, half_then_decay, of_length
-from noisysgd.theory.sweeps.dataset import sweep_from_records
 from noisysgd.theory.sweeps.grid import Grid, error_bar, wider
 from noisysgd.theory.sweeps.optimum_rule import optimum
+from noisysgd.theory.sweeps.records import sweep_from_records
 
 Point = tuple[Schedule, Configuration]
 """What the runs of one point of a grid follow."""

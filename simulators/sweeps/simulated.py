@@ -13,8 +13,8 @@ from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import Quadratic
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.theory.schedules.schedule import ScheduleFamily, half_then_decay, of_length
-from noisysgd.theory.sweeps.dataset import sweep_from_records
 from noisysgd.theory.sweeps.rate_grid import RateGrid
+from noisysgd.theory.sweeps.records import sweep_from_records
 
 
 def simulate_sweep(

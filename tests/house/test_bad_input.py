@@ -132,7 +132,7 @@ CALLS = {
     ),
     "empty record": (
         lambda: theory.sweep_from_records([{}], source="theory", metrics=[]),
-        "records: expected .*'batch_size'",
+        r"records\[0\]: expected .*'batch_size'",
     ),
     "unlabelled sweep": (
         lambda: theory.optimum(

@@ -16,7 +16,8 @@ from noisysgd.theory.plots.axes_and_colors import (
     log_scale,
     once,
 )
-from noisysgd.theory.sweeps.dataset import COMPLETE, objective_of, optimizer_name
+from noisysgd.theory.sweeps.dataset import COMPLETE, optimizer_name
+from noisysgd.theory.sweeps.directions import MAXIMIZE, objective_of, stated_objective
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -144,6 +145,7 @@ def plot_losses(
     style: str = "-",
     label: bool = True,
     keep: int | None = None,
+    objective: str | None = None,
 ) -> "list[ErrorbarContainer]":
     """A loss against the effective learning rate, one colour per batch size, light to dark.
 
@@ -172,6 +174,8 @@ def plot_losses(
         Whether batch sizes are named in the legend.
     keep : int, optional
         Number of the best runs that are averaged at each point.
+    objective : {"minimize", "maximize"}, optional
+        Which runs are the best, as of :func:`noisysgd.theory.optimum`.
 
     Returns
     -------
@@ -189,7 +193,10 @@ def plot_losses(
     from matplotlib import colormaps
 
     here = sweep.isel(optimizer=optimizer)
-    highest = sweep[metric].attrs.get("objective", objective_of(metric)) == "maximize"
+    # Which runs are the best has to be known only where some are left out.
+    attributes, asked = sweep[metric].attrs, keep is not None or objective is not None
+    known = asked or "objective" in attributes or objective_of(metric) is not None
+    highest = known and stated_objective(metric, attributes, objective) == MAXIMIZE
     linear = highest or "accuracy" in metric
     values = here[metric].where((here.status == COMPLETE) & (abs(here[metric]) < REACH))
     curves = [_best_runs(values.sel(batch_size=size), keep, highest) for size in here.batch_size.values]

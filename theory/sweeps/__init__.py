@@ -1,8 +1,9 @@
 """The Sweep, the dataset that theory, simulators and training share, and the rule that finds its optima."""
 
-from noisysgd.theory.sweeps.dataset import check_sweep, load_sweep, powers_of_two, save_sweep, sweep_from_records
+from noisysgd.theory.sweeps.dataset import check_sweep, load_sweep, powers_of_two, save_sweep
 from noisysgd.theory.sweeps.optimum_rule import optimum
 from noisysgd.theory.sweeps.predicted import predict_sweep
+from noisysgd.theory.sweeps.records import sweep_from_records
 
 __all__ = [
     "check_sweep",

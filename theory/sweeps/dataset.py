@@ -1,23 +1,27 @@
 """The Sweep: one labelled dataset for theory, simulation and training, so that comparing them is a subtraction.
 
 Its dimensions are some of :data:`DIMENSIONS`. The variable ``status`` says of every point whether it is missing,
-complete or diverged; every other variable over those dimensions is a metric. The grid is the product of all values that
-occur: a learning rate that was run with only one optimizer or batch size is missing for the others.
+complete, diverged or unfinished; every other variable over those dimensions is a metric. The grid is the product of all
+values that occur: a learning rate that was run with only one optimizer or batch size is missing for the others. A run
+that was meant to be there and has no result is unfinished.
 """
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.provenance import provenance
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate, temperature
+from noisysgd.theory.sweeps.coordinates import JOINED, equal_pair
+from noisysgd.theory.sweeps.directions import objective_of
 from noisysgd.theory.sweeps.netcdf import read_dataset, write_dataset
 
 if TYPE_CHECKING:
@@ -25,10 +29,10 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 DIMENSIONS = ("optimizer", "batch_size", "learning_rate", "seed", "budget", "epoch")
-MISSING, COMPLETE, DIVERGED = 0, 1, 2
-STATUSES = {"missing": MISSING, "complete": COMPLETE, "diverged": DIVERGED}
+MISSING, COMPLETE, DIVERGED, UNFINISHED = 0, 1, 2, 3
+STATUSES = {"missing": MISSING, "complete": COMPLETE, "diverged": DIVERGED, "unfinished": UNFINISHED}
 SOURCES = ("theory", "simulator", "training")
-UNITS = {
+UNITS: Mapping[str, tuple[str, str, str | None]] = {
     "train_loss": ("training loss", "nats", "minimize"),
     "expected_loss": ("expected excess training loss", "loss", "minimize"),
     "standard_error": ("standard error of the expected loss", "loss", "minimize"),
@@ -63,81 +67,40 @@ def powers_of_two(low: int, high: int, fraction: int = 1) -> FloatArray:
     return np.asarray(2.0 ** (np.arange(low * fraction, high * fraction + 1) / fraction))
 
 
-@ignoring_underflow
-def sweep_from_records(
-    records: Iterable[Mapping[str, Any]],
+def labelled(
+    axes: Mapping[str, Sequence[float]],
+    status: "npt.NDArray[np.int8]",
+    table: Mapping[str, FloatArray],
     *,
     source: str,
-    metrics: Iterable[str],
-    configuration: Mapping[str, Any] | None = None,
+    objectives: Mapping[str, str],
+    configuration: Mapping[str, Any],
 ) -> "xr.Dataset":
-    """A Sweep from one record per run.
+    """The Sweep of a status and of metrics over axes, with derived coordinates and attributes.
 
     Parameters
     ----------
-    records : iterable of mappings
-        Each has ``momentum``, ``batch_size``, ``learning_rate``, ``seed``, ``status`` ("complete" or "diverged") and
-        the metrics. A metric that is absent or None becomes NaN, but a loss of a diverged run becomes ``inf``. Either
-        all records have a ``budget``, a number, or none.
-    source : {"theory", "simulator", "training"}
-        Where the numbers come from.
-    metrics : iterable of str
-        Names of the metrics to store; other entries of the records are dropped.
-    configuration : mapping, optional
-        Everything else that determines the numbers; stored as JSON in the attributes.
-
-    Returns
-    -------
-    xarray.Dataset
-        Over (optimizer, batch_size, learning_rate, seed), and budget if the records have one.
-
-    Raises
-    ------
-    ValueError
-        For two records of one point, an incomplete record, an unknown status or source, or no records.
-
-    Examples
-    --------
-    >>> run = {"momentum": 0.0, "batch_size": 16, "seed": 0, "status": "complete"}
-    >>> sweep = sweep_from_records(
-    ...     [run | {"learning_rate": 0.5, "train_loss": 0.1}, run | {"learning_rate": 1.0, "train_loss": 0.2}],
-    ...     source="training", metrics=["train_loss"])
-    >>> dict(sweep.sizes)
-    {'optimizer': 1, 'batch_size': 1, 'learning_rate': 2, 'seed': 1}
+    axes : mapping of str to sequence of float
+        Momenta, batch sizes, learning rates, seeds and, if there are, budgets, in this order.
+    status, table
+        Statuses, and values of every metric, over these axes.
+    source : str
+        One of :data:`SOURCES`.
+    objectives : mapping of str to str
+        Directions of metrics; those that are not in it have the one of :data:`UNITS` or of their plain names, or none.
+    configuration : mapping
+        Everything else that determines the numbers.
     """
     import xarray as xr
 
-    rows = list(records)
-    checks.require(bool(rows), "records", "at least one record", rows, "Run something first.")
-    checks.one_of("source", source, SOURCES)
-    names = ["momentum", "batch_size", "learning_rate", "seed"]
-    names += ["budget"] if any("budget" in row for row in rows) else []
-    needed = {*names, "status"}
-    lacking = next((sorted(needed - set(row)) for row in rows if needed - set(row)), None)
-    checks.require(lacking is None, "records", f"{sorted(needed)} in each", f"none of {lacking}", "Complete them.")
-    # The values that occur in the records are the axes; every record then has its place in the table.
-    axes = {name: sorted({_key(name, row) for row in rows}) for name in names}
-    shape = tuple(map(len, axes.values()))
-    places = {name: {value: k for k, value in enumerate(values)} for name, values in axes.items()}
-    status = np.zeros(shape, dtype=np.int8)
-    table = {name: np.full(shape, np.nan) for name in metrics}
-    for row in rows:
-        at = tuple(places[name][_key(name, row)] for name in axes)
-        expected = "one record per point"
-        checks.require(status[at] == MISSING, "records", expected, f"two of {dict(row)}", "Drop the repetition.")
-        status[at] = STATUSES[checks.one_of("status", row["status"], ("complete", "diverged"))]
-        for name, values in table.items():
-            worst = np.inf if name.endswith("loss") and status[at] == DIVERGED else np.nan
-            values[at] = worst if row.get(name) is None else float(row[name])
-    dims = DIMENSIONS[: len(names)]
+    dims = DIMENSIONS[: len(axes)]
     momenta, sizes, rates = (np.array(axes[name]) for name in ("momentum", "batch_size", "learning_rate"))
+    whole = bool(np.isfinite(sizes).all() and np.all(sizes == np.trunc(sizes)))
     dataset = xr.Dataset(
         {"status": (dims, status)} | {name: (dims, values) for name, values in table.items()},
         coords={
-            "optimizer": [optimizer_name(m) for m in momenta],
-            "batch_size": sizes.astype(np.int64)
-            if np.all(sizes == np.trunc(sizes)) and np.isfinite(sizes).all()
-            else sizes,
+            "optimizer": _optimizer_names(momenta),
+            "batch_size": sizes.astype(np.int64) if whole else sizes,
             "learning_rate": rates,
             "seed": np.array(axes["seed"], dtype=np.int64),
             "momentum": ("optimizer", momenta),
@@ -155,36 +118,43 @@ def sweep_from_records(
             "schema": "noisysgd sweep",
             "schema_version": SCHEMA_VERSION,
             "source": source,
-            "configuration": json.dumps(dict(configuration or {}), sort_keys=True, default=float),
+            "configuration": json.dumps(dict(configuration), sort_keys=True, default=float),
         }
         | provenance(),
     )
-    dataset.status.attrs = {
-        "flag_values": np.array(list(STATUSES.values()), dtype=np.int8),
-        "flag_meanings": " ".join(STATUSES),
-        "long_name": "status of the run",
-    }
+    dataset.status.attrs = status_attributes()
     for name in table:
-        long_name, units, objective = UNITS.get(name, (name, "1", objective_of(name)))
-        dataset[name].attrs = {"long_name": long_name, "units": units, "objective": objective}
+        dataset[name].attrs = metric_attributes(name, objectives.get(name))
     dataset.learning_rate.attrs = {"long_name": "learning rate", "units": "squared parameter per loss"}
     dataset.effective_learning_rate.attrs = {"long_name": "effective learning rate", "units": "as learning_rate"}
     dataset.temperature.attrs = {"long_name": "temperature", "units": "as learning_rate"}
     return dataset
 
 
-def _key(name: str, row: Mapping[str, Any]) -> Any:
-    """A record's coordinate along an axis. Seeds stay integers: as floats, large ones could not be told apart."""
-    return int(row[name]) if name == "seed" else float(row[name])
+def _optimizer_names(momenta: FloatArray) -> list[str]:
+    """Labels of optimizers, with all digits of the momentum where six do not tell them apart."""
+    names = [optimizer_name(m) for m in momenta]
+    return [f"momentum {float(m)!r}" if names.count(name) > 1 else name for m, name in zip(momenta, names, strict=True)]
 
 
-def objective_of(metric: str) -> str:
-    """Whether a metric is to be minimized or maximized, from its name: accuracies are maximized.
+def status_attributes() -> dict[str, Any]:
+    """Attributes of a variable ``status``: what its numbers mean."""
+    return {
+        "flag_values": np.array(list(STATUSES.values()), dtype=np.int8),
+        "flag_meanings": " ".join(STATUSES),
+        "long_name": "status of the run",
+    }
 
-    >>> objective_of("test_accuracy"), objective_of("train_loss")
-    ('maximize', 'minimize')
+
+def metric_attributes(name: str, objective: str | None = None) -> dict[str, str]:
+    """Long name, units and direction of a metric; no direction if it is neither given nor plain from the name.
+
+    >>> metric_attributes("test_error"), metric_attributes("auc")
+    ({'long_name': 'test_error', 'units': '1', 'objective': 'minimize'}, {'long_name': 'auc', 'units': '1'})
     """
-    return "maximize" if metric.endswith("accuracy") else "minimize"
+    long_name, units, usual = UNITS.get(name, (name, "1", objective_of(name)))
+    direction = objective or usual
+    return {"long_name": long_name, "units": units} | ({"objective": direction} if direction else {})
 
 
 @ignoring_underflow
@@ -204,6 +174,10 @@ def check_sweep(sweep: "xr.Dataset") -> "xr.Dataset":
     derived = {"effective_learning_rate", "temperature"}
     absent = sorted(derived - set(map(str, sweep.coords)))
     checks.require(not absent, "sweep", f"coordinates {sorted(derived)}", f"none of {absent}", remedy)
+    for name in sorted(set(JOINED) & set(map(str, sweep.dims))):
+        twice = equal_pair(name, sweep[name].values)
+        expected = "values that differ by more than rounding"
+        checks.require(twice is None, f"sweep.{name}", expected, twice, "Make the sweep from its records again.")
     known = bool(np.isin(sweep.status, list(STATUSES.values())).all())
     checks.require(known, "sweep.status", f"values {STATUSES}", np.unique(sweep.status), remedy)
     return sweep

@@ -11,8 +11,8 @@ from noisysgd.theory.optima.learning_rates import sampled_from
 from noisysgd.theory.problems.quadratic import Quadratic
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.theory.schedules.schedule import ScheduleFamily, half_then_decay, of_length
-from noisysgd.theory.sweeps.dataset import sweep_from_records
 from noisysgd.theory.sweeps.rate_grid import RateGrid
+from noisysgd.theory.sweeps.records import sweep_from_records
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.sweeps.dataset import objective_of
+from noisysgd.theory.sweeps.dataset import COMPLETE, DIVERGED, MISSING, UNFINISHED
+from noisysgd.theory.sweeps.directions import MAXIMIZE, stated_objective
 from noisysgd.theory.sweeps.grid import LOWEST, Grid, wider
+from noisysgd.theory.sweeps.optimum_rule import best_of, count_runs
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -18,32 +20,38 @@ LOWEST_FINAL = -600
 """Exponent below which no final learning rate goes: each of the ten drops is then by 2⁶⁰: nothing moves any more."""
 
 
-def best_pair(pairs: "xr.Dataset", metric: str, keep: int = 5) -> "xr.Dataset":
+def best_pair(pairs: "xr.Dataset", metric: str, keep: int = 5, objective: str | None = None) -> "xr.Dataset":
     """The best pair of learning rates of one metric, by the paper's rule along both axes.
 
-    At each pair the best `keep` runs are averaged; runs that diverged or are missing count as the worst possible. The
-    error bar of a learning rate spans the values whose mean, with the other learning rate at its optimum, is within one
-    standard deviation of the best mean.
+    At each pair the best `keep` runs are averaged; runs that diverged count as the worst possible. The error bar of a
+    learning rate spans the values whose mean, with the other learning rate at its optimum, is within one standard
+    deviation of the best mean. As by :func:`noisysgd.theory.optimum`, a pair with fewer than `keep` runs that count is
+    not judged, and neither learning rate is bracketed with such a pair inside of its error bar or next to it.
 
     Parameters
     ----------
     pairs : xarray.Dataset
-        Metrics over ``initial``, ``final`` (effective learning rates) and ``seed``.
+        Metrics over ``initial``, ``final`` (effective learning rates) and ``seed``, and ``status``; without it, ``inf``
+        says that a run diverged, and NaN that it is missing.
     metric : str
-        A variable of `pairs`. Accuracies are maximized, losses minimized.
+        A variable of `pairs`.
     keep : int
         Number of runs averaged at each pair; the paper keeps the best 5 of 7.
+    objective : {"minimize", "maximize"}, optional
+        As of :func:`noisysgd.theory.optimum`.
 
     Returns
     -------
     xarray.Dataset
-        Without dimensions: ``initial``, ``initial_low``, ``initial_high`` and ``initial_bracketed``, these four of
-        ``final``, and ``mean`` and ``std`` of the metric. All numbers are NaN where every pair diverged.
+        Without dimensions: ``initial``, ``initial_low``, ``initial_high``, ``initial_bracketed`` and
+        ``initial_unjudged``, the number of pairs inside of its error bar or next to it that were not judged; these five
+        of ``final``, and ``mean`` and ``std`` of the metric. Rates are NaN where no pair was judged that did not
+        diverge.
 
     Raises
     ------
     ValueError
-        If the metric is not there, or `keep` exceeds the number of runs.
+        If the metric is not there, its direction is not known, or `keep` exceeds the number of runs.
 
     Examples
     --------
@@ -55,22 +63,30 @@ def best_pair(pairs: "xr.Dataset", metric: str, keep: int = 5) -> "xr.Dataset":
     count = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
     runs = pairs.sizes["seed"]
     checks.require(count <= runs, "keep", f"at most the {runs} runs", keep, "Keep fewer or run more.")
-    sign = -1.0 if objective_of(metric) == "maximize" else 1.0
-    cost = sign * pairs[metric].transpose("initial", "final", "seed").values
-    best_runs = np.sort(np.where(np.isnan(cost), np.inf, cost), axis=-1)[..., :count]
-    mean = best_runs.mean(axis=-1)
-    row, column = np.unravel_index(np.argmin(mean), mean.shape)
-    best = mean[row, column]
-    found = bool(np.isfinite(best))
-    spread = best_runs[row, column].std(ddof=1) if count > 1 and found else 0.0
-    result: dict[str, Any] = {"mean": sign * best if found else np.nan, "std": spread if found else np.nan}
-    for name, line, at in (("initial", mean[:, column], row), ("final", mean[row], column)):
-        rates = pairs[name].values
-        within = np.flatnonzero(line <= best + spread)
-        ends = {name: rates[at], f"{name}_low": rates[within[0]], f"{name}_high": rates[within[-1]]}
+    direction = stated_objective(metric, pairs[metric].attrs, objective)
+    sign = -1.0 if direction == MAXIMIZE else 1.0
+    order = ("initial", "final", "seed")
+    cost = sign * pairs[metric].transpose(*order).values
+    if "status" in pairs:
+        status = pairs.status.transpose(*order).values
+    else:
+        status = np.where(np.isinf(cost), DIVERGED, np.where(np.isnan(cost), UNFINISHED, COMPLETE))
+    # Every pair of the grid was meant to be tried: none of them is missing for another reason than that it is not done.
+    table = count_runs(cost, np.where(status == MISSING, UNFINISHED, status), count)
+    row, column = np.unravel_index(np.argmin(table.mean), table.mean.shape)
+    found = bool(np.isfinite(table.mean[row, column]))
+    result: dict[str, Any] = {
+        "mean": sign * table.mean[row, column] if found else np.nan,
+        "std": table.std[row, column] if found else np.nan,
+    }
+    lines = {"initial": table.at((slice(None), column)), "final": table.at((row,))}
+    for name, line in lines.items():
+        rates, best = pairs[name].values, best_of(line)
+        ends = {name: rates[best.at], f"{name}_low": rates[best.low], f"{name}_high": rates[best.high]}
         result |= ends if found else dict.fromkeys(ends, np.nan)
-        result[f"{name}_bracketed"] = bool(found and within[0] > 0 and within[-1] < rates.size - 1)
-    return xr.Dataset(result, attrs={"metric": metric, "keep": count})
+        result[f"{name}_bracketed"] = bool(best.bracketed)
+        result[f"{name}_unjudged"] = int((best.nearby & ~line.judged).sum())
+    return xr.Dataset(result, attrs={"metric": metric, "objective": direction, "keep": count})
 
 
 def wider_pair(axes: Mapping[str, Grid], best: Iterable["xr.Dataset"]) -> dict[str, Grid]:

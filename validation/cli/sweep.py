@@ -181,13 +181,14 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from noisysgd.theory.sweeps.dataset import COMPLETE, DIVERGED
     from noisysgd.validation.sweeps.export import export, save
 
     check_output("out", options.out)
     plan, store = _open(options)
     dataset = export(plan, store)
     path = save(dataset, options.out)
-    print(f"{path}: {int((dataset.status != 0).sum())} runs")
+    print(f"{path}: {int(dataset.status.isin((COMPLETE, DIVERGED)).sum())} runs")
     return 0
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from noisysgd.theory.common import checks
 from noisysgd.theory.schedules.budget import Budget, EpochBudget, StepBudget
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate
-from noisysgd.theory.sweeps.dataset import sweep_from_records
+from noisysgd.theory.sweeps.coordinates import joined
+from noisysgd.theory.sweeps.records import sweep_from_records
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -306,9 +307,12 @@ def sweep_from_trials(
     rows, seeds = [], collections.Counter[tuple[float, int, float]]()
     if fraction is not None:
         fraction = checks.integer("fraction", fraction, 1, remedy="Use 1 for whole powers of two, or None.")
-    for trial in trials:
-        momentum, rate = (trial.momentum, trial.learning_rate) if fraction is None else on_grid(trial, fraction)
-        point = (momentum, trial.batch_size, rate)
+    settings = [(t.momentum, t.learning_rate) if fraction is None else on_grid(t, fraction) for t in trials]
+    # Rates that are equal up to rounding are one point of the Sweep, whose trials are numbered together.
+    momenta = joined("momentum", {momentum for momentum, _ in settings})
+    rates = joined("learning_rate", {rate for _, rate in settings})
+    for trial, (momentum, rate) in zip(trials, settings, strict=True):
+        point = (momenta[momentum], trial.batch_size, rates[rate])
         place = dict(zip(SETTINGS, (*point, seeds[point]), strict=True))
         rows.append({**place, "status": trial.status, "trial": trial.number, **trial.metrics})
         seeds[point] += 1
@@ -325,11 +329,11 @@ def sweep_from_trials(
     unmeasured = {name: count for name, count in lacking.items() if count}
     counted = {"left_out": dict(left_out), "unmeasured": unmeasured}
     configuration = {**configuration, "fraction": fraction, **counted}
-    sweep = sweep_from_records(rows, source="training", metrics=metrics, configuration=configuration)
-    for name in metrics:
-        if name.endswith("precision"):  # of the metrics to be maximised, Sweeps know accuracies by their names
-            sweep[name].attrs["objective"] = "maximize"
-    return sweep
+    # Sweeps know losses and accuracies by their names, precisions not.
+    objective = {name: "maximize" for name in metrics if name.endswith("precision")}
+    return sweep_from_records(
+        rows, source="training", metrics=metrics, objective=objective, configuration=configuration
+    )
 
 
 def accuracy_or_loss(curves: Mapping[str, Sequence[float]], names: Mapping[str, str]) -> dict[str, list[float]]:

@@ -13,7 +13,8 @@ import numpy as np
 import xarray as xr
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.sweeps.dataset import MISSING, STATUSES, check_sweep, save_sweep
+from noisysgd.theory.sweeps.coordinates import DOUBLE
+from noisysgd.theory.sweeps.dataset import MISSING, STATUSES, UNFINISHED, check_sweep, save_sweep
 from noisysgd.theory.sweeps.netcdf import read_dataset, write_dataset
 from noisysgd.validation.configuration import METRICS, TrainConfig
 from noisysgd.validation.runs.store import RunStore
@@ -141,7 +142,7 @@ def _records(dataset: xr.Dataset) -> Iterator[tuple[TrainConfig, dict[str, Any]]
     numbers = [str(name) for name in dataset.data_vars if name != "status" and set(dataset[name].dims) == set(dims)]
     values = {name: dataset[name].transpose(*dims).values for name in numbers}
     names = {code: name for name, code in STATUSES.items()}
-    for index in np.argwhere(dataset.status.values != MISSING):
+    for index in np.argwhere(~np.isin(dataset.status.values, (MISSING, UNFINISHED))):
         at = tuple(index)
         place = {dim: dataset[dim].values[k] for dim, k in zip(dims, at, strict=True)}
         record: dict[str, Any] = {"status": names[int(dataset.status.values[at])]}
@@ -159,10 +160,24 @@ def _varied(dataset: xr.Dataset, place: Mapping[str, Any], dims: Sequence[str], 
         own |= {"learning_rate": place["initial"] * unit, "final_learning_rate": place["final"] * unit}
     else:
         momentum = float(dataset.momentum.values[at[dims.index("optimizer")]])
-        own |= {"momentum": momentum, "batch_size": int(place["batch_size"]), "learning_rate": place["learning_rate"]}
+        rate = _planned_rate(float(place["learning_rate"]), momentum)
+        own |= {"momentum": momentum, "batch_size": int(place["batch_size"]), "learning_rate": rate}
     if "budget" in place:
         own[dataset.budget.attrs["units"]] = place["budget"]
     return own
+
+
+def _planned_rate(rate: float, momentum: float) -> float:
+    """The learning rate 2^k·(1−m) of a sweep's plan, of which a coordinate is the same up to rounding.
+
+    A coordinate stands for the rates of all optimizers that round to it, but a run is named after its own.
+
+    >>> _planned_rate(0.1, 0.9)
+    0.09999999999999998
+    """
+    exponent = np.log2(rate / (1.0 - momentum)) if rate > 0 else np.nan
+    planned = float(2.0 ** np.round(exponent)) * (1.0 - momentum)
+    return planned if abs(planned - rate) <= DOUBLE * rate else rate
 
 
 def _entry(name: str, value: float) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class GrowingSweep(ABC):
         self._set(base=self.base.pinned(), seeds=seeds, keep=keep, extensions=extension(self.extensions))
         bracketed_metrics(self.metrics)
         if self.budgets is not None:
-            distinct_values("budgets", [checks.scalar("budgets", budget) for budget in self.budgets])
+            distinct_values("budgets", [checks.scalar("budgets", budget) for budget in self.budgets], "budget")
 
     def _set(self, **fields: object) -> None:
         """Replace fields of a frozen dataclass by their checked values."""
@@ -170,7 +170,7 @@ class GrowingSweep(ABC):
         Parameters
         ----------
         windows : mapping
-            The windows that were planned; runs in them without a record have the status "missing".
+            The windows that were planned; runs in them without a record have the status "unfinished".
         records : sequence of mappings
             Records as the store has them.
         more : sequence of str

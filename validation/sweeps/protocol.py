@@ -1,9 +1,10 @@
 """Checks of a sweep's arguments: numbers of runs, metrics, exponents, extensions. Each returns the checked value."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.sweeps.coordinates import equal_pair
 from noisysgd.theory.sweeps.grid import Grid
 from noisysgd.validation.configuration import METRICS
 
@@ -12,7 +13,7 @@ FURTHEST = 1000
 MOST_EXTENSIONS = 100
 """Points that a grid may gain at either end: thirty orders of magnitude of the learning rate."""
 
-Value = TypeVar("Value", bound=Hashable)
+Number = TypeVar("Number", int, float)
 
 
 def exponents(name: str, values: Iterable[object]) -> Grid:
@@ -68,12 +69,12 @@ def extension(value: object) -> int:
     return count
 
 
-def distinct_values(name: str, values: Sequence[Value]) -> tuple[Value, ...]:
-    """`values`, if there is at least one and no two are the same.
+def distinct_values(name: str, values: Sequence[Number], coordinate: str) -> tuple[Number, ...]:
+    """`values` of a coordinate of Sweeps, if there is at least one and no two are the same up to rounding.
 
-    >>> distinct_values("momenta", [0.0, 0.9])
+    >>> distinct_values("momenta", [0.0, 0.9], "momentum")
     (0.0, 0.9)
     """
-    different = 0 < len(values) == len(set(values))
+    different = bool(values) and equal_pair(coordinate, values) is None
     checks.require(different, name, "distinct values, at least one", list(values), "Name each once.")
     return tuple(values)

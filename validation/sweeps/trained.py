@@ -9,9 +9,10 @@ import numpy as np
 import xarray as xr
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.sweeps.dataset import sweep_from_records
+from noisysgd.theory.sweeps.directions import MAXIMIZE, objective_of
 from noisysgd.theory.sweeps.grid import Grid, error_bar, optimum_at, wider
 from noisysgd.theory.sweeps.optimum_rule import optimum
+from noisysgd.theory.sweeps.records import sweep_from_records
 from noisysgd.validation.configuration import METRICS, TrainConfig
 from noisysgd.validation.sweeps.growing_sweep import (
     GrowingSweep,
@@ -74,7 +75,7 @@ class Unlimited:
             What :func:`noisysgd.theory.optimum` finds at the last budget but one (``None`` if there is none), and at
             the last.
         """
-        sign = -1.0 if self.metric.endswith("accuracy") else 1.0  # so that smaller is better
+        sign = -1.0 if objective_of(self.metric) == MAXIMIZE else 1.0  # so that smaller is better
         mean = sign * float(last["mean"])
         if not np.isfinite(mean):  # what diverges also diverges when it is trained for longer
             return True
@@ -146,7 +147,10 @@ class Sweep(GrowingSweep):
         remedy = "A batch has at least one example."
         sizes = [checks.integer("batch_size", size, 1, remedy=remedy) for size in self.batch_sizes]
         momenta = [checks.scalar("momenta", checks.momentum(momentum, "momenta")) for momentum in self.momenta]
-        self._set(batch_sizes=distinct_values("batch_sizes", sizes), momenta=distinct_values("momenta", momenta))
+        self._set(
+            batch_sizes=distinct_values("batch_sizes", sizes, "batch_size"),
+            momenta=distinct_values("momenta", momenta, "momentum"),
+        )
         chosen = self.exponents
         if isinstance(chosen, Mapping):
             lacking = [pair for pair in self.points if pair not in chosen]
@@ -195,11 +199,28 @@ class Sweep(GrowingSweep):
             record["config"] | record | ({"budget": record["config"][self.unit]} if several else {})
             for record in records
         ]
+        rows += self._unfinished(windows, rows)
         shared = self._shared_configuration(*VARIED)
         dataset = sweep_from_records(rows, source="training", metrics=(*METRICS, *more), configuration=shared)
         if several:
             dataset.budget.attrs = {"long_name": "budget", "units": self.unit}
         return dataset.assign_attrs(runs_provenance=provenances(records))
+
+    def _unfinished(self, windows: RateWindows, rows: Sequence[Record]) -> list[dict[str, Any]]:
+        """A row for every planned run that has none: an optimum beside it is not bracketed."""
+        names = (*VARIED, "budget") if self._several_budgets else VARIED
+        found = {tuple(row[name] for name in names) for row in rows}
+        planned = (
+            changes | {"seed": self.base.seed + seed, "budget": setting[2], "status": "unfinished"}
+            for setting, axes in windows.items()
+            for changes in self._variations(setting, axes)
+            for seed in range(self.seeds)
+        )
+        return [
+            {name: row[name] for name in (*names, "status")}
+            for row in planned
+            if tuple(row[name] for name in names) not in found
+        ]
 
     def grow(self, windows: RateWindows, dataset: xr.Dataset) -> RateWindows:
         """Windows with another learning rate at each end that an error bar touches, or with a doubled budget.

@@ -10,7 +10,15 @@ import numpy as np
 import xarray as xr
 
 from noisysgd.theory.common.provenance import provenance
-from noisysgd.theory.sweeps.dataset import COMPLETE, MISSING, STATUSES, UNITS
+from noisysgd.theory.sweeps.dataset import (
+    DIVERGED,
+    MISSING,
+    STATUSES,
+    UNFINISHED,
+    metric_attributes,
+    status_attributes,
+)
+from noisysgd.theory.sweeps.directions import kind_of
 from noisysgd.theory.sweeps.grid import Grid
 from noisysgd.theory.sweeps.rate_pairs import STARTS, best_pair, wider_pair
 from noisysgd.validation.configuration import METRICS, TrainConfig
@@ -95,7 +103,8 @@ class PairSweep(GrowingSweep):
         """Metrics and status over (initial, final, seed), and over budget if there are several.
 
         The coordinates ``initial`` and ``final`` are effective learning rates. A diverged run has the loss ``inf`` and
-        the accuracy NaN; a missing one has NaN for both. Parameters are those of :meth:`GrowingSweep.collect`.
+        the accuracy NaN; a missing or unfinished one has NaN for both. Parameters are those of
+        :meth:`GrowingSweep.collect`.
         """
         budgets = [budget for _, _, budget in windows]
         axes: dict[str, list[Any]] = {"budget": budgets}
@@ -106,6 +115,9 @@ class PairSweep(GrowingSweep):
         shape = tuple(map(len, axes.values()))
         status = np.full(shape, MISSING, dtype=np.int8)
         table = {name: np.full(shape, np.nan) for name in (*METRICS, *more)}
+        for (_, _, budget), planned in windows.items():
+            place = [[axes[name].index(2.0**k) for k in planned[name]] for name in ENDS]
+            status[np.ix_([budgets.index(budget)], *place)] = UNFINISHED
         unit = 1.0 - self.base.momentum
         # Budgets and seeds are found by equality. Effective learning rates are computed back from those of the records,
         # with rounding, and are found by nearness.
@@ -121,7 +133,7 @@ class PairSweep(GrowingSweep):
             )
             status[at] = STATUSES[record["status"]]
             for name, values in table.items():
-                worst = np.inf if name.endswith("loss") and status[at] != COMPLETE else np.nan
+                worst = np.inf if kind_of(name) == "loss" and status[at] == DIVERGED else np.nan
                 values[at] = worst if record.get(name) is None else record[name]
         dims = tuple(axes)
         dataset = xr.Dataset(
@@ -138,11 +150,9 @@ class PairSweep(GrowingSweep):
             }
             | provenance(),
         )
-        flags = {"flag_values": np.array(list(STATUSES.values()), dtype=np.int8), "flag_meanings": " ".join(STATUSES)}
-        dataset.status.attrs = flags | {"long_name": "status of the run"}
+        dataset.status.attrs = status_attributes()
         for name in table:
-            words = UNITS.get(name, (name, "1", "minimize"))
-            dataset[name].attrs = dict(zip(("long_name", "units", "objective"), words, strict=True))
+            dataset[name].attrs = metric_attributes(name)
         for name in ENDS:
             dataset[name].attrs = {"long_name": f"{name} effective learning rate", "units": "1"}
         if self.budgets is None:  # the axis was only there to treat both cases alike

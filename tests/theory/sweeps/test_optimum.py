@@ -69,8 +69,16 @@ def test_optimum_is_the_papers_rule(rows, keep):
         return
     found = (best.learning_rate, best.learning_rate_low, best.learning_rate_high)
     np.testing.assert_allclose(found, expected)
-    judged = [rate for rate, row in table.items() if sum(v is not None for v in row) >= keep]
-    assert bool(best.bracketed) == (expected[1] > judged[0] and expected[2] < judged[-1])
+    counts = {rate: sum(v is not None for v in row) for rate, row in table.items()}
+    judged = [rate for rate, count in counts.items() if count >= keep]
+    inside = expected[1] > judged[0] and expected[2] < judged[-1]
+    lower = max((rate for rate in judged if rate < expected[1]), default=0.0)
+    upper = min((rate for rate in judged if rate > expected[2]), default=np.inf)
+    assert (best.learning_rate_lower, best.learning_rate_upper) == (lower, upper)
+    gaps = [rate for rate, count in counts.items() if 0 < count < keep and lower < rate < upper]
+    assert best.unjudged == len(gaps)
+    assert str(best.unjudged_rates.item()) == ", ".join(f"{r:g} ({counts[r]} of {keep} runs)" for r in gaps)
+    assert bool(best.bracketed) == (inside and not gaps)
 
 
 def test_accuracy_is_maximized_and_failed_runs_are_dropped():
@@ -138,7 +146,85 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
         theory.load_sweep(foreign)
 
 
-def test_two_records_of_one_point_are_refused():
-    run = {"momentum": 0.0, "batch_size": 1, "learning_rate": 1.0, "seed": 0, "status": "complete", "train_loss": 1.0}
-    with pytest.raises(ValueError, match="one record per point"):
-        theory.sweep_from_records([run, run], source="training", metrics=["train_loss"])
+@pytest.mark.parametrize("name", ["test_acc", "val/acc", "top1", "auc", "accuracy_gap", "neg_log_loss", "mse"])
+def test_no_direction_is_guessed(name):
+    sweep = sweep_of({0.1: [0.5], 0.2: [0.8], 0.4: [0.95], 0.8: [0.9]}, name)
+    assert "objective" not in sweep[name].attrs
+    with pytest.raises(ValueError, match=f"objective: expected 'minimize' or 'maximize' for '{name}'"):
+        theory.optimum(sweep, name, keep=1)
+    best = theory.optimum(sweep, name, keep=1, objective="maximize").squeeze()
+    assert (best.learning_rate, best.attrs["objective"], bool(best.bracketed)) == (0.4, "maximize", True)
+
+
+@pytest.mark.parametrize("name", ["Accuracy", "test_accuracy_best", "val/accuracy", "testAccuracy", "top5_accuracy"])
+def test_names_that_plainly_are_accuracies_are_maximized(name):
+    sweep = sweep_of({0.1: [0.5], 0.2: [0.8], 0.4: [0.95], 0.8: [0.9]}, name)
+    assert theory.optimum(sweep, name, keep=1).learning_rate == 0.4
+
+
+def test_the_argument_precedes_the_attribute_and_the_attribute_the_name():
+    sweep = sweep_of({0.1: [3.0], 0.2: [1.0], 0.4: [2.0]})
+    assert theory.optimum(sweep, "train_loss", keep=1).learning_rate == 0.2
+    sweep.train_loss.attrs["objective"] = "maximize"
+    assert theory.optimum(sweep, "train_loss", keep=1).learning_rate == 0.1
+    assert theory.optimum(sweep, "train_loss", keep=1, objective="minimize").learning_rate == 0.2
+    with pytest.raises(ValueError, match="objective: expected one of 'minimize', 'maximize', got 'min'"):
+        theory.optimum(sweep, "train_loss", keep=1, objective="min")
+    sweep.train_loss.attrs["objective"] = "up"
+    with pytest.raises(ValueError, match="train_loss: attribute objective: expected one of"):
+        theory.optimum(sweep, "train_loss", keep=1)
+
+
+def test_runs_of_one_rate_written_with_different_rounding_count_together():
+    losses = {0.1: (5.0, 5.0), 0.3: (1.0, None), 0.1 * 3: (None, 1.1), 1.0: (2.0, 2.0), 3.0: (9.0, 9.0)}
+    best = theory.optimum(sweep_of(losses), "train_loss", keep=2).squeeze()
+    assert (best.learning_rate, bool(best.bracketed)) == (0.3, True)
+    # The end of the grid is judged afterwards: the same optimum as the last value, in single precision once.
+    losses = {0.1: (5.0, 5.0), 0.3: (1.0, None), float(np.float32(0.3)): (None, 1.1)}
+    best = theory.optimum(sweep_of(losses), "train_loss", keep=2).squeeze()
+    assert (best.learning_rate, bool(best.bracketed)) == (0.3, False)
+
+
+def test_points_that_were_not_judged_forbid_an_answer_and_are_named():
+    losses = {0.1: (5.0, 5.0), 0.2: (2.0, 2.0), 0.4: (1.0, None), 0.8: (3.0, 3.0), 1.6: (9.0, 9.0)}
+    best = theory.optimum(sweep_of(losses), "train_loss", keep=2).squeeze()
+    assert (best.learning_rate, bool(best.bracketed), int(best.unjudged)) == (0.2, False, 1)
+    assert best.unjudged_rates.item() == "0.4 (1 of 2 runs)"
+    # Far from the error bar it does not matter: a judged learning rate lies in between.
+    losses |= {0.4: (1.0, 1.0), 3.2: (None, 0.1), 6.4: (9.0, 9.0)}
+    assert theory.optimum(sweep_of(losses), "train_loss", keep=2).bracketed.all()
+    # A gap in the middle of the error bar.
+    losses = {0.1: (9, 9), 0.2: (1.1, 1.1), 0.4: (None, 1.0), 0.8: (0.5, 1.5), 1.6: (9, 9)}
+    best = theory.optimum(sweep_of(losses), "train_loss", keep=2).squeeze()
+    assert (best.learning_rate_low, best.learning_rate_high, bool(best.bracketed)) == (0.2, 0.8, False)
+
+
+@pytest.mark.parametrize("metric", ["train_loss", "test_accuracy"])
+def test_a_complete_run_without_a_finite_metric_is_not_judged(metric):
+    values = {0.1: [0.4], 0.2: [0.5], 0.4: [0.4], 0.8: [0.1]}
+    sweep = sweep_of(values, metric)
+    assert theory.optimum(sweep, metric, keep=1, objective="maximize").bracketed.all()
+    for hole in (np.nan, np.inf, -np.inf):
+        broken = sweep.copy(deep=True)
+        broken[metric][0, 0, 2, 0] = hole
+        best = theory.optimum(broken, metric, keep=1, objective="maximize").squeeze()
+        assert (best.learning_rate, bool(best.bracketed), int(best.unjudged)) == (0.2, False, 1), hole
+
+
+def test_bounds_include_the_step_of_the_grid_even_where_the_error_bar_has_no_width():
+    problem, budget = theory.power_law(10), theory.StepBudget(40)
+    for fraction in (1, 2, 4):
+        grid = theory.powers_of_two(-7, 3, fraction)
+        sweep = theory.predict_sweep(problem, budget, batch_sizes=[4, 64], effective_learning_rates=grid, momentum=0.0)
+        best = theory.optimum(sweep, "expected_loss").squeeze()
+        exact = theory.optimal_learning_rate(problem, budget, batch_size=np.array([4, 64]))
+        assert (best.learning_rate_low == best.learning_rate_high).all()
+        assert best.bracketed.all()
+        assert (best.learning_rate_lower < exact).all()
+        assert (exact < best.learning_rate_upper).all()
+        np.testing.assert_allclose(best.log_error, 2 / fraction / np.sqrt(12))
+        assert (abs(np.log2(exact / best.learning_rate)) < 2 * best.log_error).all()
+    edge = theory.optimum(sweep.isel(learning_rate=slice(0, 12)), "expected_loss").squeeze()
+    assert not edge.bracketed.any()
+    assert np.isnan(edge.log_error).all()
+    assert np.isposinf(edge.learning_rate_upper).all()
