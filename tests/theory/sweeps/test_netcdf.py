@@ -17,7 +17,11 @@ def small_sweep():
     """A Sweep with every kind of value that a file may hold, and a seed of 63 bits."""
     records = [
         {"momentum": m, "batch_size": 64, "learning_rate": rate, "seed": seed, "budget": 12.0}
-        | ({"status": "complete", "train_loss": rate + m} if rate < 2 else {"status": "diverged"})
+        | (
+            {"status": "complete", "train_loss": rate + m, "test_accuracy": None}
+            if rate < 2
+            else {"status": "diverged"}
+        )
         for m in (0.0, 0.9)
         for rate in (0.5, 1.0, 2.0)
         for seed in (0, 2**62 + 1)
