@@ -86,6 +86,7 @@ from noisysgd.theory.schedules import (
 )
 from noisysgd.theory.sweeps import (
     check_sweep,
+    join_sweeps,
     load_sweep,
     optimum,
     powers_of_two,
@@ -132,6 +133,7 @@ __all__ = [
     "half_then_decay",
     "initial_to_final",
     "interpolation_batch_size",
+    "join_sweeps",
     "linear_scaling_exponent",
     "load_sweep",
     "loss_curve",

@@ -160,6 +160,21 @@ def metric_attributes(name: str, objective: str | None = None) -> dict[str, str]
 @ignoring_underflow
 def check_sweep(sweep: "xr.Dataset") -> "xr.Dataset":
     """Return `sweep` itself if it follows the schema; otherwise raise a ``ValueError`` that says where it does not."""
+    remedy = "Put the points together with join_sweeps([sweep])."
+    for name in sorted(set(JOINED) & set(map(str, check_schema(sweep).dims))):
+        twice = equal_pair(name, sweep[name].values)
+        expected = "values that differ by more than rounding"
+        checks.require(twice is None, f"sweep.{name}", expected, twice, remedy)
+    for name in sorted({"optimizer", "seed"} & set(map(str, sweep.dims))):
+        names = sweep[name].values
+        checks.require(len(set(names.tolist())) == names.size, f"sweep.{name}", "distinct names", names, remedy)
+    known = bool(np.isin(sweep.status, list(STATUSES.values())).all())
+    checks.require(known, "sweep.status", f"values {STATUSES}", np.unique(sweep.status), remedy)
+    return sweep
+
+
+def check_schema(sweep: "xr.Dataset") -> "xr.Dataset":
+    """Return `sweep` itself if it has the version, dimensions and coordinates of Sweeps, whatever values these have."""
     import xarray as xr
 
     checks.require(isinstance(sweep, xr.Dataset), "sweep", "an xarray.Dataset", type(sweep), "Pass a Sweep.")
@@ -171,15 +186,9 @@ def check_sweep(sweep: "xr.Dataset") -> "xr.Dataset":
     checks.require(
         "status" in sweep and "learning_rate" in sweep.dims, "sweep", "status over learning_rate", sweep, remedy
     )
-    derived = {"effective_learning_rate", "temperature"}
-    absent = sorted(derived - set(map(str, sweep.coords)))
-    checks.require(not absent, "sweep", f"coordinates {sorted(derived)}", f"none of {absent}", remedy)
-    for name in sorted(set(JOINED) & set(map(str, sweep.dims))):
-        twice = equal_pair(name, sweep[name].values)
-        expected = "values that differ by more than rounding"
-        checks.require(twice is None, f"sweep.{name}", expected, twice, "Make the sweep from its records again.")
-    known = bool(np.isin(sweep.status, list(STATUSES.values())).all())
-    checks.require(known, "sweep.status", f"values {STATUSES}", np.unique(sweep.status), remedy)
+    needed = {"effective_learning_rate", "temperature", *map(str, sweep.dims)}
+    absent = sorted(needed - set(map(str, sweep.coords)))
+    checks.require(not absent, "sweep", f"coordinates {sorted(needed)}", f"none of {absent}", remedy)
     return sweep
 
 

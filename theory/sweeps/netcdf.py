@@ -1,12 +1,13 @@
 """Labelled datasets in netCDF files that carry a digest of what they hold, so that damage is found when they are read.
 
 The format is netCDF 3, which SciPy reads and writes. It has neither checksums nor integers of 64 bits: the attribute
-:data:`DIGEST` holds a SHA-256 of the contents, and integers come back in 64 bits. Seeds, which may need these, are
-stored as text.
+:data:`DIGEST` holds a SHA-256 of the contents, and integers come back in 64 bits. Those that need these, and seeds, are
+stored as text, and attributes that are neither text nor numbers as JSON.
 """
 
 import hashlib
 import io
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -25,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 DIGEST, FORMAT = "contents_sha256", "file_format"
 """Attributes of a file, and of no dataset in memory: the digest of the contents, and the version of the layout."""
+WIDE = "integers_as_text"
+"""Attribute of a file: names of the integers in it, besides seeds, that are stored as text."""
+JSON = "json:"
+"""Beginning of attributes that are stored as JSON."""
 VERSION = 2
 """Version of the layout. Files of the first have neither attribute."""
 
@@ -43,10 +48,13 @@ def write_dataset(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> Path:
         If the file cannot be written.
     """
     stored = dataset.drop_encoding()  # of the file that it may come from: float16, say, or an offset
-    stored = stored.assign_coords(seed=stored.seed.astype(str)) if "seed" in stored.coords else stored
     try:
-        stored.attrs |= {FORMAT: VERSION}
-        stored.attrs |= {DIGEST: contents_digest(dataset.assign_attrs({FORMAT: VERSION}))}
+        for attributes in (stored.attrs, *(variable.attrs for variable in stored.variables.values())):
+            attributes |= {name: _plain(value) for name, value in attributes.items()}
+        wide = [str(name) for name, variable in stored.variables.items() if _needs_text(str(name), variable)]
+        stored.attrs |= {FORMAT: VERSION} | ({WIDE: _plain(wide)} if wide else {})
+        stored.attrs |= {DIGEST: contents_digest(stored)}
+        stored = _converted(stored, dict.fromkeys({*wide, "seed"} & set(map(str, stored.variables)), str))
         content = bytes(stored.to_netcdf(engine="scipy"))
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         expected = "numbers of at most 32 bits or floats, text, and attributes of these"
@@ -78,13 +86,15 @@ def _contents(content: bytes, path: str | os.PathLike[str]) -> "xr.Dataset":
         # Times stay numbers: a metric in units of seconds, or a budget in hours, is no date.
         with xr.open_dataset(io.BytesIO(content), engine="scipy", decode_times=False) as opened:
             stored = opened.load()
-        wide = {name: each for name, each in stored.variables.items() if each.dtype == np.int32 or name == "seed"}
-        # As plain arrays: a DataArray would bring its own narrow coordinates along.
-        widened = {name: (each.dims, each.values.astype(np.int64), each.attrs) for name, each in wide.items()}
-        dataset = stored.assign_coords({name: each for name, each in widened.items() if name in stored.coords})
-        dataset = dataset.assign({name: each for name, each in widened.items() if name not in stored.coords})
+        text = {"seed", *(_restored(stored.attrs[WIDE]) if WIDE in stored.attrs else ())}
+        wide = [name for name, each in stored.variables.items() if each.dtype == np.int32 or name in text]
+        dataset = _converted(stored, dict.fromkeys(map(str, wide), np.int64))
         found = contents_digest(dataset)
         written, version = dataset.attrs.pop(DIGEST, None), dataset.attrs.pop(FORMAT, None)
+        dataset.attrs.pop(WIDE, None)
+        if written is not None:
+            for attributes in (dataset.attrs, *(variable.attrs for variable in dataset.variables.values())):
+                attributes |= {name: _restored(value) for name, value in attributes.items()}
         if (written is None) != (version is None):
             raise ValueError(f"it has only one of {FORMAT} and {DIGEST}")
     except Exception as error:  # a damaged file makes readers raise errors of any kind
@@ -98,6 +108,47 @@ def _contents(content: bytes, path: str | os.PathLike[str]) -> "xr.Dataset":
     newer = "Use the version of noisysgd that wrote it."
     checks.require(version == VERSION, str(path), f"{FORMAT} {VERSION}", version, newer)
     return dataset
+
+
+def _converted(dataset: "xr.Dataset", types: Mapping[str, type]) -> "xr.Dataset":
+    """A dataset with these variables in other types."""
+    # As plain arrays: a DataArray would bring its own unconverted coordinates along.
+    old = {name: (dataset.variables[name], kind) for name, kind in types.items()}
+    new: dict[str, Any] = {
+        name: (each.dims, each.values.astype(kind), each.attrs) for name, (each, kind) in old.items()
+    }
+    converted = dataset.assign_coords({name: each for name, each in new.items() if name in dataset.coords})
+    return converted.assign({name: each for name, each in new.items() if name not in dataset.coords})
+
+
+def _needs_text(name: str, variable: "xr.Variable") -> bool:
+    """Whether a variable, other than seeds, has integers that need more than 32 bits."""
+    values, limits = variable.values, np.iinfo(np.int32)
+    if name == "seed" or values.dtype.kind not in "iu" or not values.size:
+        return False
+    return bool(values.min() < limits.min or values.max() > limits.max)
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as netCDF 3 can hold it: text, numbers, or JSON as text."""
+    if isinstance(value, str):
+        return JSON + json.dumps(value) if value.startswith(JSON) else value
+    kind = np.asarray(value).dtype.kind
+    if kind in "iu" and np.size(value) and np.abs(np.asarray(value, dtype=np.float64)).max() < 2**31:
+        return value
+    return value if kind == "f" and np.size(value) else JSON + json.dumps(value, default=_listed)
+
+
+def _listed(value: object) -> object:
+    """Arrays, tuples and NumPy's scalars as what JSON knows."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"an attribute of type {type(value).__name__}")
+
+
+def _restored(value: object) -> Any:
+    """An attribute as it was before :func:`_plain`; tuples and arrays of text or truth values are lists then."""
+    return json.loads(value[len(JSON) :]) if isinstance(value, str) and value.startswith(JSON) else value
 
 
 def contents_digest(dataset: "xr.Dataset") -> str:

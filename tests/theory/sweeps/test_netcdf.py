@@ -158,3 +158,47 @@ def test_what_the_format_cannot_hold_is_refused_and_leaves_no_file(tmp_path, val
     with pytest.raises(ValueError, match=r"a\.nc: expected .* netCDF 3 cannot hold"):
         write_dataset(xr.Dataset({"a": ("step", value)}), tmp_path / "a.nc")
     assert list(tmp_path.iterdir()) == []
+
+
+ATTRIBUTES = {
+    "tags": ["a", "µ", ""],
+    "nothing": [],
+    "flag": True,
+    "none": None,
+    "large": 2**40,
+    "nested": {"a": [1, {"b": "c"}], "d": False},
+    "like JSON": "json:x",
+}
+
+
+def test_attributes_of_every_kind_come_back(tmp_path):
+    sweep = small_sweep().assign_attrs(ATTRIBUTES)
+    sweep.train_loss.attrs["names"] = ["x", "y"]
+    sweep.learning_rate.attrs["pair"] = ("x", "y")
+    before = sweep.copy(deep=True)
+    loaded = theory.load_sweep(theory.save_sweep(sweep, tmp_path / "sweep.nc"))
+    assert {name: loaded.attrs[name] for name in ATTRIBUTES} == ATTRIBUTES
+    assert loaded.train_loss.attrs == sweep.train_loss.attrs
+    assert loaded.learning_rate.attrs["pair"] == ["x", "y"], "JSON knows no tuples"
+    xr.testing.assert_identical(sweep, before)
+    assert sweep.learning_rate.attrs["pair"] == ("x", "y"), "saving leaves the caller's dataset alone"
+    with pytest.raises(ValueError, match="got what netCDF 3 cannot hold: an attribute of type object"):
+        theory.save_sweep(sweep.assign_attrs(other=object()), tmp_path / "other.nc")
+    assert [each.name for each in tmp_path.iterdir()] == ["sweep.nc"]
+
+
+@pytest.mark.parametrize("size", [2**31 - 1, 2**31, 2**53])
+def test_integers_beyond_32_bits_come_back(tmp_path, size):
+    sweep = small_sweep()
+    sweep = sweep.assign_coords(batch_size=[size])
+    sweep["counts"] = ("batch_size", [-size - 2])
+    loaded = theory.load_sweep(theory.save_sweep(sweep, tmp_path / "sweep.nc"))
+    xr.testing.assert_identical(loaded, sweep)
+    assert loaded.batch_size.dtype == loaded.counts.dtype == np.int64
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert theory.save_sweep(small_sweep(), "~/sweep.nc") == tmp_path / "sweep.nc"
+    xr.testing.assert_identical(theory.load_sweep("~/sweep.nc"), small_sweep())
+    assert [each.name for each in tmp_path.iterdir()] == ["sweep.nc"]
