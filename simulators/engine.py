@@ -27,6 +27,8 @@ from noisysgd.simulators.randomness.stream import NoiseLaw
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.common.parallel import usable_cores
+from noisysgd.theory.moments.update_rule import UpdateRule, update_rule
+from noisysgd.theory.problems.l2 import L2
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate, temperature
@@ -42,6 +44,9 @@ def simulate(
     learning_rate: ArrayLike | xr.DataArray,
     batch_size: ArrayLike | xr.DataArray,
     momentum: ArrayLike | xr.DataArray = 0.0,
+    nesterov: bool = False,
+    l2: L2 | None = None,
+    tail: float = 0.0,
     dynamics: str = "sgd",
     substeps: int | None = None,
     noise: str = "gaussian",
@@ -80,6 +85,14 @@ def simulate(
         its axis has the name of the parameter; the dimensions of an ``xarray.DataArray`` are kept, and each 1-D array
         beside it has an axis with the name of its parameter; otherwise plain arrays broadcast by position to
         ``axis_0``, ``axis_1``, ….
+    nesterov : bool
+        Whether θ takes Nesterov's step in torch's form, θ ← θ − ε · multiplier · (g + m u), not the heavy ball's.
+    l2 : L2, optional
+        A penalty that is trained on beside the loss, ``theory.L2(strength, origin)``. The recorded loss is without it.
+    tail : float
+        Share 0…1 of the updates whose last iterates are averaged with equal weights: the loss is that of their mean.
+        1 averages all iterates before each record (Polyak and Ruppert); with another share the end is the only record.
+        These three are for noisy quadratics on the CPU, and not for "sde"; `tail` is for "sgd" alone.
     dynamics : {"sgd", "sde", "jump", "minibatch"}
         "sgd": the updates above. "jump": the same law, but one exact Gaussian transition from record to record, so that
         cost goes with records and not with steps; u is followed too. "sde": the diffusion of eq. 3 itself,
@@ -222,6 +235,8 @@ def simulate(
         check_damping(momenta)
     seed = int(stream.index("seed", seed, stream.SEEDS))
     workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
+    rule = update_rule(nesterov, l2, tail)
+    _rule_is_possible(rule, dynamics, backend, record, made_of_examples=made_of_examples)
     device = gpu.device() if backend == "cuda" else None
 
     # A step of the SDE is an update of a schedule of `substeps` times as many steps, and is simulated as one.
@@ -232,7 +247,9 @@ def simulate(
         factors = np.broadcast_to(problem.noise_factor(sizes), rates.shape)
         configurations = _quadratic_configurations(rates, momenta, factors, fine if dynamics == "sde" else 0)
         jumps = dynamics == "jump"
-        shared = tiles.ensemble(problem, finer, finer_record, seed, exact_jumps=jumps, law=law, precision=kind)
+        shared = tiles.ensemble(
+            problem, finer, finer_record, seed, exact_jumps=jumps, law=law, precision=kind, rule=rule
+        )
     else:
         points = zip(rates.flat, momenta.flat, np.broadcast_to(sizes, rates.shape).flat, strict=True)
         configurations = [Configuration(float(ε), float(m), batch_size=float(b)) for ε, m, b in points]
@@ -275,6 +292,25 @@ def simulate(
         backend=backend,
         dtype=dtype,
     )
+
+
+def _rule_is_possible(
+    rule: UpdateRule, dynamics: str, backend: str, record: IntArray, *, made_of_examples: bool
+) -> None:
+    """Check that updates other than the paper's have kernels for what is asked for."""
+    if rule.plain:
+        return
+    name = "nesterov" if rule.nesterov else "l2" if rule.l2 is not None else "tail"
+    remedy = "Models made of examples follow the paper's SGD and heavy ball."
+    checks.require(not made_of_examples, name, "none for a model made of examples", name, remedy)
+    checks.require(backend == "cpu", name, "none with backend='cuda'", name, "These updates have no CUDA kernels.")
+    remedy = "The SDE of Nesterov's step is the heavy ball's; penalties and averages are simulated update by update."
+    checks.require(dynamics != "sde", name, "none with dynamics='sde'", name, remedy)
+    jumpy = dynamics == "sgd" or rule.tail == 0.0
+    checks.require(jumpy, "tail", "none with dynamics='jump'", rule.tail, "Jumps pass over the iterates to average.")
+    only_end = rule.tail in (0.0, 1.0) or record.size == 1
+    remedy = "Each record has other last iterates: record the end alone, or take all with tail=1."
+    checks.require(only_end, "record", "no record but the end beside a tail", record, remedy)
 
 
 def _quadratic_configurations(

@@ -48,7 +48,12 @@ class Transition:
 
 
 def transition(
-    curvature: FloatArray, covariance: FloatArray, rates: FloatArray, lengths: FloatArray, momentum: float
+    curvature: FloatArray,
+    covariance: FloatArray,
+    rates: FloatArray,
+    lengths: FloatArray,
+    momentum: float,
+    nesterov: bool = False,
 ) -> Transition:
     """Exact law of the state after P consecutive segments, each of constant learning rate.
 
@@ -61,6 +66,8 @@ def transition(
     rates, lengths : (P,) array
         Learning rate and number of steps of every segment.
     momentum : float
+    nesterov : bool
+        Whether θ takes Nesterov's step.
 
     Examples
     --------
@@ -77,7 +84,7 @@ def transition(
     # Overflow is reported by Transition.finite.
     with np.errstate(over="ignore", invalid="ignore"):
         for rate, length in zip(rates, lengths, strict=True):
-            step, kick = _one_step(curvature, float(rate), momentum)
+            step, kick = _one_step(curvature, float(rate), momentum, nesterov)
             more_power, more_spread = _repeat(step, covariance[..., None, None] * np.outer(kick, kick), int(length))
             # The noise so far goes through this segment as the state does; the noise of the segment is independent.
             power, spread = more_power @ power, more_spread + _congruence(more_power, spread)
@@ -97,15 +104,16 @@ def between(schedule: Schedule, start: int, stop: int) -> tuple[FloatArray, Floa
     return schedule.at(edges[:-1]), np.diff(edges)
 
 
-def _one_step(curvature: FloatArray, rate: float, momentum: float) -> tuple[FloatArray, FloatArray]:
+def _one_step(curvature: FloatArray, rate: float, momentum: float, nesterov: bool) -> tuple[FloatArray, FloatArray]:
     """A of every mode, (D, s, s), and b, (s,), which all modes share."""
     if momentum == 0.0:
         return (1.0 - rate * curvature)[:, None, None], np.array([-rate])
-    # θ moves by the new u: u ← m u + λθ + ξ put into θ ← θ − ε u.
+    # θ moves by the new u: u ← m u + λθ + ξ put into θ ← θ − ε u, or into Nesterov's θ ← θ − ε (λθ + ξ + m u).
+    at_once, carried = (1.0 + momentum, momentum**2) if nesterov else (1.0, momentum)
     step = np.empty((curvature.size, 2, 2))
-    step[:, 0, 0], step[:, 0, 1] = 1.0 - rate * curvature, -rate * momentum
+    step[:, 0, 0], step[:, 0, 1] = 1.0 - rate * at_once * curvature, -rate * carried
     step[:, 1, 0], step[:, 1, 1] = curvature, momentum
-    return step, np.array([-rate, 1.0])
+    return step, np.array([-rate * at_once, 1.0])
 
 
 def _repeat(step: FloatArray, spread: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:

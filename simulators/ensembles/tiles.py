@@ -8,18 +8,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from noisysgd.simulators.ensembles import trajectory_kernels as kernels
 from noisysgd.simulators.ensembles.jump import Transition, between, transition
-from noisysgd.simulators.ensembles.windows import Cancelled, window_length, windows
+from noisysgd.simulators.ensembles.windows import Cancelled, Window, window_length, windows
 from noisysgd.simulators.randomness.number_formats import DOUBLE, Precision, StateArray
 from noisysgd.simulators.randomness.stream import REPLICAS, NoiseLaw
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
+from noisysgd.theory.moments.update_rule import HEAVY_BALL, UpdateRule, tail_length
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.schedules.schedule import Schedule
 
@@ -40,7 +41,9 @@ class Ensemble:
     """What all configurations of one call on a noisy quadratic share.
 
     Arrays are writable and contiguous, as the kernels were compiled. They have the precision of the state, but for
-    `noise_root`, which is rounded only after a configuration has scaled it (`scaled_root`).
+    `noise_root`, which is rounded only after a configuration has scaled it (`scaled_root`). Curvatures and initial
+    states are those that the penalty of `rule` makes, measured from its fixed point; `weight` and `shift` make the loss
+    of the problem alone from them.
     """
 
     curvature: StateArray
@@ -53,6 +56,9 @@ class Ensemble:
     exact_jumps: bool = False
     law: NoiseLaw = GAUSSIAN
     precision: Precision = DOUBLE
+    rule: UpdateRule = HEAVY_BALL
+    weight: StateArray = field(default_factory=lambda: np.empty(0))
+    shift: StateArray = field(default_factory=lambda: np.empty(0))
 
     @property
     def rows(self) -> int:
@@ -101,12 +107,17 @@ def ensemble(
     exact_jumps: bool = False,
     law: NoiseLaw = GAUSSIAN,
     precision: Precision = DOUBLE,
+    rule: UpdateRule = HEAVY_BALL,
 ) -> Ensemble:
     """Prepare a problem for kernels: a square root of F, (D,) or (D, D), and plain copies of everything else."""
+    fixed = rule.fixed_point(problem)
     return Ensemble(
-        curvature=precision.of(np.array(problem.eigenvalues)),
+        curvature=precision.of(problem.eigenvalues + rule.pull()),
+        weight=precision.of(np.array(problem.eigenvalues)),
+        shift=precision.of(fixed),
+        rule=rule,
         noise_root=square_root(problem.noise),
-        initial_mean=precision.of(np.array(problem.initial_mean)),
+        initial_mean=precision.of(problem.initial_mean - fixed),
         initial_deviation=precision.of(np.sqrt(problem.initial_variance)),
         schedule=schedule,
         record=record,
@@ -183,7 +194,7 @@ def tile_losses(
     velocity = np.zeros((dim if configuration.momentum > 0 else 0, lanes), precision.dtype)
     if shared.record[0] == 0:
         losses = np.zeros((1, lanes))
-        kernels.initial_loss(losses, theta, shared.curvature)
+        kernels.initial_loss(losses, theta, shared.weight, shared.shift)
         yield losses
     if shared.exact_jumps:
         yield from _jumps(shared, transitions or Transitions(shared, configuration), theta, velocity, replica, stop)
@@ -215,7 +226,8 @@ class Transitions:
                 covariance = (root**2 if root.ndim == 1 else root @ root.T) * configuration.noise_factor
                 with np.errstate(over="ignore"):
                     rates = configuration.learning_rate * multipliers
-                made = transition(shared.curvature, covariance, rates, lengths, configuration.momentum)
+                nesterov = shared.rule.nesterov
+                made = transition(shared.curvature, covariance, rates, lengths, configuration.momentum, nesterov)
                 while self._known and sum(each.nbytes for each in self._known.values()) + made.nbytes > self._memory:
                     del self._known[next(iter(self._known))]
                 self._known[key] = made
@@ -247,7 +259,7 @@ def _jumps(
         losses = np.zeros((1, theta.shape[1]))
         # A jump draws at the last of the steps that it covers. No other jump covers it, so that none draws the same.
         place = (shared.seed, np.uint64(replica), np.uint64(end - 1))
-        jump(losses, theta, velocity, shared.curvature, law.power, law.root, law.noisy, *place)
+        jump(losses, theta, velocity, shared.weight, shared.shift, law.power, law.root, law.noisy, *place)
         yield losses
         before = end
 
@@ -266,6 +278,7 @@ def _steps(
     advance = kernels.advance_full if full else kernels.advance_diagonal
     noise_root = scaled_root(shared, configuration)
     z = np.zeros((shared.precision.noise_rows(dim if full else 1), lanes), shared.precision.noise_dtype)
+    average = np.zeros((dim if shared.rule.tail > 0 else 0, lanes), shared.precision.dtype)
     # A full covariance costs a product of a (D, D) matrix with a vector per replica and step.
     length = window_length(dim * lanes * (dim if full else 1))
     for window in windows(shared.schedule, shared.record, configuration.learning_rate, length, stop):
@@ -274,15 +287,22 @@ def _steps(
             yield np.full((window.records_left, lanes), np.inf)
             return
         losses = np.zeros((window.records, lanes))
+        keep, fresh = _averaging(shared, window)
         advance(
             losses,
             theta,
             velocity,
+            average,
             z,
             shared.curvature,
+            shared.weight,
+            shared.shift,
             noise_root,
             shared.precision.scalar(configuration.momentum),
+            shared.rule.nesterov,
             shared.precision.of(window.rates),
+            shared.precision.of(keep),
+            shared.precision.of(fresh),
             window.slots,
             shared.seed,
             np.uint64(replica),
@@ -290,6 +310,19 @@ def _steps(
             shared.law.tails,
         )
         yield losses
+
+
+def _averaging(shared: Ensemble, window: Window) -> tuple[FloatArray, FloatArray]:
+    """keep and fresh of θ̄ ← keep θ̄ + fresh θ for each update of a window: the mean of the last iterates, or nothing."""
+    if shared.rule.tail == 0.0:
+        return np.zeros(window.rates.size), np.zeros(window.rates.size)
+    done = window.step + 1.0 + np.arange(window.rates.size, dtype=np.float64)
+    if shared.rule.tail == 1.0:
+        # The mean of all iterates so far, at every step: no record needs another one.
+        return (done - 1.0) / done, 1.0 / done
+    number = tail_length(shared.schedule.steps, shared.rule.tail)
+    within = (done > shared.schedule.steps - number).astype(np.float64)
+    return within, within / number
 
 
 def scaled_root(shared: Ensemble, configuration: Configuration) -> StateArray:

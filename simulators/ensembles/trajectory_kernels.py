@@ -10,7 +10,11 @@ before the next block starts, and stay in the first-level cache. Full covariance
 States are float64 or float32 (`number_formats`), and so is everything that is combined with them: one plain float would
 promote a whole float32 expression to float64. Only the numbers that noise is made from, in the scratch array `z`, may
 be float32 where states are float64. Losses are summed in float64. `simulate.cu` repeats this arithmetic in the same
-order.
+order, for the paper's heavy ball.
+
+States and curvatures may be those of a penalised problem, measured from its own minimum θ̂; the loss is that of the
+problem alone, ½ Σ w (θ + θ̂)² with `weight` w = λ and `shift` θ̂. An average θ̄ ← keep θ̄ + fresh θ is followed where
+`average` has rows; the loss is then that of θ̄.
 """
 
 from typing import Any
@@ -82,6 +86,7 @@ def _step(
     scale: float,
     curvature: float,
     momentum: float,
+    nesterov: bool,
     rate: float,
 ) -> None:
     """Advance coordinate i by one update, with gradient noise ``scale * noise[k]``."""
@@ -90,6 +95,11 @@ def _step(
     if momentum == 0.0:
         for lane in range(theta.shape[1]):
             theta[i, lane] -= rate * (curvature * theta[i, lane] + scale * noise[k, lane])
+    elif nesterov:
+        for lane in range(theta.shape[1]):
+            gradient = curvature * theta[i, lane] + scale * noise[k, lane]
+            velocity[i, lane] = momentum * velocity[i, lane] + gradient
+            theta[i, lane] -= rate * (gradient + momentum * velocity[i, lane])
     else:
         for lane in range(theta.shape[1]):
             velocity[i, lane] = momentum * velocity[i, lane] + (curvature * theta[i, lane] + scale * noise[k, lane])
@@ -97,19 +107,27 @@ def _step(
 
 
 @inlined
-def _add_loss(losses: FloatArray, slot: int, theta: StateArray, i: int, curvature: float) -> None:
-    """Add the loss ½ λθ² of coordinate i to ``losses[slot]``, in float64."""
+def _add_loss(losses: FloatArray, slot: int, theta: StateArray, i: int, weight: float, shift: float) -> None:
+    """Add the loss ½ w (θ + shift)² of coordinate i to ``losses[slot]``, in float64."""
     for lane in range(theta.shape[1]):
         # Converted first: in float32 the square alone could overflow or lose digits.
-        place = np.float64(theta[i, lane])
-        losses[slot, lane] += 0.5 * curvature * (place * place)
+        place = np.float64(theta[i, lane]) + np.float64(shift)
+        losses[slot, lane] += 0.5 * weight * (place * place)
+
+
+@inlined
+def _average(average: StateArray, theta: StateArray, i: int, keep: float, fresh: float) -> None:
+    """Take the new θ of coordinate i into the average, if there is one."""
+    if average.shape[0] > 0:
+        for lane in range(theta.shape[1]):
+            average[i, lane] = keep * average[i, lane] + fresh * theta[i, lane]
 
 
 @entry
-def initial_loss(losses: FloatArray, theta: StateArray, curvature: StateArray) -> None:
-    """Add each lane's loss ½ Σ λθ² to ``losses[0]``."""
+def initial_loss(losses: FloatArray, theta: StateArray, weight: StateArray, shift: StateArray) -> None:
+    """Add each lane's loss ½ Σ w (θ + shift)² to ``losses[0]``."""
     for i in range(theta.shape[0]):
-        _add_loss(losses, 0, theta, i, curvature[i])
+        _add_loss(losses, 0, theta, i, weight[i], shift[i])
 
 
 @entry
@@ -117,11 +135,17 @@ def advance_diagonal(
     losses: FloatArray,
     theta: StateArray,
     velocity: StateArray,
+    average: StateArray,
     z: StateArray,
     curvature: StateArray,
+    weight: StateArray,
+    shift: StateArray,
     deviation: StateArray,
     momentum: float,
+    nesterov: bool,
     rates: StateArray,
+    keep: StateArray,
+    fresh: StateArray,
     slots: IntArray,
     seed: np.uint64,
     replica: np.uint64,
@@ -134,7 +158,7 @@ def advance_diagonal(
     ``losses[slots[t]]``, unless the slot is negative. `step` and `replica` are those of the first update and lane. `z`,
     (normals of a block, lanes), is scratch for the noise, in its precision.
     """
-    dim, width = theta.shape[0], z.shape[0]
+    dim, width, averaged = theta.shape[0], z.shape[0], average.shape[0] > 0
     for block in range((dim + width - 1) // width):
         # Without noise nothing is drawn, and the update reads these zeros.
         z[:] = 0
@@ -152,9 +176,10 @@ def advance_diagonal(
                 # Other laws take a whole block of the stream for each coordinate.
                 if noisy and tails != 0.0:
                     draw_other(z, i, seed, _OTHER_NOISE, replica, step + np.uint64(t), tails)
-                _step(theta, velocity, i, z, i - first, deviation[i], curvature[i], momentum, rates[t])
+                _step(theta, velocity, i, z, i - first, deviation[i], curvature[i], momentum, nesterov, rates[t])
+                _average(average, theta, i, keep[t], fresh[t])
                 if slots[t] >= 0:
-                    _add_loss(losses, slots[t], theta, i, curvature[i])
+                    _add_loss(losses, slots[t], average if averaged else theta, i, weight[i], shift[i])
 
 
 @entry
@@ -162,11 +187,17 @@ def advance_full(
     losses: FloatArray,
     theta: StateArray,
     velocity: StateArray,
+    average: StateArray,
     z: StateArray,
     curvature: StateArray,
+    weight: StateArray,
+    shift: StateArray,
     root: StateArray,
     momentum: float,
+    nesterov: bool,
     rates: StateArray,
+    keep: StateArray,
+    fresh: StateArray,
     slots: IntArray,
     seed: np.uint64,
     replica: np.uint64,
@@ -178,6 +209,7 @@ def advance_full(
     `z` has as many rows as whole blocks need for D coordinates.
     """
     dim, lanes = theta.shape
+    averaged = average.shape[0] > 0
     noise = np.zeros((1, lanes), theta.dtype)
     noisy = np.any(root != 0.0)
     # `root` has scaled the noise already. A plain 1.0 would promote float32 states to float64.
@@ -193,9 +225,10 @@ def advance_full(
         for i in range(dim):
             if noisy:
                 _combine(noise, root, i, z)
-            _step(theta, velocity, i, noise, 0, whole, curvature[i], momentum, rates[t])
+            _step(theta, velocity, i, noise, 0, whole, curvature[i], momentum, nesterov, rates[t])
+            _average(average, theta, i, keep[t], fresh[t])
             if slots[t] >= 0:
-                _add_loss(losses, slots[t], theta, i, curvature[i])
+                _add_loss(losses, slots[t], average if averaged else theta, i, weight[i], shift[i])
 
 
 @inlined
@@ -212,7 +245,8 @@ def jump_diagonal(
     losses: FloatArray,
     theta: FloatArray,
     velocity: FloatArray,
-    curvature: FloatArray,
+    weight: FloatArray,
+    shift: FloatArray,
     power: FloatArray,
     root: FloatArray,
     noisy: bool,
@@ -243,7 +277,7 @@ def jump_diagonal(
                 velocity[i, lane] = (power[i, 1, 0] * place + power[i, 1, 1] * speed) + (
                     root[i, 1, 0] * z[0, lane] + root[i, 1, 1] * z[1, lane]
                 )
-        _add_loss(losses, 0, theta, i, curvature[i])
+        _add_loss(losses, 0, theta, i, weight[i], shift[i])
 
 
 @entry
@@ -251,7 +285,8 @@ def jump_full(
     losses: FloatArray,
     theta: FloatArray,
     velocity: FloatArray,
-    curvature: FloatArray,
+    weight: FloatArray,
+    shift: FloatArray,
     power: FloatArray,
     root: FloatArray,
     noisy: bool,
@@ -285,7 +320,7 @@ def jump_full(
                 _combine(noise, root, 2 * i + 1, z)
             for lane in range(lanes):
                 velocity[i, lane] += noise[0, lane]
-        _add_loss(losses, 0, theta, i, curvature[i])
+        _add_loss(losses, 0, theta, i, weight[i], shift[i])
 
 
 @entry

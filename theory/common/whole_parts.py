@@ -30,6 +30,15 @@ def whole_part(factor: float, count: int, divisor: float = 1.0) -> int:
     return math.floor(_end(factor, math.inf) * count / _end(divisor, -math.inf))
 
 
+def ceiling(factor: float, count: int) -> int:
+    """⌈factor · count⌉ in the same sense: the smallest that any number has which is rounded to `factor`.
+
+    >>> ceiling(0.1, 30), int(-(-0.1 * 30 // 1))
+    (3, 4)
+    """
+    return math.ceil(_end(factor, -math.inf) * count)
+
+
 def _end(number: float, towards: float) -> Fraction:
     """The number halfway to the next float in that direction, which is the last that may be rounded to `number`."""
     return (Fraction(number) + Fraction(math.nextafter(number, towards))) / 2

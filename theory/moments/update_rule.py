@@ -11,6 +11,7 @@ import numpy as np
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
+from noisysgd.theory.common.whole_parts import ceiling
 from noisysgd.theory.moments.segments import Pieces, cut
 from noisysgd.theory.problems.l2 import L2
 from noisysgd.theory.problems.quadratic import Quadratic
@@ -45,6 +46,10 @@ class UpdateRule:
     def fixed_point(self, problem: Quadratic) -> FloatArray:
         """The point around which modes contract, (D,)."""
         return np.zeros(problem.dim) if self.l2 is None else self.l2.fixed_point(problem)
+
+
+HEAVY_BALL = UpdateRule()
+"""The paper's update, without a penalty or an average."""
 
 
 def update_rule(nesterov: object, l2: object, tail: object, *, averaging: FloatArray | None = None) -> UpdateRule:
@@ -94,14 +99,22 @@ def exponential(pieces: Pieces, averaging: float) -> AveragePieces:
 
 def last_iterates(schedule: Schedule, steps: int, tail: float) -> tuple[AveragePieces, int]:
     """The first `steps` ≥ 1 steps, of which the last ⌈tail · steps⌉ iterates are added up, and their number."""
-    # Rounded before the ceiling: a third of 300 steps is 100, although 0.1 · 3 · 1000 is a little more than 300.
-    count = max(1, int(np.ceil(np.round(tail * steps, 6))))
+    count = tail_length(steps, tail)
     start = steps - count
     pieces = cut(schedule, np.unique([float(start), float(steps)]))
     within = np.cumsum(pieces.lengths) > start
     last = np.where(np.arange(within.size) == within.size - 1, 0, -1)
     weights = within.astype(np.float64)
     return AveragePieces(Pieces(pieces.lengths, pieces.multipliers, last), weights, weights), count
+
+
+def tail_length(steps: int, tail: float) -> int:
+    """⌈tail · steps⌉ in exact arithmetic, and at least 1.
+
+    >>> tail_length(10, 0.3), tail_length(10, 0.01)
+    (3, 1)
+    """
+    return min(max(ceiling(tail, steps), 1), steps)
 
 
 @singledispatch
