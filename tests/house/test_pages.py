@@ -55,6 +55,14 @@ def test_the_program_on_where_noise_helps_finds_an_optimum(tmp_path: Path) -> No
 
 
 @pytest.mark.checkout
+def test_the_program_on_optimizers_prints_what_its_page_says(tmp_path: Path) -> None:
+    (text,) = programs("optimizers.md")
+    path = tmp_path / "program.py"
+    path.write_text(text, encoding="utf-8")
+    assert run(path).split() == ["SGD", "1.00", "Adam", "0.50"]
+
+
+@pytest.mark.checkout
 def test_the_program_on_figures_writes_one(tmp_path: Path) -> None:
     (text,) = programs("theory.md")
     path = tmp_path / "program.py"
