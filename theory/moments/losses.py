@@ -152,7 +152,7 @@ def loss_curve(
     )
     steps = recorded_steps(at, schedule)
     rule = update_rule(nesterov, l2, tail, averaging=decay)
-    checks.instance("penalized", penalized, bool, remedy="Pass True or False.")
+    checks.boolean("penalized", penalized)
     # Every step is recorded once, in order; `inverse` brings the records into the order that was asked for.
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
     problem, unit = natural_units(problem)

@@ -194,6 +194,7 @@ def measure(
     >>> found.lambda_max.converged, found.trace_noise.value > 0, found.spectrum.density.nodes.size
     (True, True, 90)
     """
+    eigenvectors = checks.boolean("eigenvectors", eigenvectors)
     chosen = MeasurementOptions.from_keywords(options)
     checks.instance("model", model, nn.Module, remedy="Pass a torch.nn.Module that maps images to logits.")
     checks.instance("data", data, ImageDataset, remedy="Use load_dataset, or make an ImageDataset of your tensors.")

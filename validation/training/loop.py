@@ -241,6 +241,7 @@ class TrainingRun:
         *,
         late: bool | None = None,
     ) -> None:
+        late = None if late is None else checks.boolean("late", late)
         checks.batch_size(config.batch_size, data.train_size)
         _check_device(config.device)
         self.config = config
