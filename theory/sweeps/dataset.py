@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SCHEMA_VERSION = 1
-DIMENSIONS = ("optimizer", "batch_size", "learning_rate", "seed", "budget", "epoch")
+DIMENSIONS = ("optimizer", "batch_size", "learning_rate", "seed", "budget", "step", "evaluation")
 MISSING, COMPLETE, DIVERGED, UNFINISHED = 0, 1, 2, 3
 STATUSES = {"missing": MISSING, "complete": COMPLETE, "diverged": DIVERGED, "unfinished": UNFINISHED}
 SOURCES = ("theory", "simulator", "training")

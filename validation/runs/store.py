@@ -22,6 +22,7 @@ from typing import Any
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.files import flush_folder, make_folder, room_for, write_flushed
+from noisysgd.theory.sweeps.curves import curve_fault
 from noisysgd.validation.configuration import METRICS, TrainConfig
 from noisysgd.validation.runs.toml_files import to_toml
 
@@ -242,7 +243,10 @@ def _fault(record: Any, config: TrainConfig) -> str | None:
     if record.get("status") not in OUTCOMES:
         return f"status {record.get('status')!r}"
     odd = [name for name in NUMBERS if not _number_or_none(record.get(name))]
-    return f"{odd[0]} {record[odd[0]]!r}" if odd else None
+    if odd:
+        return f"{odd[0]} {record[odd[0]]!r}"
+    fault = curve_fault(record.get("curve"))
+    return None if fault is None else f"curve: {fault}"
 
 
 def _number_or_none(value: object) -> bool:

@@ -14,6 +14,7 @@ import xarray as xr
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.sweeps.coordinates import DOUBLE
+from noisysgd.theory.sweeps.curves import curve_at
 from noisysgd.theory.sweeps.dataset import MISSING, STATUSES, UNFINISHED, check_sweep, save_sweep
 from noisysgd.theory.sweeps.netcdf import read_dataset, write_dataset
 from noisysgd.validation.configuration import METRICS, TrainConfig
@@ -148,6 +149,8 @@ def _records(dataset: xr.Dataset) -> Iterator[tuple[TrainConfig, dict[str, Any]]
         record: dict[str, Any] = {"status": names[int(dataset.status.values[at])]}
         for name, table in values.items():
             record |= _entry(name, float(table[at]))
+        curve = curve_at(dataset, dict(zip(dims, at, strict=True)))
+        record |= {} if curve is None else {"curve": curve}
         yield TrainConfig.from_dict(shared | _varied(dataset, place, dims, at)), record
 
 
