@@ -38,7 +38,7 @@ def write_curve(curve: Mapping[str, Any] | None, path: Path) -> None:
     checks.require(curve is not None, str(path), "a run with a learning curve", "none", remedy)
     assert curve is not None
     if path.suffix == ".csv":
-        from noisysgd.validation.runs.store import write_text
+        from noisysgd.theory.common.files import write_text
 
         write_text(path, curve_table(curve))
         return
