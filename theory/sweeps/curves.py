@@ -110,39 +110,43 @@ def add_curves(dataset: "xr.Dataset", curves: Mapping[tuple[int, ...], Curve | N
     return added
 
 
-def curve_at(dataset: "xr.Dataset", place: Mapping[str, int]) -> dict[str, Any] | None:
-    """The curve of one run in a dataset, as its record had it; ``None`` if it had none.
-
-    Parameters
-    ----------
-    dataset : xarray.Dataset
-    place : mapping
-        The run's index along every dimension of ``status``.
-    """
+def curves_of(dataset: "xr.Dataset") -> dict[tuple[int, ...], Curve]:
+    """The curves in a dataset, as records have them, by the indices of their runs: what :func:`add_curves` takes."""
     if START not in dataset.coords:
-        return None
-
-    def row(name: str) -> FloatArray:
-        variable = dataset[name]
-        return np.asarray(variable.isel({dim: k for dim, k in place.items() if dim in variable.dims}).values)
-
-    losses, stops = row(LOSS), row(STOP)
+        return {}
+    dims = tuple(map(str, dataset.status.dims))
+    losses, spreads, starts, stops = (_whole_table(dataset, name, dims, "step") for name in (LOSS, SPREAD, START, STOP))
     names = [str(name) for name in dataset.data_vars if str(name).startswith(EVALUATED)]
-    # At what steps a run was evaluated is a coordinate that runs may share: those it did not come to have no values.
-    metrics = {name.removeprefix(EVALUATED): row(name) for name in names}
-    seen = np.any([np.isfinite(values) for values in metrics.values()], axis=0) if metrics else np.zeros(0, dtype=bool)
-    if not np.isfinite(losses).any() and not seen.any():
-        return None
-    bins = int(np.isfinite(stops).sum())
-    curve: dict[str, Any] = {
-        "edges": [int(row(START)[0]), *map(int, stops[:bins])],
-        "loss": _plain(losses[:bins]),
-        "std": _plain(row(SPREAD)[:bins]),
-    }
-    if seen.any():
-        steps = {"steps": [int(step) for step in row(EVALUATED_AT)[seen]]}
-        curve["evaluated"] = steps | {name: _plain(values[seen]) for name, values in metrics.items()}
-    return curve
+    metrics = {name.removeprefix(EVALUATED): _whole_table(dataset, name, dims, "evaluation") for name in names}
+    steps = _whole_table(dataset, EVALUATED_AT, dims, "evaluation") if metrics else np.zeros((*dataset.status.shape, 0))
+    # At what steps runs were evaluated is a coordinate that they may share: those that some did not come to have no
+    # values there.
+    seen = np.any([np.isfinite(values) for values in metrics.values()], axis=0) if metrics else steps > 0
+    curves: dict[tuple[int, ...], Curve] = {}
+    for index in np.argwhere(np.isfinite(losses).any(axis=-1) | seen.any(axis=-1)):
+        at = tuple(map(int, index))
+        bins = int(np.isfinite(stops[at]).sum())
+        edges = [int(starts[at][0]), *map(int, stops[at][:bins])]
+        curve: dict[str, Any] = {"edges": edges, "loss": _plain(losses[at][:bins]), "std": _plain(spreads[at][:bins])}
+        if seen[at].any():
+            evaluated = {name: _plain(values[at][seen[at]]) for name, values in metrics.items()}
+            curve["evaluated"] = {"steps": [int(step) for step in steps[at][seen[at]]]} | evaluated
+        curves[at] = curve
+    return curves
+
+
+def without_curves(dataset: "xr.Dataset") -> "xr.Dataset":
+    """A dataset without the variables and coordinates of curves."""
+    return dataset.drop_dims([dim for dim in ("step", "evaluation") if dim in dataset.dims])
+
+
+def _whole_table(dataset: "xr.Dataset", name: str, dims: tuple[str, ...], last: str) -> FloatArray:
+    """A variable's values over all runs, whatever dimensions it has."""
+    variable = dataset[name].variable
+    lacking = [dim for dim in dims if dim not in variable.dims]
+    known = variable.transpose(*(dim for dim in dims if dim in variable.dims), last).values
+    shape = (*(dataset.sizes[dim] for dim in dims), dataset.sizes[last])
+    return np.broadcast_to(np.expand_dims(known, [dims.index(dim) for dim in lacking]), shape).astype(np.float64)
 
 
 class _Tables:

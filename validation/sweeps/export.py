@@ -14,7 +14,7 @@ import xarray as xr
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.sweeps.coordinates import DOUBLE
-from noisysgd.theory.sweeps.curves import curve_at
+from noisysgd.theory.sweeps.curves import curves_of
 from noisysgd.theory.sweeps.dataset import MISSING, STATUSES, UNFINISHED, check_sweep, save_sweep
 from noisysgd.theory.sweeps.netcdf import read_dataset, write_dataset
 from noisysgd.validation.configuration import METRICS, TrainConfig
@@ -143,14 +143,14 @@ def _records(dataset: xr.Dataset) -> Iterator[tuple[TrainConfig, dict[str, Any]]
     numbers = [str(name) for name in dataset.data_vars if name != "status" and set(dataset[name].dims) == set(dims)]
     values = {name: dataset[name].transpose(*dims).values for name in numbers}
     names = {code: name for name, code in STATUSES.items()}
+    curves = curves_of(dataset)
     for index in np.argwhere(~np.isin(dataset.status.values, (MISSING, UNFINISHED))):
         at = tuple(index)
         place = {dim: dataset[dim].values[k] for dim, k in zip(dims, at, strict=True)}
         record: dict[str, Any] = {"status": names[int(dataset.status.values[at])]}
         for name, table in values.items():
             record |= _entry(name, float(table[at]))
-        curve = curve_at(dataset, dict(zip(dims, at, strict=True)))
-        record |= {} if curve is None else {"curve": curve}
+        record |= {"curve": curves[at]} if at in curves else {}
         yield TrainConfig.from_dict(shared | _varied(dataset, place, dims, at)), record
 
 

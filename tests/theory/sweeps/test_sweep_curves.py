@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisysgd import theory
-from noisysgd.theory.sweeps.curves import add_curves, curve_at, curve_fault
+from noisysgd.theory.sweeps.curves import add_curves, curve_fault, curves_of
 
 GOOD = {"edges": [0, 1, 4], "loss": [2.0, None], "std": [None, None]}
 EVALUATED = {"steps": [0, 4], "test_loss": [3.0, None]}
@@ -21,6 +21,13 @@ def record(size, rate, curve, seed=0, **more):
 
 def sweep_of(records):
     return theory.sweep_from_records(records, source="training", metrics=["train_loss"])
+
+
+def by_run(sweep):
+    """The curves in a Sweep by batch size, learning rate and seed."""
+    dims = [str(dim) for dim in sweep.status.dims]
+    wanted = ("batch_size", "learning_rate", "seed")
+    return {tuple(sweep[d].values[at[dims.index(d)]] for d in wanted): curve for at, curve in curves_of(sweep).items()}
 
 
 def curves(steps):
@@ -51,13 +58,15 @@ def test_every_run_gets_its_own_curve_back(data, tmp_path_factory):
             for seed in (0, 1):
                 if data.draw(st.booleans()) or not runs:
                     runs[size, rate, seed] = data.draw(st.none() | curves(1200 // size))
-    sweep = sweep_of([record(size, rate, curve, seed) for (size, rate, seed), curve in runs.items()])
+    records = [record(size, rate, curve, seed) for (size, rate, seed), curve in runs.items()]
+    sweep = sweep_of(records)
     path = theory.save_sweep(sweep, tmp_path_factory.mktemp("sweep") / "sweep.nc")
     xr.testing.assert_identical(theory.load_sweep(path), sweep)
-    for (size, rate, seed), curve in runs.items():
-        values = {"optimizer": 0.0, "batch_size": size, "learning_rate": rate, "seed": seed}
-        place = {d: 0 if d == "optimizer" else int(np.flatnonzero(sweep[d] == values[d])[0]) for d in values}
-        assert curve_at(sweep, place) == curve
+    assert by_run(sweep) == {run: curve for run, curve in runs.items() if curve is not None}
+    assert by_run(sweep.transpose("seed", ..., "batch_size")) == by_run(sweep)
+    cut = data.draw(st.integers(1, len(records)))
+    parts = [part for part in (records[:cut], records[cut:], records[:1]) if part]
+    xr.testing.assert_identical(theory.join_sweeps(sweep_of(part) for part in parts), sweep)
 
 
 def test_edges_have_the_dimensions_on_which_they_depend():
@@ -78,7 +87,7 @@ def test_a_sweep_without_curves_is_what_it_was():
     sweep = sweep_of([record(4, 0.5, None)])
     assert set(sweep.dims) == {"optimizer", "batch_size", "learning_rate", "seed"}
     assert add_curves(sweep, {(0, 0, 0, 0): None}) is sweep
-    assert curve_at(sweep, dict.fromkeys(sweep.dims, 0)) is None
+    assert curves_of(sweep) == {}
 
 
 def test_the_optimum_of_a_metric_is_found_beside_curves():
