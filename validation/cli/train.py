@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noisysgd.validation.cli.curve_files import check_curve_file, write_curve
 from noisysgd.validation.cli.options import Commands, UsageError, add_command, positive
 
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ def read_config(path: Path) -> "TrainConfig":
 def _train(options: argparse.Namespace) -> int:
     if options.checkpoint_every is not None and options.store is None:
         raise UsageError("--checkpoint-every: expected --store, got none. Name a store for the checkpoints.")
+    from noisysgd.validation.cli.curve_files import check_curve_file, write_curve
+
     to_file = options.curve if options.curve is not PRINTED else None
     check_curve_file("--curve", to_file)
     config = read_config(options.file).pinned()
