@@ -32,6 +32,7 @@ from noisysgd.validation.measurement.uncertainty import Estimate
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.factory import batch_norms
 from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.networks.torch_globals import usual_torch
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -133,6 +134,7 @@ def _listing_options(function: Function) -> Function:
 
 
 @_listing_options
+@usual_torch()
 def measure(
     model: nn.Module,
     data: ImageDataset,

@@ -26,7 +26,7 @@ from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.dropout import draw_masks, forget_masks, has_dropout, take_rows
 from noisysgd.validation.networks.factory import Factory, build_network, check_groups
 from noisysgd.validation.networks.ghost_batch_norm import one_update
-from noisysgd.validation.networks.torch_globals import kept_generators, torch_threads
+from noisysgd.validation.networks.torch_globals import kept_generators, torch_threads, usual_torch
 from noisysgd.validation.networks.users_code import not_ending_the_program
 from noisysgd.validation.training import checkpoint as checkpoints
 from noisysgd.validation.training.curve import LearningCurve
@@ -134,7 +134,7 @@ def train(
     """
     config = config.pinned()
     try:
-        with torch_threads(threads), not_ending_the_program(config.model):
+        with torch_threads(threads), usual_torch(), not_ending_the_program(config.model):
             return _train(config, model, observe, observe_at, checkpoint, checkpoint_every)
     except torch.OutOfMemoryError as error:
         remedy = "Set micro_batch_size, which changes results by rounding alone, or share the GPU with fewer runs."
