@@ -161,9 +161,10 @@ def observed_boundary(best: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        Over optimizer: ``boundary_batch_size``, with ``boundary_batch_size_low`` and ``_high`` from the error bars of
-        both optima, and the ``plateau``, the largest optimum itself. Where the optimum is still rising at the largest
-        batch, the boundary is a lower bound.
+        Over optimizer: ``boundary_batch_size``, with ``boundary_batch_size_low`` and ``_high`` from the next learning
+        rates outside the error bars of both optima, so that the steps of the grid are included; and the ``plateau``,
+        the largest optimum itself. Where the optimum is still rising at the largest batch, the boundary is a lower
+        bound; where one is at the end of its grid, an end of the interval is 0 or ``inf``.
 
     Examples
     --------
@@ -176,11 +177,14 @@ def observed_boundary(best: xr.Dataset) -> xr.Dataset:
     first = best.isel(batch_size=0)
     top = best.isel(batch_size=best.effective_learning_rate.fillna(-1).argmax("batch_size"))
     size = float(best.batch_size[0])
+    with np.errstate(divide="ignore"):  # no learning rate was judged below the optimum
+        low = size * top.effective_learning_rate_lower / first.effective_learning_rate_upper
+        high = size * top.effective_learning_rate_upper / first.effective_learning_rate_lower
     return xr.Dataset(
         {
             "boundary_batch_size": size * top.effective_learning_rate / first.effective_learning_rate,
-            "boundary_batch_size_low": size * top.effective_learning_rate_low / first.effective_learning_rate_high,
-            "boundary_batch_size_high": size * top.effective_learning_rate_high / first.effective_learning_rate_low,
+            "boundary_batch_size_low": low,
+            "boundary_batch_size_high": high,
             "plateau": top.effective_learning_rate,
         }
     ).reset_coords(drop=True)

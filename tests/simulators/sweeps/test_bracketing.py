@@ -74,7 +74,7 @@ def pairs_of(losses):
     return xr.Dataset({"train_loss": (("initial", "final", "seed"), values)}, coordinates)
 
 
-def test_a_run_without_a_value_is_the_worst_run():
+def test_a_run_without_a_value_does_not_count():
     losses = np.array([[5.0, 4.0, 5.0], [4.0, 1.0, 4.0], [5.0, 4.0, 5.0]])[:, :, None] + np.array([0.0, 0.1, 0.2])
     losses[1, 1, 0] = np.nan
     best = best_pair(pairs_of(losses), "train_loss", keep=2)
@@ -82,7 +82,32 @@ def test_a_run_without_a_value_is_the_worst_run():
     assert bool(best.initial_bracketed)
     assert bool(best.final_bracketed)
     losses[1, 1, 1] = np.nan
-    assert float(best_pair(pairs_of(losses), "train_loss", keep=2)["mean"]) == pytest.approx(4.05)
+    unjudged = best_pair(pairs_of(losses), "train_loss", keep=2)
+    assert float(unjudged["mean"]) == pytest.approx(4.05)
+    assert (int(unjudged.initial_unjudged), bool(unjudged.initial_bracketed)) == (1, False)
+
+
+def test_pairs_beside_the_best_that_were_not_judged_forbid_an_answer():
+    losses = np.array([[9.0, 8, 7, 8, 9], [8, 5, 3, 5, 8], [7, 3, 1, 3, 7], [8, 5, 3, 5, 8], [9, 8, 7, 8, 9]])[
+        ..., None
+    ]
+    runs = losses + np.array([0.0, 0.5])
+    best = best_pair(pairs_of(runs), "train_loss", keep=2)
+    assert (bool(best.initial_bracketed), bool(best.final_bracketed)) == (True, True)
+    for place, lacking in (((3, 2), (1, 0)), ((2, 1), (0, 1)), ((0, 2), (0, 0))):
+        gap = runs.copy()
+        gap[(*place, 1)] = np.nan
+        best = best_pair(pairs_of(gap), "train_loss", keep=2)
+        assert (int(best.initial_unjudged), int(best.final_unjudged)) == lacking
+        assert (bool(best.initial_bracketed), bool(best.final_bracketed)) == tuple(n == 0 for n in lacking)
+    # With a status, NaN is a diverged run's accuracy: it counts, as the worst.
+    pairs = pairs_of(gap).rename(train_loss="auc")
+    with pytest.raises(ValueError, match="objective: expected 'minimize' or 'maximize' for 'auc'"):
+        best_pair(pairs, "auc", keep=2)
+    pairs["auc"] = -pairs.auc
+    pairs["status"] = pairs.auc.notnull().astype(np.int8) + 2 * pairs.auc.isnull().astype(np.int8)
+    best = best_pair(pairs, "auc", keep=2, objective="maximize")
+    assert (float(best.initial), int(best.initial_unjudged), bool(best.initial_bracketed)) == (1.0, 0, True)
 
 
 def test_where_every_pair_diverged_there_is_no_best_and_the_grids_grow_down():

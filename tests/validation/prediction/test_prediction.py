@@ -83,6 +83,24 @@ def test_observed_boundary_is_where_scaling_meets_the_plateau():
     np.testing.assert_allclose(seen.plateau, [4, 16])
 
 
+@pytest.mark.parametrize(("dim", "largest"), [(5, 2048), (40, 256)])  # all curves have a single minimum
+def test_the_interval_of_a_boundary_includes_the_steps_of_the_grid(dim, largest):
+    """However coarse the grid, the boundary on a fine one lies inside; where an optimum is at the end, it is open."""
+    problem, budget = theory.power_law(dim), theory.EpochBudget(20, 4096)
+
+    def boundary(grid):
+        options = {"batch_sizes": [4, 64, largest], "effective_learning_rates": grid, "momentum": [0.0, 0.9]}
+        return observed_boundary(theory.optimum(theory.predict_sweep(problem, budget, **options), "expected_loss"))
+
+    fine = boundary(theory.powers_of_two(-12, 6, 8)).boundary_batch_size
+    for shift in (1.0, 1.3, 1.7):
+        coarse = boundary(shift * theory.powers_of_two(-12, 6))
+        assert (coarse.boundary_batch_size_low < fine).all()
+        assert (fine < coarse.boundary_batch_size_high).all()
+    cut = boundary(theory.powers_of_two(-12, -2))
+    assert np.isposinf(cut.boundary_batch_size_high).all()
+
+
 def test_claims_are_seen_when_there_and_not_when_not():
     assert [claim.seen for claim in regime_claims(two_regimes(4, 16))] == [True] * 4
     assert [claim.seen for claim in regime_claims(two_regimes(4, 4))] == [True, True, False, True]
