@@ -24,6 +24,7 @@ from torch import nn
 
 from noisysgd.validation import GhostBatchNorm2d, ImageDataset, TrainConfig, WideResNet, load_dataset
 from noisysgd.validation.data.augmentation import augment
+from noisysgd.validation.training.curve import LearningCurve
 from noisysgd.validation.training.feed import STEPS_ON_CPU as AHEAD
 from noisysgd.validation.training.inputs import resident, take
 from noisysgd.validation.training.loop import TrainingRun
@@ -190,6 +191,32 @@ def overhead(repetitions: int) -> None:
         )
 
 
+def recording(repetitions: int) -> None:
+    """What the learning curve adds to an update, told at once or late: recording losses alone, against updates."""
+    data = load_dataset("digits")
+    config = replace(PAPER, depth=10, width=1, ghost_batch_size=16, batch_size=16, steps=10**6)
+    loss, row, table = torch.tensor(2.0), torch.ones(1, dtype=torch.int64), torch.zeros(AHEAD + 1)
+
+    def keep_at_once() -> None:
+        curve = LearningCurve(10**6)
+        for _ in range(AHEAD):
+            curve.add([2.0])
+
+    def keep_late() -> None:
+        for _ in range(AHEAD):
+            table.index_copy_(0, row, loss.reshape(1))  # as the watch does
+        LearningCurve(10**6).add(table[1:].tolist())
+
+    for late, name in ((False, "at once"), (True, "late")):
+        run = TrainingRun(config, data, late=late)
+        (spent,) = seconds(10 * repetitions, keep_late if late else keep_at_once)
+        (step,) = seconds(30 * repetitions, run.advance)
+        print(
+            f"digits, WRN-10-1, B = 16, asked {name}: step {1e6 * step:.0f} µs, recording its loss "
+            f"{1e6 * spent / AHEAD:.2f} µs: {spent / AHEAD / step:.2%}"
+        )
+
+
 @contextmanager
 def passes_timed(run: TrainingRun) -> Iterator[list[float]]:
     """Within the block, the processor time of the network, the loss and its derivative is added up."""
@@ -228,6 +255,7 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"PyTorch {torch.__version__}, one thread, load {os.getloadavg()[0]:.1f}")
     overhead(repetitions)
+    recording(repetitions)
     if not arguments.small:
         input_pipeline(repetitions)
         whole_step(repetitions)

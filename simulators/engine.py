@@ -212,6 +212,7 @@ def simulate(
     checks.require(known_there, "backend", "'cpu' for this model", backend, "It has kernels for the CPU alone.")
     kind = precision(dtype)
     _precision_is_possible(kind, dynamics, noise, problem)
+    keep_tiles = checks.boolean("keep_tiles", keep_tiles)
     runs = tiles.replica_range(replicas, replica_offset)
     record = record_steps(record, schedule.steps)
     called = progress is None or callable(progress)

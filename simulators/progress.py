@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+from noisysgd.theory.common import checks
 from noisysgd.theory.common.duration import duration
 
 INTERVAL = 0.2
@@ -49,6 +50,7 @@ class TimeLeft:
     def __init__(
         self, *, stream: TextIO | None = None, always: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        always = checks.boolean("always", always)
         self._stream = sys.stderr if stream is None else stream
         # A program without a console has no standard error.
         self._silent = self._stream is None or not (always or self._stream.isatty())

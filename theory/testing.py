@@ -97,7 +97,8 @@ def problems(
     """
     eigenvalues = draw(spectra(max_dim, condition_number))
     dim = eigenvalues.size
-    full = full_noise and draw(st.booleans())
+    weights = checks.boolean("weights", weights)
+    full = checks.boolean("full_noise", full_noise) and draw(st.booleans())
     if full:
         factor = draw(stnp.arrays(np.float64, (dim, dim), elements=st.floats(-1, 1)))
         noise = factor @ factor.T
@@ -130,6 +131,7 @@ def least_squares_problems(
     >>> find(least_squares_problems(), lambda problem: problem.label_noise == 0).kurtosis
     3.0
     """
+    weights = checks.boolean("weights", weights)
     eigenvalues = draw(spectra(max_dim, condition_number))
     dim = eigenvalues.size
     return LeastSquares(

@@ -1,11 +1,9 @@
 """The configuration of a training run: frozen, of plain values, and with a key that names its record for all time."""
 
-import copy
-import functools
 import hashlib
 import json
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from noisysgd.theory.common import checks
@@ -107,6 +105,9 @@ class TrainConfig:
         memory, and changes results by rounding only.
     seed : int
         Seed of the initial parameters, the batches, their augmentation and dropout.
+    evaluate_at : tuple of float
+        Where to evaluate all metrics under way, for the learning curve in the record: whole numbers are steps, and
+        numbers between 0 and 1 are shares of the run, rounded down to a step. They change nothing else of the run.
 
     Raises
     ------
@@ -151,6 +152,7 @@ class TrainConfig:
     final_learning_rate: float | None = None
     cuda_graph: bool = True
     deterministic: bool = True
+    evaluate_at: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         def whole(name: str, minimum: int, remedy: str) -> None:
@@ -225,6 +227,8 @@ class TrainConfig:
             positive = 0 < epochs < float("inf")
             checks.require(bool(positive), "epochs", "a positive, finite number", self.epochs, "Allow some training.")
 
+        object.__setattr__(self, "evaluate_at", _places(self.evaluate_at))
+
     def budget(self, dataset_size: int) -> Budget:
         """The compute budget, on a data set of `dataset_size` examples."""
         return EpochBudget(self.epochs, dataset_size) if self.epochs is not None else StepBudget(self.steps or 0)
@@ -243,6 +247,20 @@ class TrainConfig:
         if rise:
             schedule = warmup(schedule, rise, levels=rise)
         return Schedule(self.svag * schedule.lengths, schedule.multipliers)
+
+    def evaluation_steps(self, dataset_size: int) -> list[int]:
+        """The steps at which metrics are evaluated under way, ascending: those that `evaluate_at` stands for.
+
+        Raises
+        ------
+        ValueError
+            If the run ends before one of them.
+        """
+        last = self.schedule(dataset_size).steps if self.evaluate_at else 0
+        beyond = [place for place in self.evaluate_at if place > last]
+        remedy = "Use shares of the run, such as 0.5, where runs have different lengths."
+        checks.require(not beyond, "evaluate_at", f"steps from 0 to {last}", beyond, remedy)
+        return sorted({int(p) if p == int(p) else whole_part(p, last) for p in self.evaluate_at})
 
     @property
     def batches_per_update(self) -> int:
@@ -267,15 +285,6 @@ class TrainConfig:
         """The same run with some values changed."""
         return replace(self, **changes)
 
-    def repeated(self, runs: int) -> list[Self]:
-        """The same run with so many seeds, beginning with its own."""
-        self.with_(seed=self.seed + runs - 1)  # checks the largest; nothing else needs to be checked again
-        found = [copy.copy(self) for _ in range(runs)]
-        for number, config in enumerate(found):
-            vars(config).pop("key", None)  # a copy has brought that of the first seed along
-            object.__setattr__(config, "seed", self.seed + number)
-        return found
-
     def pinned(self) -> Self:
         """The same run, with the contents of its data set fixed where these are the user's own.
 
@@ -290,8 +299,10 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: the fields of the first version, and others that are not at their default."""
-        own = vars(self)
-        return {name: own[name] for name, default in _DEFAULTS.items() if name in FIRST_FIELDS or own[name] != default}
+        defaults = {field.name: field.default for field in fields(self)}
+        values = asdict(self)
+        kept = {name: v for name, v in values.items() if name in FIRST_FIELDS or v != defaults[name]}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in kept.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -303,12 +314,20 @@ class TrainConfig:
         checks.require(not needed, "configuration", "a learning_rate and a batch_size", values, "Complete it.")
         return cls(**values)
 
-    @functools.cached_property
+    @property
     def key(self) -> str:
         """Hash of the canonical configuration: the name of its run, 16 hexadecimal digits."""
         canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-_DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
-"""Of every field; asking for the fields of a class takes time, and sweeps have many configurations."""
+def _places(given: Any) -> tuple[float, ...]:
+    """Where a run is evaluated, ascending: steps as integers, and shares of the run between 0 and 1."""
+    remedy = "Give steps such as 100, or shares of the run such as 0.5."
+    checks.require(isinstance(given, list | tuple), "evaluate_at", "a list of numbers", given, remedy)
+    numbers = checks.vector("evaluate_at", checks.real("evaluate_at", given)) if given else ()
+    places = sorted(int(number) if number.is_integer() else float(number) for number in numbers)
+    possible = all(place >= 0 and (place < 1 or isinstance(place, int)) for place in places)
+    checks.require(possible, "evaluate_at", "whole steps ≥ 0, or shares between 0 and 1", given, remedy)
+    checks.require(len(set(places)) == len(places), "evaluate_at", "distinct places", given, "Name each once.")
+    return tuple(places)

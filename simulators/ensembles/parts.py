@@ -95,6 +95,7 @@ def join(datasets: Iterable[xr.Dataset], *, keep_tiles: bool = False) -> xr.Data
     >>> join(parts).identical(simulate(**experiment, batch_size=1, replicas=300))
     True
     """
+    keep_tiles = checks.boolean("keep_tiles", keep_tiles)
     parts = [_part(dataset) for dataset in datasets]
     checks.require(len(parts) > 0, "datasets", "at least one part", parts, "Pass the results of simulate.")
     # Parts may come in any order; tiles have to be merged in the order of their replicas.

@@ -407,7 +407,7 @@ NO_NUMBERS = {
         "Quadratic",
         "ScalingRule",
     ),
-    *("NoisyQuadraticRule", "check_sweep", "load_sweep", "save_sweep", "optimum", "sweep_from_records"),
+    *("NoisyQuadraticRule", "check_sweep", "join_sweeps", "load_sweep", "save_sweep", "optimum", "sweep_from_records"),
 }
 """Public names without numbers of their own: results, protocols and what works on datasets."""
 

@@ -120,9 +120,9 @@ CALLS = {
         lambda: theory.predict_sweep(PROBLEM, BUDGET, batch_sizes=[[1]], effective_learning_rates=[1]),
         "batch_sizes: expected a number or",
     ),
-    "labelled array": (
-        lambda: theory.temperature(xr.DataArray([0.1], dims="a"), 1),
-        "learning_rate: expected plain numbers or a NumPy array, got 'DataArray'",
+    "labelled arrays": (
+        lambda: theory.temperature(xr.DataArray([0.1, 0.2], dims="a"), xr.DataArray([1, 2], dims="b")),
+        "learning_rate, batch_size: expected labelled arrays with the same dimensions in the same order",
     ),
     "boolean rate": (lambda: theory.temperature(True, 1), "learning_rate: expected real numbers"),
     "overflowing start": (lambda: theory.NoisyQuadratic([1], 1, initial_mean=1e200), "a finite initial loss"),

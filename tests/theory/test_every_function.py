@@ -4,7 +4,9 @@ import functools
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from theory_calls import CALLS, NO_NUMBERS, Units, function_of, numbers, problems
 
 from noisysgd import theory
@@ -100,3 +102,61 @@ def test_a_mask_that_hides_nothing_is_fine(name, kind, argument):
     got = list(numbers(function_of(name)(**given | {argument: np.ma.masked_array(given[argument])})))
     for (field, value), (_, usual) in zip(got, reference(name, kind), strict=True):
         np.testing.assert_array_equal(value, usual, err_msg=field)
+
+
+LABELLED = [
+    (name, kind, argument)
+    for name, kind, argument in MASKED
+    if np.ndim(call(name, kind)[argument]) > 0 and np.asarray(call(name, kind)[argument]).dtype.kind in "iuf"
+]
+
+
+def labelled_forms(value):
+    """The same numbers as labelled arrays, with labels that are not their places."""
+    array = np.asarray(value)
+    yield xr.DataArray(array, dims=[f"axis {k}" for k in range(array.ndim)])
+    if array.ndim == 1:
+        yield pd.Series(array, index=np.arange(array.size)[::-1])
+        yield pd.Index(array)
+
+
+@pytest.mark.parametrize(("name", "kind", "argument"), LABELLED)
+def test_labelled_arrays_are_arrays(name, kind, argument):
+    """Those of xarray and pandas are taken for their values."""
+    given = call(name, kind)
+    for form in labelled_forms(given[argument]):
+        got = list(numbers(function_of(name)(**given | {argument: form})))
+        for (field, value), (_, usual) in zip(got, reference(name, kind), strict=True):
+            np.testing.assert_array_equal(value, usual, err_msg=field)
+
+
+def test_labels_that_contradict_broadcasting_by_position_are_refused():
+    """Values of two dimensions would be paired one by one, as if they were of one."""
+    rates, sizes = xr.DataArray([0.1, 0.2], dims="rate"), xr.DataArray([4, 8], dims="size")
+    with pytest.raises(
+        ValueError, match="learning_rate, batch_size: expected labelled arrays with the same dimensions"
+    ):
+        theory.temperature(rates, sizes)
+    table = xr.DataArray([[0.1, 0.2], [0.3, 0.4]], dims=("rate", "size"))
+    with pytest.raises(ValueError, match="expected labelled arrays with the same dimensions"):
+        theory.temperature(table, xr.DataArray([1, 2], dims="rate"))
+    expected = theory.temperature(table.values, sizes.values)
+    np.testing.assert_array_equal(theory.temperature(table, sizes), expected)
+    np.testing.assert_array_equal(theory.temperature(table, sizes.values), expected)
+    np.testing.assert_array_equal(theory.temperature(rates, sizes[:1]), theory.temperature([0.1, 0.2], 4))
+    outer = theory.temperature(rates.values[:, None], sizes)
+    np.testing.assert_array_equal(outer, rates.values[:, None] / sizes.values)
+
+
+def test_what_the_optimum_rule_returns_is_what_fits_take():
+    sizes, rates = [1, 4, 16, 64, 256], theory.powers_of_two(-10, 4, 2)
+    sweep = theory.predict_sweep(
+        theory.power_law(50), theory.StepBudget(200), batch_sizes=sizes, effective_learning_rates=rates, momentum=0.0
+    )
+    best = theory.optimum(sweep, "expected_loss").squeeze()
+    assert best.bracketed.all()
+    given = theory.compare_rules(best.batch_size, best.learning_rate, log_errors=best.log_error)
+    plain = theory.compare_rules(sizes, best.learning_rate.values, log_errors=best.log_error.values)
+    xr.testing.assert_identical(given, plain)
+    table = best.learning_rate.to_series()
+    assert theory.SquareRoot.fit(table.index, table) == theory.SquareRoot.fit(sizes, table.values)

@@ -4,6 +4,7 @@ Every failure is a ``ValueError`` that says what was expected, what was given an
 object, since finding out what it is is their task, and return it in the type that internal code works with.
 """
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,11 +52,11 @@ def unmasked(name: str, value: object) -> None:
 
 
 def real(name: str, value: object, *, remedy: str = "Pass real numbers.") -> FloatArray:
-    """`value` as a float64 array without NaN, of any shape."""
+    """`value` as a float64 array without NaN, of any shape.
+
+    It may be a number, a list, an array, or a labelled array of xarray or pandas.
+    """
     unmasked(name, value)
-    # Conversion would drop the dimension names of a DataArray, which might then broadcast in an unintended way.
-    plain = "This argument broadcasts by position: pass .values, with axes added by [:, None]."
-    require(not getattr(value, "dims", ()), name, "plain numbers or a NumPy array", type(value).__name__, plain)
     try:
         array = np.asarray(value)
         # Booleans, strings and complex numbers can be converted to floats too, but are most likely mistakes.
@@ -66,7 +67,32 @@ def real(name: str, value: object, *, remedy: str = "Pass real numbers.") -> Flo
         numeric = False
     require(numeric, name, "real numbers", value, remedy)
     require(not np.isnan(array).any(), name, "numbers without NaN", value, remedy)
+    _keep_dimensions(array, getattr(value, "dims", ()))
     return array
+
+
+_dimensions: dict[int, tuple[weakref.ref[FloatArray], tuple[str, ...]]] = {}
+"""Names of the dimensions of arrays that were labelled ones, by identity, for as long as these arrays live."""
+
+
+def _keep_dimensions(array: FloatArray, names: object) -> None:
+    """Remember what the axes of an array were called: conversion drops it, and broadcasting has to know."""
+    if isinstance(names, tuple) and 0 < len(names) == array.ndim:
+        key = id(array)
+        _dimensions[key] = (weakref.ref(array, lambda _: _dimensions.pop(key, None)), tuple(map(str, names)))
+
+
+def _check_dimensions(arrays: dict[str, FloatArray]) -> None:
+    """Raise if labelled arrays have different dimensions on axes that would be broadcast against each other."""
+    known = {name: _dimensions[id(array)][1] for name, array in arrays.items() if id(array) in _dimensions}
+    axes: dict[int, set[str]] = {}
+    for name, names in known.items():
+        for place, (each, size) in enumerate(zip(reversed(names), reversed(arrays[name].shape), strict=True)):
+            axes.setdefault(place, set()).update([each] if size > 1 else [])
+    expected = "labelled arrays with the same dimensions in the same order"
+    remedy = "These arguments broadcast by position: transpose them, or pass .values, with axes added by [:, None]."
+    agree = all(len(names) < 2 for names in axes.values())
+    require(agree, ", ".join(known), expected, known, remedy)
 
 
 def at_least(name: str, value: object, minimum: float, *, finite: bool = True, remedy: str) -> FloatArray:
@@ -154,6 +180,12 @@ def instance(name: str, value: object, kind: type, *, remedy: str) -> None:
     require(isinstance(value, kind), name, f"a {kind.__name__}", value, remedy)
 
 
+def boolean(name: str, value: object) -> bool:
+    """`value`, if it is True or False: anything else would count as one of them, "no" as True."""
+    require(isinstance(value, bool | np.bool_), name, "True or False", value, "Pass True or False.")
+    return bool(value)
+
+
 def one_of(name: str, value: object, options: Sequence[str]) -> str:
     """`value`, which must be one of `options`."""
     require(value in options, name, f"one of {', '.join(map(repr, options))}", value, "Choose one of those.")
@@ -161,7 +193,8 @@ def one_of(name: str, value: object, options: Sequence[str]) -> str:
 
 
 def broadcast(**arrays: FloatArray) -> list[FloatArray]:
-    """The named arrays, broadcast against each other."""
+    """The named arrays, broadcast against each other by position; labelled ones must not contradict this."""
+    _check_dimensions(arrays)
     try:
         return list(np.broadcast_arrays(*arrays.values()))
     except ValueError:

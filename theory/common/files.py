@@ -126,13 +126,7 @@ def write_flushed(path: Path, contents: Contents) -> None:
 
 
 def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
-    """The contents of a regular file; parameters and errors are those of :func:`open_regular`."""
-    with open_regular(path, most) as file:
-        return file.read(os.fstat(file.fileno()).st_size)
-
-
-def open_regular(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO:
-    """Open a regular file, or the one that a link leads to, for reading.
+    """The contents of a regular file, or of one that a link leads to.
 
     Parameters
     ----------
@@ -153,13 +147,10 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> Binar
     # Opening a pipe without O_NONBLOCK waits for somebody to write to it.
     _require_regular(path, path.stat(), most)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
-    try:
-        _require_regular(path, os.fstat(file.fileno()), most)
-    except BaseException:
-        file.close()
-        raise
-    return file
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        _require_regular(path, status, most)
+        return file.read(status.st_size)
 
 
 def _require_regular(path: Path, status: os.stat_result, most: int | None) -> None:

@@ -73,7 +73,7 @@ def critical_learning_rate(
     size, inertia = checks.broadcast(
         batch_size=checks.batch_size(batch_size, problem.dataset_size), momentum=checks.momentum(momentum)
     )
-    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    checks.boolean("nesterov", nesterov)
     return edge(problem, problem.noise_factor(size), inertia, nesterov=nesterov)
 
 

@@ -87,7 +87,7 @@ def stationary_covariance(
     """
     rate, factor, inertia = _settings(problem, learning_rate, batch_size, momentum)
     # The closed forms below have values beyond the critical learning rate too, but no stationary state is there.
-    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    checks.boolean("nesterov", nesterov)
     stable = rate < edge(problem, factor, inertia, nesterov=nesterov)
     temperature, step_length = factor * rate / (1.0 - inertia), rate / (1.0 + inertia)
     if isinstance(problem, LeastSquares):
@@ -145,7 +145,7 @@ def stationary_loss(
     array([0.   , 0.125,   inf])
     """
     rate, factor, inertia = _settings(problem, learning_rate, batch_size, momentum)
-    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    checks.boolean("nesterov", nesterov)
     return 0.5 * _weighted_sum(problem, _energies(problem, rate, factor, inertia, nesterov=nesterov))
 
 

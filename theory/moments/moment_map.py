@@ -63,7 +63,7 @@ def second_moment_map(
     rate = checks.scalar("learning_rate", checks.learning_rate(learning_rate), remedy=remedy)
     size = checks.scalar("batch_size", checks.batch_size(batch_size, problem.dataset_size), remedy=remedy)
     inertia = checks.scalar("momentum", checks.momentum(momentum), remedy=remedy)
-    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    checks.boolean("nesterov", nesterov)
     natural, unit = natural_units(problem)
     with np.errstate(over="ignore", invalid="ignore"):
         matrix = _map(natural, rate * unit, float(problem.noise_factor(size)), inertia, nesterov)
@@ -119,7 +119,7 @@ def spectral_radius(
         batch_size=checks.batch_size(batch_size, problem.dataset_size),
         momentum=checks.momentum(momentum),
     )
-    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    checks.boolean("nesterov", nesterov)
     problem, unit = natural_units(problem)
     rate, factor = rate * unit, problem.noise_factor(size)
     radius = np.empty(rate.shape)

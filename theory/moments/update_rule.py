@@ -54,7 +54,7 @@ HEAVY_BALL = UpdateRule()
 
 def update_rule(nesterov: object, l2: object, tail: object, *, averaging: FloatArray | None = None) -> UpdateRule:
     """The rule that a caller asks for, checked."""
-    checks.instance("nesterov", nesterov, bool, remedy="Pass True or False.")
+    checks.boolean("nesterov", nesterov)
     remedy = "Pass theory.L2(strength, origin): the origin of the parameters is not the minimum of the loss."
     checks.require(l2 is None or isinstance(l2, L2), "l2", "a theory.L2 or None", l2, remedy)
     share = checks.scalar("tail", tail)

@@ -6,8 +6,8 @@ than one thing in it has a label. On a given ``ax`` the caller decides whether t
 Values that a logarithmic axis cannot show, such as the ``inf`` of runs that diverged, are left out. Matplotlib is
 imported when something is drawn, not before, and pyplot only if a figure has to be made.
 
-``sweeps`` has figures of regimes and sweeps, ``problems`` of problems and single runs, ``batch_sizes`` of what depends
-on the batch size.
+``sweeps`` has figures of regimes and sweeps, ``problems`` of problems and single runs, ``curves`` of measured learning
+curves, ``batch_sizes`` of what depends on the batch size.
 """
 
 from noisysgd.theory.plots.axes_and_colors import COLORS, MARKERS
@@ -18,6 +18,7 @@ from noisysgd.theory.plots.batch_sizes import (
     plot_steps_to_target,
     plot_tradeoff,
 )
+from noisysgd.theory.plots.curves import plot_measured_curves
 from noisysgd.theory.plots.problems import (
     plot_covariance,
     plot_loss_curves,
@@ -34,6 +35,7 @@ __all__ = [
     "plot_critical_learning_rate",
     "plot_loss_curves",
     "plot_losses",
+    "plot_measured_curves",
     "plot_noise_scale",
     "plot_optimum",
     "plot_regimes",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.plots.axes_and_colors import (
     COLORS,
@@ -192,6 +193,7 @@ def plot_losses(
     """
     from matplotlib import colormaps
 
+    label = checks.boolean("label", label)
     here = sweep.isel(optimizer=optimizer)
     # Which runs are the best has to be known only where some are left out.
     attributes, asked = sweep[metric].attrs, keep is not None or objective is not None

@@ -381,6 +381,7 @@ def two_batch_noise_scale(
     )
     level = checks.scalar("confidence", confidence)
     checks.require(0 < level < 1, "confidence", "a level between 0 and 1", confidence, "0.95 is usual.")
+    paired = checks.boolean("paired", paired)
     matched = not paired or small.size == big.size
     sizes = f"{small.size} and {big.size}"
     checks.require(matched, "paired", "as many small as big measurements", sizes, "Drop those without a partner.")

@@ -32,8 +32,10 @@ def temperature(learning_rate: ArrayLike, batch_size: ArrayLike, momentum: Array
     >>> float(temperature(0.5, 64))
     0.0078125
     """
-    rate, size = checks.broadcast(
-        effective_learning_rate=effective_learning_rate(learning_rate, momentum),
+    rate, size, inertia = checks.broadcast(
+        learning_rate=checks.learning_rate(learning_rate),
         batch_size=checks.batch_size(batch_size),
+        momentum=checks.momentum(momentum),
     )
-    return np.asarray(rate / size)
+    with np.errstate(over="ignore"):
+        return np.asarray(rate / (1.0 - inertia) / size)

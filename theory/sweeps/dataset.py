@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 SCHEMA_VERSION = 1
-DIMENSIONS = ("optimizer", "batch_size", "learning_rate", "seed", "budget", "epoch")
+DIMENSIONS = ("optimizer", "batch_size", "learning_rate", "seed", "budget", "step", "evaluation")
 MISSING, COMPLETE, DIVERGED, UNFINISHED = 0, 1, 2, 3
 STATUSES = {"missing": MISSING, "complete": COMPLETE, "diverged": DIVERGED, "unfinished": UNFINISHED}
 SOURCES = ("theory", "simulator", "training")
@@ -186,7 +186,7 @@ def check_schema(sweep: "xr.Dataset") -> "xr.Dataset":
     checks.require(
         "status" in sweep and "learning_rate" in sweep.dims, "sweep", "status over learning_rate", sweep, remedy
     )
-    needed = {"effective_learning_rate", "temperature", *map(str, sweep.dims)}
+    needed = {"effective_learning_rate", "temperature", *map(str, sweep.status.dims)}
     absent = sorted(needed - set(map(str, sweep.coords)))
     checks.require(not absent, "sweep", f"coordinates {sorted(needed)}", f"none of {absent}", remedy)
     return sweep

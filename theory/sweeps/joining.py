@@ -10,6 +10,7 @@ import numpy.typing as npt
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.sweeps.coordinates import JOINED, checked_tolerance, joined
+from noisysgd.theory.sweeps.curves import Curve, add_curves, curves_of, without_curves
 from noisysgd.theory.sweeps.dataset import MISSING, STATUSES, UNFINISHED, check_schema, labelled
 
 if TYPE_CHECKING:
@@ -58,8 +59,9 @@ def join_sweeps(sweeps: "Iterable[xr.Dataset]", *, tolerance: float | Mapping[st
     >>> join_sweeps(parts).batch_size.values
     array([ 4, 16])
     """
-    parts = list(sweeps)
-    checks.require(bool(parts), "sweeps", "at least one", parts, "Pass a list of Sweeps.")
+    given = list(sweeps)
+    checks.require(bool(given), "sweeps", "at least one", given, "Pass a list of Sweeps.")
+    parts = [without_curves(check_schema(part)) for part in given]
     tolerances = checked_tolerance(tolerance)
     dims = _shared_dimensions(parts)
     attributes = {str(name): _agreeing(name, [part.attrs for part in parts], SAME) for name in _names(parts)}
@@ -88,7 +90,7 @@ def join_sweeps(sweeps: "Iterable[xr.Dataset]", *, tolerance: float | Mapping[st
     sweep = labelled(axes, status, table, source=attributes["source"], objectives={}, configuration={})
     for name, each in described.items():
         sweep[name].attrs = each
-    sweep = sweep.squeeze("seed", drop=True) if without_seed else sweep
+    sweep = add_curves(sweep.squeeze("seed", drop=True) if without_seed else sweep, _joined_curves(given, dims, places))
     sweep.attrs = attributes
     return sweep
 
@@ -189,6 +191,18 @@ def _filled(
                 for name, value in result.items():
                     table[name][point] = known[name] if np.isnan(value) else value
     return status.reshape(shape), {name: values.reshape(shape) for name, values in table.items()}
+
+
+def _joined_curves(
+    parts: "Sequence[xr.Dataset]", dims: Sequence[str], places: Sequence[Sequence[IntArray]]
+) -> dict[tuple[int, ...], Curve]:
+    """Learning curves on the common grid; of a run that several Sweeps have, the first curve."""
+    curves: dict[tuple[int, ...], Curve] = {}
+    for part, place in zip(parts, places, strict=True):
+        own = part.transpose(*dims, ...)
+        for at, curve in curves_of(own).items():
+            curves.setdefault(tuple(int(along[k]) for along, k in zip(place, at, strict=True)), curve)
+    return curves
 
 
 def _conflict(one: float, other: float) -> bool:

@@ -9,6 +9,7 @@ from noisysgd.theory.common import checks
 from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.sweeps.coordinates import JOINED, checked_tolerance, joined
+from noisysgd.theory.sweeps.curves import Curve, add_curves, curve_fault
 from noisysgd.theory.sweeps.dataset import (
     COMPLETE,
     DIMENSIONS,
@@ -52,7 +53,9 @@ def sweep_from_records(
         records have a ``budget``, a number, or none. The status is "complete", "diverged" or "unfinished", of a run
         that was planned and has no result. A metric that is absent, None or NaN was not measured, but a loss of a
         diverged run becomes ``inf``. A run that is called complete has diverged if a loss is infinite, and is
-        unfinished if none of its losses was measured (of a sweep without losses: none of its metrics).
+        unfinished if none of its losses was measured (of a sweep without losses: none of its metrics). Learning curves,
+        each the entry ``curve`` of a record, become variables along ``step`` and ``evaluation``
+        (:func:`noisysgd.theory.sweeps.curves.add_curves`).
     source : {"theory", "simulator", "training"}
         Where the numbers come from.
     metrics : str or iterable of str
@@ -112,7 +115,16 @@ def sweep_from_records(
         worst = np.isnan(column) & (found == DIVERGED) & (name in losses)
         table[name] = np.full(shape, np.nan)
         table[name][at] = np.where(worst, np.inf, column)
-    return labelled(values, status, table, source=source, objectives=objectives, configuration=configuration or {})
+    sweep = labelled(values, status, table, source=source, objectives=objectives, configuration=configuration or {})
+    return add_curves(sweep, dict(zip(zip(*at, strict=True), _curves(rows), strict=True)))
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve | None]:
+    """The learning curve of every record, if it has one."""
+    for k, row in enumerate(rows):
+        fault = curve_fault(row.get("curve"))
+        checks.require(fault is None, f"records[{k}]: curve", "a learning curve", fault, REPAIR)
+    return [row.get("curve") for row in rows]
 
 
 def _metric_names(metrics: str | Iterable[str]) -> list[str]:

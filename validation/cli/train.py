@@ -10,6 +10,9 @@ from noisysgd.validation.cli.options import Commands, UsageError, add_command, p
 if TYPE_CHECKING:
     from noisysgd.validation.configuration import TrainConfig
 
+PRINTED = Path("-")
+"""Stands for ``--curve`` without a file."""
+
 DESCRIPTION = """\
 Train one network as a TOML file says, and print its record. The file holds the names of TrainConfig; the store of a
 sweep has such a file beside every record (config.toml), with which that run can be repeated, bit for bit on one kind of
@@ -20,6 +23,9 @@ examples:
   noisysgd train sweep-runs/119936ed973dbd08/config.toml
   noisysgd train run.toml --store runs         skipped if the store has it; goes on from its checkpoint
   noisysgd train run.toml --store runs --checkpoint-every 100
+  noisysgd train run.toml --curve curve.png    also draws the learning curve; curve.csv writes a table
+  noisysgd train run.toml --curve --evaluate-at 0,100,0.5    the record with the curve in it; metrics at steps 0 and
+                                               100 and after half of the run
 
 exit status: 0 done, be the run complete or diverged; 1 failed; 2 bad usage; 130 interrupted.
 """
@@ -40,6 +46,10 @@ def add_train_command(commands: Commands, common: argparse.ArgumentParser) -> No
     train.add_argument("--store", type=Path, help="directory of runs: the record is taken from there, or kept there")
     text = "with --store: steps between checkpoints (by default one a minute)"
     train.add_argument("--checkpoint-every", type=positive, metavar="STEPS", help=text)
+    text = "evaluate all metrics there too: steps, or shares of the run between 0 and 1; instead of the file's"
+    train.add_argument("--evaluate-at", type=_places, metavar="STEP,...", help=text)
+    text = "write the learning curve there, as .csv, .png, .svg or .pdf; without FILE, print it with the record"
+    train.add_argument("--curve", type=Path, nargs="?", const=PRINTED, metavar="FILE", help=text)
 
 
 def read_config(path: Path) -> "TrainConfig":
@@ -59,7 +69,13 @@ def read_config(path: Path) -> "TrainConfig":
 def _train(options: argparse.Namespace) -> int:
     if options.checkpoint_every is not None and options.store is None:
         raise UsageError("--checkpoint-every: expected --store, got none. Name a store for the checkpoints.")
+    from noisysgd.validation.cli.curve_files import check_curve_file, write_curve
+
+    to_file = options.curve if options.curve is not PRINTED else None
+    check_curve_file("--curve", to_file)
     config = read_config(options.file).pinned()
+    if options.evaluate_at is not None:
+        config = config.with_(evaluate_at=options.evaluate_at)
     if options.store is None:
         from noisysgd.validation.training.loop import train
 
@@ -75,5 +91,17 @@ def _train(options: argparse.Namespace) -> int:
         if known is None:
             raise RuntimeError(f"{store.path(config)}: the record that was written is not there. Look after the disk.")
         record = known
-    print(json.dumps(record, indent=1))
+    if to_file is not None:
+        write_curve(record.get("curve"), to_file)
+    # Some hundreds of numbers, which hide the rest.
+    shown = {name: value for name, value in record.items() if name != "curve" or options.curve is PRINTED}
+    print(json.dumps(shown, indent=1))
     return 0
+
+
+def _places(text: str) -> tuple[float, ...]:
+    """Read steps and shares of a run, separated by commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected steps or shares such as 0,100,0.5, got {text!r}") from error

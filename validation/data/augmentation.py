@@ -66,7 +66,7 @@ def augment(
     one_each = places.shape == (len(images),)
     checks.require(one_each, "indices", f"one index for each of {len(images)} images", places.shape, "Pass the batch.")
     choices = torch.from_numpy(random_choices(places, seed=seed, step=step, padding=padding)).to(images.device)
-    return crop_and_flip(images, choices, padding=padding, flip=flip)
+    return crop_and_flip(images, choices, padding=padding, flip=checks.boolean("flip", flip))
 
 
 def crop_and_flip(

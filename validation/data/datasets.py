@@ -133,6 +133,7 @@ def load_dataset(
     >>> load_dataset("digits", subset=100, downsample=2).train_images.shape
     torch.Size([100, 1, 4, 4])
     """
+    allow_altered = checks.boolean("allow_altered", allow_altered)
     if isinstance(name, str) and name.startswith(PREFIX):
         checks.require(not allow_altered, "allow_altered", "False for images of one's own", True, "Leave it out.")
         own = load_image_folder(name, folder)

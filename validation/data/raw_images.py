@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from noisysgd.theory.common import checks
 from noisysgd.validation.data.catalogue import Source, source_named
 from noisysgd.validation.data.checksums import AlteredFileError, read_checked
 from noisysgd.validation.data.cifar import CIFAR10_LAYOUT, CIFAR100_LAYOUT, read_cifar
@@ -66,6 +67,7 @@ def read_raw(
     AlteredFileError
         If a file is not the published one, or does not have its layout.
     """
+    allow_altered = checks.boolean("allow_altered", allow_altered)
     source = source or source_named(name)
     paths = find_files(source, folder)
     contents = {file.name: read_checked(file, paths[file.name], allow_altered=allow_altered) for file in source.files}

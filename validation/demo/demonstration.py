@@ -203,6 +203,7 @@ def run_demo(plan: DemoPlan, out: Path, *, seed: int = 0, progress: bool = True)
     ValueError
         If `out` is something other than a directory.
     """
+    progress = checks.boolean("progress", progress)
     remedy = "Choose another --out."
     checks.require(not out.exists() or out.is_dir(), "out", "a directory or a new path", str(out), remedy)
     out.mkdir(parents=True, exist_ok=True)

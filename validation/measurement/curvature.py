@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
 from noisysgd.validation.networks.ghost_batch_norm import training_mode
+from noisysgd.validation.networks.torch_globals import usual_torch
 
 PILOT = 64
 """Examples whose product with the Hessian tells how much memory one example takes."""
@@ -26,6 +27,7 @@ SHARE_OF_MEMORY = 0.5
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+@usual_torch()
 def loss_hessian_vector_product(
     model: nn.Module,
     images: torch.Tensor,
@@ -82,6 +84,7 @@ def loss_hessian_vector_product(
     # The graph of the gradient is the same for all products. Several of them would take the memory that shards save.
     kept = gradient(shards[0]) if len(shards) == 1 else None
 
+    @usual_torch()
     def product(vector: torch.Tensor) -> torch.Tensor:
         # Hv is the gradient of the scalar gᵀv with v held fixed, so that H itself is never formed.
         directions = _unflatten(vector, parameters)
@@ -96,6 +99,7 @@ def loss_hessian_vector_product(
     return product
 
 
+@usual_torch()
 def affordable_micro_batch(
     model: nn.Module,
     images: torch.Tensor,
@@ -149,6 +153,7 @@ def largest_micro_batch(needed: int, free: int, *, pilot: int, group: int, examp
     return None if most >= examples else 2 ** (max(most // group, 1).bit_length() - 1) * group
 
 
+@usual_torch()
 def loss_gradient(
     model: nn.Module,
     images: torch.Tensor,

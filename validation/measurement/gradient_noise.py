@@ -24,6 +24,7 @@ from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.curvature import LossFunction, flatten, loss_function
 from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
 from noisysgd.validation.measurement.uncertainty import Estimate
+from noisysgd.validation.networks.torch_globals import usual_torch
 
 Vector = npt.NDArray[np.float64]
 
@@ -93,6 +94,7 @@ def draw_ghost_batches(
     return np.asarray(batches, dtype=np.int64)
 
 
+@usual_torch()
 def ghost_batch_gradients(
     model: nn.Module,
     images: torch.Tensor,

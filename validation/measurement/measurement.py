@@ -32,6 +32,7 @@ from noisysgd.validation.measurement.uncertainty import Estimate
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.factory import batch_norms
 from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.networks.torch_globals import usual_torch
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -133,6 +134,7 @@ def _listing_options(function: Function) -> Function:
 
 
 @_listing_options
+@usual_torch()
 def measure(
     model: nn.Module,
     data: ImageDataset,
@@ -194,6 +196,7 @@ def measure(
     >>> found.lambda_max.converged, found.trace_noise.value > 0, found.spectrum.density.nodes.size
     (True, True, 90)
     """
+    eigenvectors = checks.boolean("eigenvectors", eigenvectors)
     chosen = MeasurementOptions.from_keywords(options)
     checks.instance("model", model, nn.Module, remedy="Pass a torch.nn.Module that maps images to logits.")
     checks.instance("data", data, ImageDataset, remedy="Use load_dataset, or make an ImageDataset of your tensors.")

@@ -14,8 +14,10 @@ from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.curvature import LossFunction, loss_function
 from noisysgd.validation.measurement.uncertainty import Estimate, mean_estimate
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision
+from noisysgd.validation.networks.torch_globals import usual_torch
 
 
+@usual_torch()
 def batch_sharpness(
     model: nn.Module,
     images: torch.Tensor,

@@ -15,13 +15,14 @@ from noisysgd.theory.common import checks
 from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
 from noisysgd.validation.data.datasets import ImageDataset
 from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
-from noisysgd.validation.networks.torch_globals import kept_generators
+from noisysgd.validation.networks.torch_globals import kept_generators, usual_torch
 from noisysgd.validation.networks.users_code import is_interrupt
 from noisysgd.validation.networks.wide_resnet import WideResNet
 
 Factory = Callable[[TrainConfig, ImageDataset], nn.Module]
 
 
+@usual_torch()
 def build_network(config: TrainConfig, data: ImageDataset, given: nn.Module | Factory | None = None) -> nn.Module:
     """The network that `config` names, or the `given` one, on the configuration's device.
 

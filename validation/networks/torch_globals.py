@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -86,6 +86,33 @@ def torch_threads(count: int) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+
+
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Torch as it starts: new tensors are float32 on the CPU and gradients are computed, whatever a program has set.
+
+    Also a decorator, as ``@usual_torch()``. A network's own type and device are as its maker chose.
+
+    Examples
+    --------
+    >>> torch.set_default_dtype(torch.float64)
+    >>> with torch.no_grad(), usual_torch():
+    ...     (torch.ones(1, requires_grad=True) + 1).requires_grad, torch.ones(1).dtype
+    (True, torch.float32)
+    >>> torch.ones(1).dtype
+    torch.float64
+    >>> torch.set_default_dtype(torch.float32)
+    """
+    with torch_to_itself(), torch.inference_mode(False), torch.enable_grad():
+        dtype, device = torch.get_default_dtype(), torch.get_default_device()
+        torch.set_default_dtype(torch.float32)
+        try:
+            # A default device slows every operation down, so that none is set where it is the CPU already.
+            with nullcontext() if device.type == "cpu" else torch.device("cpu"):
+                yield
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _tell_once() -> None:

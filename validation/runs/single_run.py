@@ -1,7 +1,5 @@
 """Train one configuration into a run store: skipped if its record is there, resumed from a checkpoint if it has one."""
 
-import contextlib
-import functools
 import logging
 from pathlib import Path
 
@@ -45,25 +43,29 @@ def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | Non
             return False
         # Look again: another process may have finished the run between the first look and the claim.
         if store.read(config) is None:
-            # These import torch, which the driver does without.
-            from noisysgd.validation.training.checkpoint import UnusableError
-            from noisysgd.validation.training.loop import train
+            from noisysgd.validation.training.loop import train  # imports torch, which the driver does without
 
-            checkpoint = working / CHECKPOINT
-            go = functools.partial(train, config, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+            checkpoint = _usable(working / CHECKPOINT)
             try:
-                try:
-                    record = go()
-                except UnusableError as error:
-                    logger.warning("%s; the run starts over", error)
-                    # Where there are no locks, another process may have moved it already.
-                    with contextlib.suppress(FileNotFoundError):
-                        checkpoint.replace(checkpoint.with_suffix(".damaged"))
-                    record = go()
+                record = train(config, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_what_is_left(checkpoint)) from None
             store.write(record | {"provenance": provenance()})
     return True
+
+
+def _usable(checkpoint: Path) -> Path:
+    """The path of a checkpoint, after it was renamed if it is damaged, so that its run starts over."""
+    from noisysgd.validation.training import checkpoint as checkpoints
+
+    try:
+        checkpoints.read(checkpoint)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        checkpoint.replace(checkpoint.with_suffix(".damaged"))
+        logger.warning("%s; the run starts over", error)
+    return checkpoint
 
 
 def _what_is_left(checkpoint: Path) -> str:
@@ -72,6 +74,6 @@ def _what_is_left(checkpoint: Path) -> str:
 
     try:
         step = checkpoints.read(checkpoint)["step"]
-    except (OSError, ValueError, KeyError):
+    except FileNotFoundError:
         return "There was no checkpoint yet: the same command starts the run over."
     return f"The checkpoint of step {step} is kept: the same command goes on from there."

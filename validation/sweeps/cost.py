@@ -127,7 +127,7 @@ class CostModel:
         group = configs[0].ghost_batch_size
         largest = min(sizes[-1], max(sizes[0], TIMED_BATCH // group * group))
         rate = min(config.learning_rate for config in configs)  # the least likely to diverge
-        shared: dict[str, Any] = {"learning_rate": rate, "final_learning_rate": None, "epochs": None}
+        shared: dict[str, Any] = {"learning_rate": rate, "final_learning_rate": None, "epochs": None, "evaluate_at": ()}
         records = []
         for size in sorted({sizes[0], largest}):
             config = configs[0].with_(**shared, batch_size=size, steps=2)
@@ -186,8 +186,10 @@ class CostEstimate:
 
 
 def steps_of(config: TrainConfig) -> int:
-    """Number of updates in the budget of a run."""
-    return config.schedule(training_examples(config)).steps
+    """Number of updates in the budget of a run; a ``ValueError`` if it cannot be evaluated where it is to be."""
+    examples = training_examples(config)
+    config.evaluation_steps(examples)
+    return config.schedule(examples).steps
 
 
 def passes_per_batch(config: TrainConfig) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from noisysgd.theory.common.provenance import provenance
+from noisysgd.theory.sweeps.curves import add_curves
 from noisysgd.theory.sweeps.dataset import (
     DIVERGED,
     MISSING,
@@ -122,6 +123,7 @@ class PairSweep(GrowingSweep):
         # Budgets and seeds are found by equality. Effective learning rates are computed back from those of the records,
         # with rounding, and are found by nearness.
         places = {name: {value: k for k, value in enumerate(values)} for name, values in axes.items()}
+        curves: dict[tuple[int, ...], Any] = {}
         for record in records:
             config = record["config"]
             budget = None if self.budgets is None else config[self.unit]
@@ -132,6 +134,7 @@ class PairSweep(GrowingSweep):
                 places["seed"][config["seed"]],
             )
             status[at] = STATUSES[record["status"]]
+            curves[at] = record.get("curve")
             for name, values in table.items():
                 worst = np.inf if kind_of(name) == "loss" and status[at] == DIVERGED else np.nan
                 values[at] = worst if record.get(name) is None else record[name]
@@ -155,6 +158,7 @@ class PairSweep(GrowingSweep):
             dataset[name].attrs = metric_attributes(name)
         for name in ENDS:
             dataset[name].attrs = {"long_name": f"{name} effective learning rate", "units": "1"}
+        dataset = add_curves(dataset, curves)
         if self.budgets is None:  # the axis was only there to treat both cases alike
             return dataset.isel(budget=0)
         dataset = dataset.assign_coords(budget=np.array(budgets, dtype=np.float64))

@@ -86,10 +86,15 @@ class Feed:
     def at(self, step: int) -> Portion:
         """The portion of a step, found by the host."""
         self.load(step)
-        assert self._first is not None
-        k = step - self._first
+        k = step - self.first
         crops = None if self._table.crops is None else self._table.crops[k]
         return Portion(self._table.batches[k], crops, self._table.rate[k])
+
+    @property
+    def first(self) -> int:
+        """The first step of the block that is on the device."""
+        assert self._first is not None
+        return self._first
 
     def load(self, step: int) -> None:
         """Have the block that holds `step` on the device, with the counter at that step; nothing if it is there."""

@@ -1,5 +1,7 @@
 """Updates of which the host learns late how they went, so that it never waits for a GPU between two of them.
 
+Their losses wait on the device too, in a table of one block, until the host asks for all of them at once.
+
 Whether a run has diverged is decided on the device, by the same rule as on a CPU. From the update on whose batch shows
 it, no parameter and no velocity moves any more, so that asking later gives the answer that asking at once would have
 given. An update is then the same work every time, and can be captured once, as one CUDA graph, and launched as a whole.
@@ -32,27 +34,33 @@ class Watch:
     device : str or torch.device
     step : int
         Updates taken before.
+    length : int
+        Most updates between two readings of their losses.
 
     Examples
     --------
-    >>> watch = Watch(limit=10.0, device="cpu", step=5)
-    >>> for loss in (2.0, float("nan"), 3.0):
-    ...     watch.note(torch.tensor(loss))
+    >>> watch = Watch(limit=10.0, device="cpu", step=5, length=3)
+    >>> for row, loss in enumerate((2.0, float("nan"), 3.0)):
+    ...     watch.note(torch.tensor(loss), row=torch.tensor([row + 1]))
     >>> watch.verdict()
     Divergence(step=6, loss=nan)
+    >>> watch.losses(0, 1)
+    [2.0]
     """
 
-    def __init__(self, limit: float, device: str | torch.device, step: int = 0) -> None:
+    def __init__(self, limit: float, device: str | torch.device, step: int = 0, length: int = 1) -> None:
         self.limit = limit
         self.refused = torch.zeros((), device=device)  # 1.0 once updates are refused: torch's fused update reads it so
         self.step = torch.full((), step, dtype=torch.int64, device=device)
         self.diverged_at = torch.full((), -1, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
+        # Rows count from 1, as the feed's counter does once it has moved on: see note.
+        self._losses = torch.zeros(length + 1, device=device)
 
     @property
     def tensors(self) -> list[torch.Tensor]:
         """All that :meth:`note` changes."""
-        return [self.refused, self.step, self.diverged_at, self.loss]
+        return [self.refused, self.step, self.diverged_at, self.loss, self._losses]
 
     def restart(self, step: int) -> None:
         """Forget what was seen, and go on counting from `step`."""
@@ -62,14 +70,28 @@ class Watch:
         self.step.fill_(step)
 
     @torch.no_grad()
-    def note(self, loss: torch.Tensor) -> None:
-        """Take notice of an update's loss, on the device. A loss that is not a number is beyond any limit."""
+    def note(self, loss: torch.Tensor, row: torch.Tensor) -> None:
+        """Take notice of an update's loss, on the device. A loss that is not a number is beyond any limit.
+
+        Parameters
+        ----------
+        loss : tensor
+            A number.
+        row : (1,) tensor of int64
+            How many updates there have been in this block, with this one: where the loss is kept.
+        """
+        self._losses.index_copy_(0, row, loss.to(self._losses.dtype).reshape(1))
         beyond = (~(loss <= self.limit)).to(self.refused.dtype)
         first = beyond > self.refused
         self.diverged_at.copy_(torch.where(first, self.step, self.diverged_at))
         self.loss.copy_(torch.where(first, loss.to(self.loss.dtype), self.loss))
         self.refused.copy_(torch.maximum(self.refused, beyond))
         self.step += 1
+
+    def losses(self, first: int, last: int) -> list[float]:
+        """The losses of the updates `first`, …, `last` − 1 of the block, from 0. This waits for the device."""
+        found: list[float] = self._losses[first + 1 : last + 1].tolist()
+        return found
 
     def verdict(self) -> Divergence | None:
         """How the run diverged, if it did. This waits for the device."""

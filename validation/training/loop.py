@@ -26,9 +26,10 @@ from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.dropout import draw_masks, forget_masks, has_dropout, take_rows
 from noisysgd.validation.networks.factory import Factory, build_network, check_groups
 from noisysgd.validation.networks.ghost_batch_norm import one_update
-from noisysgd.validation.networks.torch_globals import kept_generators, torch_threads
+from noisysgd.validation.networks.torch_globals import kept_generators, torch_threads, usual_torch
 from noisysgd.validation.networks.users_code import not_ending_the_program
 from noisysgd.validation.training import checkpoint as checkpoints
+from noisysgd.validation.training.curve import LearningCurve
 from noisysgd.validation.training.evaluation import evaluate
 from noisysgd.validation.training.feed import Feed, Portion
 from noisysgd.validation.training.inputs import (
@@ -102,7 +103,9 @@ def train(
         is minimised: over the training set, except for examples beyond its last whole ghost batch, with the statistics
         of ghost batches, or of batches where the network has torch's batch norm. Test metrics use running statistics.
         ``network`` gives the network's class and its number of parameters, ``divergence`` how the run diverged, or
-        ``None``.
+        ``None``. ``curve`` is the learning curve, up to divergence
+        (:meth:`noisysgd.validation.training.curve.LearningCurve.record`): minibatch losses in bins of steps, and the
+        metrics at the steps of ``config.evaluate_at``.
 
     Raises
     ------
@@ -118,6 +121,8 @@ def train(
     >>> record = train(TrainConfig(learning_rate=0.5, batch_size=64, steps=2))
     >>> record["status"], record["steps"]
     ('complete', 2)
+    >>> len([loss for loss in record["curve"]["loss"] if loss is not None])
+    2
 
     A network of one's own:
 
@@ -129,7 +134,7 @@ def train(
     """
     config = config.pinned()
     try:
-        with torch_threads(threads), not_ending_the_program(config.model):
+        with torch_threads(threads), usual_torch(), not_ending_the_program(config.model):
             return _train(config, model, observe, observe_at, checkpoint, checkpoint_every)
     except torch.OutOfMemoryError as error:
         remedy = "Set micro_batch_size, which changes results by rounding alone, or share the GPU with fewer runs."
@@ -158,14 +163,18 @@ def _train(
         is_file = not Path(checkpoint).is_dir()
         checks.require(is_file, "checkpoint", "a file", f"the folder {checkpoint}", "Name a file in it.")
     elapsed, saved_at = 0.0, started
-    stops = set(observe_at) if observe is not None else set()
-    if checkpoint is not None:
-        elapsed = _resumed(run, checkpoint)
+    evaluations = set(config.evaluation_steps(run.data.train_size))
+    stops = evaluations | (set(observe_at) if observe is not None else set())
+    if checkpoint is not None and Path(checkpoint).exists():
+        elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
+        logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
     # The run seeds torch's global generators, for networks that draw from them; the caller gets them back as they were.
     with kept_generators([config.device]):
         while not run.finished:
             if observe is not None and run.step in observe_at:
                 observe(run.step, run.model)
+            if run.step in evaluations:
+                run.evaluate()
             run.advance()
             now = time.perf_counter()
             if run.step in stops:
@@ -183,11 +192,10 @@ def _train(
         metrics: dict[str, Any] = dict.fromkeys(METRICS)
         if run.divergence is None:
             metrics = evaluate(run.model, run.data, config)
+            if run.curve is not None and run.step in evaluations:
+                run.curve.add_evaluation(run.step, metrics)
             if diverged(metrics["train_loss"], run.limit):
                 run.divergence = f"final training loss {metrics['train_loss']:g}, limit {run.limit:g}"
-            elif not math.isfinite(metrics["test_loss"]):  # of running statistics that have overflown, say
-                run.divergence = f"final test loss {metrics['test_loss']:g}"
-            if run.divergence is not None:
                 metrics = dict.fromkeys(METRICS)
     status = "complete" if run.divergence is None else "diverged"
     logger.debug("%s after %d steps: %s", status, run.step, config)
@@ -203,30 +211,8 @@ def _train(
             "class": f"{public_module(type(run.model))}.{type(run.model).__qualname__}",
             "parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         },
+        "curve": None if run.curve is None else run.curve.record(),
     }
-
-
-def _resumed(run: "TrainingRun", checkpoint: Path) -> float:
-    """Bring a run to the state in a file, if it is there, and return the seconds that it had taken until then.
-
-    Raises
-    ------
-    UnusableError
-        If the file is damaged, or of another run.
-    """
-    try:
-        elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
-    except FileNotFoundError:  # asked for by opening it: where there are no locks, another process may remove it
-        return 0.0
-    except DEVICE_ERRORS:
-        raise
-    except ValueError as error:
-        raise checkpoints.UnusableError(str(error)) from error
-    except (TypeError, KeyError, AttributeError, RuntimeError) as error:  # whole, but of another program
-        got = f"{type(error).__name__}: {error}"
-        raise checkpoints.UnusableError(f"{checkpoint}: expected the state of this run, got {got}.") from error
-    logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
-    return elapsed
 
 
 class TrainingRun:
@@ -249,6 +235,9 @@ class TrainingRun:
         Number of updates taken.
     divergence : str or None
         How the run diverged, if it did.
+    curve : LearningCurve or None
+        The learning curve, in late runs up to the last time that the run was settled; ``None`` in a run that goes on
+        from a checkpoint of a version without curves.
 
     Examples
     --------
@@ -266,6 +255,7 @@ class TrainingRun:
         *,
         late: bool | None = None,
     ) -> None:
+        late = None if late is None else checks.boolean("late", late)
         checks.batch_size(config.batch_size, data.train_size)
         _check_device(config.device)
         self.config = config
@@ -281,6 +271,7 @@ class TrainingRun:
         self.limit = loss_limit(data.classes)
         self.step = 0
         self.divergence: str | None = None
+        self.curve: LearningCurve | None = LearningCurve(self.schedule.steps)
         # The compiled network is for training alone: measurements differentiate twice, which compiled code cannot.
         self._forward: Any = torch.compile(self.model) if config.compile else self.model
         self._micro_batches = micro_batches(config.batch_size, config.micro_batch_size)
@@ -288,7 +279,8 @@ class TrainingRun:
         self._has_dropout = has_dropout(self.model)
         self.feed = Feed(config, self.schedule, data.train_size)
         on_gpu = torch.device(config.device).type == "cuda"
-        self._watch = Watch(self.limit, config.device) if (on_gpu if late is None else late) else None
+        late = on_gpu if late is None else late
+        self._watch = Watch(self.limit, config.device, length=self.feed.length) if late else None
         # What depends on the step in other ways than through the feed cannot be the same work every time.
         alike = config.model == WIDE_RESNET and not self._has_dropout and not config.compile
         self._capture = on_gpu and alike and config.cuda_graph
@@ -312,6 +304,8 @@ class TrainingRun:
         # The loss is that of the parameters before this update, which is not made any more once it shows divergence.
         if diverged(loss, self.limit):
             return self._stop(loss)
+        if self.curve is not None:
+            self.curve.add([loss])
         self.optimizer.lr = float(portion.rate)  # a new optimizer would forget its momentum
         self.optimizer.step()
         self.step += 1
@@ -323,10 +317,22 @@ class TrainingRun:
         Waits for the device where divergence is learnt late. :meth:`advance` does it by itself every so many updates,
         and after the last one.
         """
-        found = None if self._watch is None or self.divergence is not None else self._watch.verdict()
+        if self._watch is None or self.divergence is not None:
+            return
+        found = self._watch.verdict()
         if found is not None:
             self.step = found.step
+        # Losses beyond that step are those of updates that were refused.
+        if self.curve is not None and self.curve.step < self.step:
+            first = self.feed.first
+            self.curve.add(self._watch.losses(self.curve.step - first, self.step - first))
+        if found is not None:
             self._stop(found.loss)
+
+    def evaluate(self) -> None:
+        """Add the metrics of the network as it is now to the learning curve, unless they are there; settle before."""
+        if self.curve is not None and not self.curve.evaluated_at(self.step):
+            self.curve.add_evaluation(self.step, evaluate(self.model, self.data, self.config))
 
     def _advance_late(self) -> None:
         self.feed.load(self.step)
@@ -334,7 +340,8 @@ class TrainingRun:
             self._launch = captured(self._update, self._changed())
         (self._launch or self._update)()
         self.step += 1
-        if self.step % self.feed.length == 0 or self.step >= self.schedule.steps:
+        # The next block takes the place of this one, whose losses have to be read before.
+        if self.step == self.feed.first + self.feed.length or self.step >= self.schedule.steps:
             self.settle()
 
     def _update(self) -> None:
@@ -342,7 +349,7 @@ class TrainingRun:
         assert self._watch is not None
         portion = self.feed.following()
         self.optimizer.zero_grad()
-        self._watch.note(self._differentiate(portion))
+        self._watch.note(self._differentiate(portion), self.feed.row)
         self.optimizer.step(rate=portion.rate, refused=self._watch.refused)
 
     def _changed(self) -> list[torch.Tensor]:
@@ -355,7 +362,8 @@ class TrainingRun:
         self.divergence = f"minibatch cross-entropy {loss:g} at step {self.step}, limit {self.limit:g}"
 
     def state(self, seconds: float = 0.0) -> dict[str, Any]:
-        """What a checkpoint holds: all that the configuration and the step do not determine."""
+        """What a checkpoint holds: all that the configuration and the step do not determine. It settles the run."""
+        self.settle()
         # A parameter without a gradient so far has no velocity: None keeps its place in the list.
         buffers = [self.optimizer.buffers.get(parameter) for parameter in self.optimizer.parameters]
         return {
@@ -364,6 +372,7 @@ class TrainingRun:
             "seconds": seconds,
             "model": dict(self.model.state_dict()),
             "momentum": buffers,
+            "curve": None if self.curve is None else self.curve.state(),
         }
 
     def restore(self, state: dict[str, Any], name: str = "state") -> float:
@@ -408,6 +417,10 @@ class TrainingRun:
                 self.optimizer.buffers[parameter].zero_()
         self.step = state["step"]
         self.divergence = None
+        past = state.get("curve")  # versions without curves wrote none, and what they have seen cannot be made up
+        self.curve = None if past is None else LearningCurve(self.schedule.steps)
+        if self.curve is not None and past is not None:
+            self.curve.restore(past)
         self.feed.forget()
         if self._watch is not None:
             self._watch.restart(self.step)

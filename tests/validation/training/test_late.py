@@ -50,6 +50,7 @@ def assert_same_state(one, other):
     assert (one.step, one.divergence) == (other.step, other.divergence)
     for mine, theirs in zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
+    assert one.curve.state() == other.curve.state()
     for mine, theirs in zip(one.optimizer.parameters, other.optimizer.parameters, strict=True):
         if one.config.momentum:
             assert torch.equal(one.optimizer.buffers[mine], other.optimizer.buffers[theirs])
@@ -125,13 +126,17 @@ def test_a_run_is_gone_when_nobody_has_it(late):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, 10.1])
 def test_a_watch_keeps_the_first_refused_update(loss):
-    watch = Watch(10.0, "cpu", step=3)
+    watch = Watch(10.0, "cpu", step=3, length=5)
+    row = torch.zeros(1, dtype=torch.int64)
     assert watch.verdict() is None
     for value in (1.0, 10.0):
-        watch.note(torch.tensor(value))
+        row += 1
+        watch.note(torch.tensor(value), row)
         assert float(watch.refused) == 0.0
+    assert watch.losses(0, 2) == [1.0, 10.0]
     for value in (loss, 2.0, math.inf):
-        watch.note(torch.tensor(value))
+        row += 1
+        watch.note(torch.tensor(value), row)
         assert float(watch.refused) == 1.0
     found = watch.verdict()
     assert found is not None
