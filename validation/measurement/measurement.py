@@ -30,7 +30,7 @@ from noisysgd.validation.measurement.sharpness import batch_sharpness
 from noisysgd.validation.measurement.spectrum import SpectralMeasures, spectral_measures
 from noisysgd.validation.measurement.uncertainty import Estimate
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision
-from noisysgd.validation.networks.factory import batch_norms
+from noisysgd.validation.networks.factory import batch_norms, check_initialised
 from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
 from noisysgd.validation.networks.torch_globals import usual_torch
 
@@ -199,6 +199,7 @@ def measure(
     eigenvectors = checks.boolean("eigenvectors", eigenvectors)
     chosen = MeasurementOptions.from_keywords(options)
     checks.instance("model", model, nn.Module, remedy="Pass a torch.nn.Module that maps images to logits.")
+    check_initialised(model)
     checks.instance("data", data, ImageDataset, remedy="Use load_dataset, or make an ImageDataset of your tensors.")
     if chosen.ghost_batch_size is None:
         chosen = dataclasses.replace(chosen, ghost_batch_size=_ghost_batch_size(model))

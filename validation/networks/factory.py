@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from noisysgd.theory.common import checks
 from noisysgd.validation.configuration import WIDE_RESNET, TrainConfig
@@ -80,6 +81,22 @@ def check_groups(model: nn.Module, config: TrainConfig) -> None:
     checks.require(fits, "ghost_batch_size", f"a multiple of {wanted}", config.group_size, remedy)
 
 
+def check_initialised(model: nn.Module) -> None:
+    """Raise if parameters or buffers have no values yet, as those of torch's lazy layers and of the meta device.
+
+    >>> check_initialised(nn.LazyLinear(2))
+    Traceback (most recent call last):
+    ValueError: model: expected parameters and buffers with values, got ['weight', 'bias'] without. Pass an image
+    through a network with lazy layers in the function that makes it.
+    """
+    named = [*model.named_parameters(), *model.named_buffers()]
+    bare = [name for name, tensor in named if is_lazy(tensor) or tensor.is_meta]
+    remedy = "Pass an image through a network with lazy layers in the function that makes it."
+    if bare:
+        got = checks.shorten(bare)
+        raise ValueError(f"model: expected parameters and buffers with values, got {got} without. {remedy}")
+
+
 def is_non_overlapping_and_dense(tensor: torch.Tensor) -> bool:
     """Whether the elements fill a stretch of memory without gaps, each of them once, in whatever order of the axes.
 
@@ -107,6 +124,7 @@ def _made(factory: Factory, config: TrainConfig, data: ImageDataset) -> nn.Modul
 
 def _placed(model: nn.Module, config: TrainConfig) -> nn.Module:
     """The model on the configuration's device and in its memory layout."""
+    check_initialised(model)
     for parameter in model.parameters():
         # A slice of another tensor becomes a tensor of the network's own, which the fused optimizer needs.
         if not is_non_overlapping_and_dense(parameter):

@@ -8,17 +8,78 @@ checkpoint: the one before or the one after. It also carries a digest of its con
 
 import hashlib
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.files import write_whole
 
 FORMAT = 1
 
+DEEPEST = 100
+"""Most lists and dicts in each other that a checkpoint holds: a list that contains itself would have no end."""
+
 Plain = None | bool | int | float | str | torch.Tensor | list[Any] | dict[str, Any]
+
+
+def check(state: Plain, where: str = "state") -> None:
+    """Raise unless `state` can be written, and read again as it was; nothing is copied or hashed.
+
+    Parameters
+    ----------
+    state : nested tensors and plain types
+    where : str
+        What to call it in an error.
+
+    Raises
+    ------
+    ValueError
+        For the first thing that is neither a tensor with values nor of a plain type, by its place in `state`.
+
+    Examples
+    --------
+    >>> check({"weights": torch.ones(2), "extra": [1, None, {"name": "x"}]})
+    >>> check({"extra": {"pairs": [(1, 2)]}})
+    Traceback (most recent call last):
+    ValueError: state['extra']['pairs'][0]: expected tensors and plain types, got 'tuple'. Use lists, dicts with strings
+    as keys, numbers, strings, booleans and None: checkpoints hold nothing that could run when it is read.
+    """
+    _check(state, where, 0)
+
+
+def _check(state: Plain, where: str, depth: int) -> None:
+    remedy = (
+        "Use lists, dicts with strings as keys, numbers, strings, booleans and None: checkpoints hold nothing that could"
+        " run when it is read."
+    )
+    checks.require(depth <= DEEPEST, where[:80], f"at most {DEEPEST} lists and dicts in each other", "more", remedy)
+    # Exact types: of what is merely derived from them, reading would give the base back, or nothing.
+    if isinstance(state, dict) and type(state) in (dict, OrderedDict):
+        for key, value in state.items():
+            checks.require(type(key) is str, f"key in {where}", "a string", key, remedy)
+            _check(value, f"{where}[{key!r}]", depth + 1)
+    elif isinstance(state, list) and type(state) is list:
+        for number, item in enumerate(state):
+            _check(item, f"{where}[{number}]", depth + 1)
+    elif isinstance(state, torch.Tensor):
+        fault = _tensor_fault(state)
+        checks.require(fault is None, where, "a dense tensor with values", fault, "Keep it as plain tensors.")
+    else:
+        plain = state is None or type(state) in (bool, int, float, str)
+        checks.require(plain, where, "tensors and plain types", type(state).__name__, remedy)
+
+
+def _tensor_fault(tensor: torch.Tensor) -> str | None:
+    """What keeps a tensor from coming back as it is, in words."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter):
+        return f"a {type(tensor).__name__}"
+    if tensor.is_meta:
+        return "a tensor on the meta device"
+    return None if tensor.layout == torch.strided else f"a tensor of layout {tensor.layout}"
 
 
 def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
@@ -84,37 +145,40 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 def digest(value: Plain) -> str:
     """SHA-256 of nested tensors and plain types. It depends on their values, not on how a file stores them.
 
+    Raises
+    ------
+    ValueError
+        For other contents, as :func:`check`.
+
     >>> import torch
     >>> digest({"a": torch.ones(2)}) == digest({"a": torch.ones(2)}), digest([1]) == digest([1.0])
     (True, False)
     """
+    check(value)
     found = hashlib.sha256()
-    _feed(found, value, "state")
+    _feed(found, value)
     return found.hexdigest()
 
 
-def _feed(found: Any, value: Plain, where: str) -> None:
-    """Hash `value`, found at the place `where` of the state, after its kind and length.
+def _feed(found: Any, value: Plain) -> None:
+    """Hash `value` after its kind and length.
 
     Naming these first keeps different states from feeding the same bytes: [1] and [1.0], or [[1], 2] and [[1, 2]].
     """
     if isinstance(value, torch.Tensor):
         # The elements in the order of the axes, so that layout in memory and device make no difference.
         found.update(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        found.update(plain.reshape(-1).view(torch.uint8).numpy())
     elif isinstance(value, dict):
         found.update(f"dict {len(value)}\n".encode())
         # In the order of the keys: dicts are equal whatever the order in which they were filled.
         for key in sorted(value):
-            checks.instance(f"key in {where}", key, str, remedy="Use strings.")
             found.update(f"{key!r}\n".encode())
-            _feed(found, value[key], f"{where}[{key!r}]")
+            _feed(found, value[key])
     elif isinstance(value, list):
         found.update(f"list {len(value)}\n".encode())
-        for number, item in enumerate(value):
-            _feed(found, item, f"{where}[{number}]")
+        for item in value:
+            _feed(found, item)
     else:
-        plain = value is None or type(value) in (bool, int, float, str)
-        remedy = "Checkpoints hold nothing that could run when it is read."
-        checks.require(plain, where, "tensors and plain types", type(value).__name__, remedy)
         found.update(f"{type(value).__name__} {value!r}\n".encode())

@@ -41,6 +41,7 @@ from noisysgd.validation.training.inputs import (
 )
 from noisysgd.validation.training.late import Watch, captured
 from noisysgd.validation.training.optimizer import heavy_ball, penalty
+from noisysgd.validation.training.resumption import check_resumable, check_still_resumable
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def train(
         a network or observer of your own would end the program.
     ValueError
         If the batch is larger than the data set, the device is not there, `model` and ``config.model`` do not go
-        together, or the checkpoint is damaged or another run's.
+        together, the network's state cannot be kept in a checkpoint, or the checkpoint is damaged or another run's.
 
     Examples
     --------
@@ -162,9 +163,12 @@ def _train(
     if checkpoint is not None:
         is_file = not Path(checkpoint).is_dir()
         checks.require(is_file, "checkpoint", "a file", f"the folder {checkpoint}", "Name a file in it.")
-    elapsed, saved_at = 0.0, started
+    elapsed, saved_at, first = 0.0, started, True
     evaluations = set(config.evaluation_steps(run.data.train_size))
     stops = evaluations | (set(observe_at) if observe is not None else set())
+    if checkpoint is not None and config.model != WIDE_RESNET:
+        check_resumable(run.model)
+    names = set(run.model.state_dict())
     if checkpoint is not None and Path(checkpoint).exists():
         elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
         logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
@@ -176,6 +180,9 @@ def _train(
             if run.step in evaluations:
                 run.evaluate()
             run.advance()
+            if first and checkpoint is not None:
+                check_still_resumable(run.model, names)
+            first = False
             now = time.perf_counter()
             if run.step in stops:
                 run.settle()
@@ -492,6 +499,11 @@ class TrainingRun:
             raise ValueError(f"model: expected {expected}, got an error: {error}. {remedy}") from error
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         checks.require(found == size, "model", expected, found, "Return one logit for each class and image.")
+        # A parameter that the first pass has made is none that the optimizer knows: it would never be trained.
+        known = {id(parameter) for parameter in self.optimizer.parameters}
+        new = [name for name, p in self.model.named_parameters() if p.requires_grad and id(p) not in known]
+        remedy = "Make all parameters in __init__, or pass an image through in the function that makes the network."
+        checks.require(not new, "model", "no parameters but those it began with", f"new ones: {new}", remedy)
         self._output_checked = True
         return logits
 
