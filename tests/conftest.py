@@ -1,8 +1,10 @@
 """Shared by all tests."""
 
+import faulthandler
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -17,15 +19,25 @@ from noisysgd.simulators.cuda import device as gpu
 hypothesis.settings.register_profile("no deadlines", hypothesis.settings.default, deadline=None)
 hypothesis.settings.load_profile("no deadlines")
 
-TIME_LIMIT = 300
-"""Seconds that any test may take; a test that hangs is ended with a traceback. Needs pytest-timeout."""
+TIME_LIMIT, GRACE = 300, 60
+"""Seconds that any test may take, after which pytest-timeout ends it with a traceback, by a signal to the main thread;
+and how long after that the whole process is ended, where the test does not come back to Python to be told."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.pluginmanager.hasplugin("timeout"):
-        for item in items:
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(TIME_LIMIT))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIME_LIMIT))
+
+
+@pytest.fixture(autouse=True)
+def ended_if_all_else_fails(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """A timer in C, which neither compiled code that holds the interpreter nor an ignored signal can hold up."""
+    marker = request.node.get_closest_marker("timeout")
+    limit = marker.args[0] if marker is not None and marker.args else TIME_LIMIT
+    faulthandler.dump_traceback_later(limit + GRACE, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

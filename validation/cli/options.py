@@ -113,3 +113,9 @@ def check_output(option: str, path: Path | None) -> None:
     ):
         if wrong:
             raise ValueError(f"{option} {path}: expected a file in a folder that exists, got {got}. {remedy}")
+
+
+def add_time_limit(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Add ``--time-limit``; `otherwise` says what holds without it."""
+    text = f"seconds that a run may take before it is ended, its checkpoint kept ({otherwise})"
+    parser.add_argument("--time-limit", type=positive, metavar="SECONDS", help=text)

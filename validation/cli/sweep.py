@@ -12,6 +12,7 @@ from noisysgd.validation.cli.options import (
     Commands,
     UsageError,
     add_command,
+    add_time_limit,
     add_verbs,
     check_output,
     integers,
@@ -92,6 +93,7 @@ def add_sweep_commands(commands: Commands, common: argparse.ArgumentParser) -> N
     run.add_argument("--devices", type=numbers, default=(), help="GPUs, as 0,1,2: one run at a time on each")
     run.add_argument("--runs-per-device", type=positive, default=1, metavar="N", help="runs that share a GPU (1)")
     run.add_argument("--dask", metavar="SCHEDULER", help="address or file of a Dask scheduler, or 'local'")
+    add_time_limit(run, "[limits] of the file, or none")
     run.add_argument("--out", type=Path, help="write the dataset there when done")
 
     text = "  noisysgd sweep status sweep.toml\n  noisysgd sweep status sweep.toml --check && echo done"
@@ -134,6 +136,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from noisysgd.theory.common.files import write_text
+    from noisysgd.validation.runs.single_run import run_one
     from noisysgd.validation.sweeps.export import export, save
 
     _check_resources(options)
@@ -156,7 +159,8 @@ def _run(options: argparse.Namespace) -> int:
         if not state.finished:
             raise
     started = time.perf_counter()
-    dataset = plan.sweep.run(store, _executor(options), progress=_Line())
+    work = functools.partial(run_one, time_limit=options.time_limit or plan.time_limit)
+    dataset = plan.sweep.run(store, _executor(options), work=work, progress=_Line())
     state = plan.sweep.state(store)
     print(f"{len(state.configs)} runs in {store.root}; {time.perf_counter() - started:.0f} s")
     if options.out is not None:
@@ -275,10 +279,7 @@ def _show_plan(plan: "Plan", state: "SweepState", model: "CostModel", workers: i
             f"{cost.runs} runs {name}: {cost.steps} steps, about {duration(cost.device_seconds, rough=True)} of device "
             f"time, {duration(cost.wall_seconds, rough=True)} on {workers} worker{'s' if workers > 1 else ''}{price}"
         )
-    print(
-        f"one run takes {model.seconds_per_run:.2g} s, {model.seconds_per_step:.2g} s per pass of a batch or piece "
-        f"and {model.seconds_per_example:.2g} s per example: {model.source}"
-    )
+    print(f"one run takes {model.in_words()}: {model.source}")
 
 
 def _executor(options: argparse.Namespace) -> "ExecutorFactory":

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from noisysgd.validation.cli.options import Commands, UsageError, add_command, positive
+from noisysgd.validation.cli.options import Commands, UsageError, add_command, add_time_limit, positive
 
 if TYPE_CHECKING:
     from noisysgd.validation.configuration import TrainConfig
@@ -50,6 +50,7 @@ def add_train_command(commands: Commands, common: argparse.ArgumentParser) -> No
     train.add_argument("--evaluate-at", type=_places, metavar="STEP,...", help=text)
     text = "write the learning curve there, as .csv, .png, .svg or .pdf; without FILE, print it with the record"
     train.add_argument("--curve", type=Path, nargs="?", const=PRINTED, metavar="FILE", help=text)
+    add_time_limit(train, "none")
 
 
 def read_config(path: Path) -> "TrainConfig":
@@ -79,13 +80,13 @@ def _train(options: argparse.Namespace) -> int:
     if options.store is None:
         from noisysgd.validation.training.loop import train
 
-        record = train(config)
+        record = train(config, time_limit=options.time_limit)
     else:
         from noisysgd.validation.runs.single_run import run_one
         from noisysgd.validation.runs.store import RunStore
 
         store = RunStore(options.store)
-        if not run_one(store, config, checkpoint_every=options.checkpoint_every):
+        if not run_one(store, config, checkpoint_every=options.checkpoint_every, time_limit=options.time_limit):
             raise RuntimeError(f"{store.path(config)}: another process has this run under way. Wait for it.")
         known = store.read(config)
         if known is None:

@@ -7,7 +7,7 @@ Torch's own batch norms take the statistics of all examples that are differentia
 depends on `micro_batch`: the loss of N examples at once is not the mean of the losses of batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812 — the name the field uses
@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from noisysgd.theory.common import checks
+from noisysgd.validation.measurement.criteria import LossFunction, check_mean
 from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
 from noisysgd.validation.networks.ghost_batch_norm import training_mode
 from noisysgd.validation.networks.torch_globals import usual_torch
@@ -23,8 +24,6 @@ PILOT = 64
 """Examples whose product with the Hessian tells how much memory one example takes."""
 SHARE_OF_MEMORY = 0.5
 """Of a GPU's free memory, for a product with the Hessian: allocators leave gaps, and other runs may be beside."""
-
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @usual_torch()
@@ -57,7 +56,7 @@ def loss_hessian_vector_product(
         By default all at once, keeping the graph of the gradient for all products. With torch's own batch norms it is
         the number of examples that share statistics, and N a multiple of it.
     criterion : callable
-        ``criterion(logits, labels)``, a mean over examples; by default the cross-entropy.
+        ``criterion(logits, labels)``, a mean over examples, which is checked; by default the cross-entropy.
 
     Returns
     -------
@@ -196,12 +195,18 @@ def loss_function(
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if name not in trainable}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
     parameters = list(trainable.values())
+    checked = False
 
     def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        nonlocal checked
         state = trainable | frozen | {name: buffer.clone() for name, buffer in buffers.items()}
         # Of torch's implementations of attention, only this one can be differentiated twice.
         with training_mode(model), sdpa_kernel(SDPBackend.MATH):
-            value = criterion(torch.func.functional_call(model, state, (own_copy(images, model),)), labels)
+            logits = torch.func.functional_call(model, state, (own_copy(images, model),))
+            if not checked and len(labels) > 1:
+                check_mean(criterion, logits, labels)
+                checked = True
+            value = criterion(logits, labels)
         return value + 0.5 * l2 * torch.stack([p.square().sum() for p in parameters]).sum() if l2 else value
 
     return loss, parameters

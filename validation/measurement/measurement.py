@@ -14,8 +14,8 @@ from torch import nn
 
 from noisysgd.theory.common import checks
 from noisysgd.validation.data.datasets import ImageDataset
+from noisysgd.validation.measurement.criteria import LossFunction
 from noisysgd.validation.measurement.curvature import (
-    LossFunction,
     affordable_micro_batch,
     loss_gradient,
     loss_hessian_vector_product,
@@ -37,7 +37,7 @@ from noisysgd.validation.networks.torch_globals import usual_torch
 Function = TypeVar("Function", bound=Callable[..., object])
 
 TRIAL_EXAMPLES = 32
-"""Number of examples, rounded down to whole units but at least one, that a network is tried on before the work."""
+"""Number of examples, rounded down to whole units but at least two, that a network is tried on before the work."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -155,7 +155,7 @@ def measure(
     Any module that maps images to logits can be measured. Without batch norm layers a unit is `ghost_batch_size`
     independent examples, one by default. With torch's own batch norms it is the batch that shares statistics: H is then
     the mean of the units' Hessians, differentiated unit by unit. Layers of your own that let the examples of a batch
-    depend on each other are not recognised: give both `ghost_batch_size` and an equal `micro_batch`.
+    depend on each other are refused until you give both `ghost_batch_size` and an equal `micro_batch`.
 
     Products with H are nearly all of the cost; each costs as much as two to four gradients of the training set. Up to
     `max_products` are spent on the eigenvalues, (1 + probes + noise_draws)·steps on the spectrum and products + 1 on
@@ -169,7 +169,9 @@ def measure(
     data : ImageDataset
         Its training images and labels are used, moved to the model's device.
     criterion : callable
-        ``criterion(logits, labels)``, a mean over examples; by default the cross-entropy.
+        ``criterion(logits, labels)``, by default the cross-entropy. It has to be a mean over examples, which is
+        checked: of sums and of torch's mean with class weights or ``ignore_index`` a batch's value is not the weighted
+        mean of its halves'.
     eigenvectors : bool
         Whether to keep the eigenvectors of the eigenvalues that are listed.
     **options : int, float or None
@@ -182,8 +184,8 @@ def measure(
     Raises
     ------
     ValueError
-        For sizes out of range; for a model without trainable parameters, or one whose logits differ from pass to pass;
-        for a criterion that is not one number.
+        For sizes out of range; for a model without trainable parameters, or one whose logits differ from pass to pass,
+        or depend on examples outside of the unit; for a criterion that is not one number, the mean over the examples.
     TypeError
         For an unknown option.
 
@@ -253,8 +255,10 @@ def _measured(
     of_loss: dict[str, Any] = {"l2": options.l2, "criterion": criterion}
     drawn = draw_ghost_batches(data.train_size, ghost_batch_size=size, units=options.units, seed=units_seed)
     # A network whose loss is random or not one number has no Hessian: a few passes show it before the long work.
-    few = torch.from_numpy(drawn[: max(1, TRIAL_EXAMPLES // size)].ravel()).to(reference.device)
-    check_loss(model, images[few], labels[few], criterion)
+    few = torch.from_numpy(drawn[: max(2, TRIAL_EXAMPLES // size)].ravel()).to(reference.device)
+    # Units that are differentiated one by one may be batches whose examples see each other.
+    unit = None if batch_norms(model) or options.micro_batch == size else size
+    check_loss(model, images[few], labels[few], criterion, of_data=labels, unit=unit)
     # One shuffle fixes which examples share a ghost batch, and with it the function that H is the Hessian of.
     order = np.random.Generator(np.random.Philox(grouping_seed)).permutation(data.train_size)
     chosen = torch.from_numpy(order[: options.curvature_examples // size * size]).to(reference.device)

@@ -8,24 +8,51 @@ import torch
 from torch import nn
 
 from noisysgd.theory.common import checks
-from noisysgd.validation.measurement.curvature import LossFunction, own_copy
+from noisysgd.validation.measurement.criteria import (
+    LossFunction,
+    check_mean,
+    check_mean_elsewhere,
+    with_all_labels,
+)
+from noisysgd.validation.measurement.curvature import own_copy
+from noisysgd.validation.networks.coupling import couples, logits, near
 from noisysgd.validation.networks.ghost_batch_norm import training_mode
 
 PASSES = 32
 """Most forward passes that are compared. A layer that is skipped once in ten passes goes unnoticed with 4 % chance."""
 
 
-def check_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, criterion: LossFunction) -> None:
-    """Raise unless the training-mode loss of these few examples is a single number that does not change at random.
+def check_loss(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    criterion: LossFunction,
+    *,
+    of_data: torch.Tensor | None = None,
+    unit: int | None = None,
+) -> None:
+    """Raise unless the training-mode loss of these few examples is a mean over them that does not change at random.
 
     Two passes must agree to rounding. If one of the global generators of torch, NumPy or Python was moved by the first,
     the network draws random numbers, and 32 passes must agree, each starting from where the one before left the
     generators. The generators are put back in the end.
 
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images, labels : torch.Tensor
+        Few examples.
+    criterion : callable
+    of_data : torch.Tensor, optional
+        Labels of the whole data set: the criterion is tried on all of them.
+    unit : int, optional
+        Examples that may see each other in the network; not checked if it is left out.
+
     Raises
     ------
     ValueError
-        For logits that are no tensor, a criterion whose value has axes, and logits that differ between passes.
+        For logits that are no tensor, or differ between passes, or depend on examples of another unit; and for a
+        criterion whose value has axes or is not the mean over examples.
 
     Examples
     --------
@@ -46,10 +73,17 @@ def check_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, cri
         with torch.no_grad(), training_mode(model):
             before = _positions(model)
             first = _logits(model, images)
-            _check_value(criterion(first, labels))
             moved = _positions(model) != before
             for _ in range(PASSES - 1 if moved else 1):
-                checks.require(_agree(_logits(model, images), first), "model", expected, "others", remedy)
+                checks.require(near(_logits(model, images), first), "model", expected, "others", remedy)
+            check_mean(criterion, first, labels)
+            if of_data is not None:
+                check_mean_elsewhere(criterion, *with_all_labels(first, labels, of_data))
+        if unit is not None and len(images) >= 2 * unit:
+            expected = f"logits that depend on no other examples than those of a unit, here {unit}"
+            remedy = "Give ghost_batch_size, the examples that see each other in training, and an equal micro_batch."
+            alone = not couples(model, own_copy(images[: 2 * unit], model), unit)
+            checks.require(alone, "model", expected, "others beside other examples", remedy)
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
@@ -57,24 +91,10 @@ def check_loss(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, cri
 
 def _logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """The logits of one pass that leaves the model's buffers alone."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    logits = torch.func.functional_call(model, buffers, (own_copy(images, model),))
+    found: object = logits(model, own_copy(images, model))
     remedy = "Wrap a network that returns more than the logits."
-    checks.require(isinstance(logits, torch.Tensor), "model(images)", "a tensor of logits", type(logits), remedy)
-    return torch.as_tensor(logits)
-
-
-def _check_value(value: object) -> None:
-    got = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value)
-    remedy = "Average over the examples: reduction='mean' in torch's losses."
-    checks.require(got == (), "criterion(logits, labels)", "a tensor of shape ()", got, remedy)
-
-
-def _agree(one: torch.Tensor, other: torch.Tensor) -> bool:
-    # Passes may sum in another order, on several threads or a GPU: half of the digits have to agree.
-    size = float(other.abs().nan_to_num().max()) if other.numel() else 0.0
-    rounding = torch.finfo(other.dtype).eps ** 0.5 * size if other.is_floating_point() else 0.0
-    return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=rounding, equal_nan=True)
+    checks.require(isinstance(found, torch.Tensor), "model(images)", "a tensor of logits", type(found), remedy)
+    return torch.as_tensor(found)
 
 
 def _positions(model: nn.Module) -> list[object]:

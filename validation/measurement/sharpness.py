@@ -11,7 +11,8 @@ import torch.nn.functional as F  # noqa: N812 — the name the field uses
 from torch import nn
 
 from noisysgd.theory.common import checks
-from noisysgd.validation.measurement.curvature import LossFunction, loss_function
+from noisysgd.validation.measurement.criteria import LossFunction
+from noisysgd.validation.measurement.curvature import loss_function
 from noisysgd.validation.measurement.uncertainty import Estimate, mean_estimate
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.torch_globals import usual_torch

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from noisysgd.theory.common.provenance import provenance
 from noisysgd.validation.configuration import TrainConfig
-from noisysgd.validation.runs.store import RunStore
+from noisysgd.validation.runs.store import CHECKPOINT, OVERDUE, RunStore
+from noisysgd.validation.training.time_limit import checked_limit, ended_when_overdue
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
 
-
-def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | None = None) -> bool:
+def run_one(
+    store: RunStore, config: TrainConfig, *, checkpoint_every: int | None = None, time_limit: float | None = None
+) -> bool:
     """Train one configuration and store its record, unless it is there already.
 
     A run that was killed goes on from its checkpoint and ends with the record that it would have had without the
@@ -24,6 +25,9 @@ def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | Non
     config : TrainConfig
     checkpoint_every : int, optional
         Steps between checkpoints; by default one is written whenever a minute has passed.
+    time_limit : float, optional
+        Seconds that the run may take from here. Between two updates it then ends, with a checkpoint. Where an update
+        does not return, the process is ended a minute later, if it is one of an executor's.
 
     Returns
     -------
@@ -34,8 +38,10 @@ def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | Non
     ------
     KeyboardInterrupt
         On Ctrl-C, with a message that says from which step the run would go on.
+    OverdueError
+        A ``RuntimeError``, if the run takes longer than `time_limit`.
     """
-    config = config.pinned()
+    config, time_limit = config.pinned(), checked_limit(time_limit)
     if store.read(config) is not None:
         return True
     with store.claim(config) as working:
@@ -43,11 +49,17 @@ def run_one(store: RunStore, config: TrainConfig, *, checkpoint_every: int | Non
             return False
         # Look again: another process may have finished the run between the first look and the claim.
         if store.read(config) is None:
-            from noisysgd.validation.training.loop import train  # imports torch, which the driver does without
+            # These import torch, which the driver does without.
+            from noisysgd.validation.networks.torch_globals import torch_to_itself
+            from noisysgd.validation.training.loop import train
 
             checkpoint = _usable(working / CHECKPOINT)
             try:
-                record = train(config, checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+                # Waiting for other threads' runs does not count.
+                with torch_to_itself(), ended_when_overdue(time_limit, config.key, working / OVERDUE):
+                    record = train(
+                        config, checkpoint=checkpoint, checkpoint_every=checkpoint_every, time_limit=time_limit
+                    )
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_what_is_left(checkpoint)) from None
             store.write(record | {"provenance": provenance()})

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ except ImportError:  # Windows has no such locks: two drivers may then train the
 
 logger = logging.getLogger(__name__)
 
-RECORD, CONFIGURATION, LOCK = "record.json", "config.toml", "lock"
+RECORD, CONFIGURATION, LOCK, CHECKPOINT, OVERDUE = "record.json", "config.toml", "lock", "checkpoint.pt", "overdue"
 FORMAT = 1
 """Version of the layout of ``record.json``."""
 OUTCOMES = ("complete", "diverged")
@@ -204,12 +205,40 @@ class RunStore:
             if not _lock(descriptor, working):
                 yield None
                 return
+            os.utime(working / LOCK)  # since when the run is under way: see begun
             yield working
             # While the lock is still held: another process could otherwise begin to use what is being removed.
             if self.read(config) is not None:
                 shutil.rmtree(working, ignore_errors=True)
         finally:
             os.close(descriptor)  # releases the lock
+
+    def begun(self, config: TrainConfig) -> tuple[float | None, float | None]:
+        """Seconds since a run was claimed, and since its checkpoint was written; ``None`` for what has not happened.
+
+        By the clocks of this machine and of the file system, which may differ by seconds.
+        """
+        working, now = self.root / f".running-{config.key}", time.time()
+        ages: list[float | None] = []
+        for name in (LOCK, CHECKPOINT):
+            try:
+                ages.append(max(now - (working / name).stat().st_mtime, 0.0))
+            except OSError:
+                ages.append(None)
+        return ages[0], ages[1]
+
+    def overdue(self, config: TrainConfig) -> str | None:
+        """Why the process of a run was ended, if it hung beyond its time limit; the note is taken away.
+
+        See :func:`noisysgd.validation.training.time_limit.ended_when_overdue`.
+        """
+        note = self.root / f".running-{config.key}" / OVERDUE
+        try:
+            text = note.read_text(encoding="utf-8")
+            note.unlink()
+        except OSError:
+            return None
+        return text
 
     def tidy(self, configs: Sequence[TrainConfig]) -> None:
         """Remove working directories of finished runs, left by processes that were killed before they did it."""

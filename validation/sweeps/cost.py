@@ -60,6 +60,22 @@ class CostModel:
         """Whether the model says anything about time: a model may state a price alone."""
         return self.seconds_per_run + self.seconds_per_step + self.seconds_per_example > 0
 
+    def in_words(self) -> str:
+        """The parts of a run's time that are not zero: a fit may find that one of them explains nothing.
+
+        >>> CostModel(seconds_per_run=0.25, seconds_per_example=1e-4).in_words()
+        '0.25 s to begin and end, and 0.0001 s per example'
+        >>> CostModel(seconds_per_step=0.01).in_words()
+        '0.01 s per pass of a batch or piece'
+        """
+        parts = {
+            "to begin and end": self.seconds_per_run,
+            "per pass of a batch or piece": self.seconds_per_step,
+            "per example": self.seconds_per_example,
+        }
+        *before, last = [f"{seconds:.2g} s {words}" for words, seconds in parts.items() if seconds > 0] or ["no time"]
+        return ", ".join([*before, f"and {last}"]) if before else last
+
     def seconds(self, *, steps: int, batch_size: int, passes: int = 1) -> float:
         """Seconds of one run that computes the gradients of `steps` batches, each in `passes` passes."""
         return self.seconds_per_run + steps * (passes * self.seconds_per_step + batch_size * self.seconds_per_example)
@@ -110,7 +126,7 @@ class CostModel:
 
     @classmethod
     def from_timed_runs(cls, configs: Sequence[TrainConfig], *, price_per_hour: float | None = None) -> Self:
-        """The model fitted to short runs that are trained here and now.
+        """The model fitted to short runs that are trained here and now, each with one thread, as the runs of a sweep.
 
         They have the smallest and the largest batch size of `configs`. Batches of more than 256 examples are not timed:
         the model extrapolates to them.

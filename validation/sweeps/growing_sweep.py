@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +27,8 @@ from noisysgd.validation.runs.single_run import run_one
 from noisysgd.validation.runs.store import RunStore
 from noisysgd.validation.sweeps.cost import costliest_first, relative_cost
 from noisysgd.validation.sweeps.protocol import bracketed_metrics, distinct_values, extension, runs_kept
+from noisysgd.validation.sweeps.waiting import as_they_finish
+from noisysgd.validation.training.time_limit import OverdueError
 
 logger = logging.getLogger(__name__)
 
@@ -235,12 +237,14 @@ class GrowingSweep(ABC):
         Raises
         ------
         RuntimeError
-            If the given executor broke; if executors can be made anew, when two in a row have finished no run.
+            If the given executor broke; if executors can be made anew, when two in a row have finished no run. If runs
+            took longer than the time limit that `work` sets (an ``OverdueError``), when all others have finished.
         """
         records: dict[str, Record] = {}
+        overdue: dict[str, str] = {}
         # If it breaks, there is no other to go on with: the error reaches the caller.
         if isinstance(executor, Executor):
-            return self._rounds(store, executor, records, work, progress)
+            return self._rounds(store, executor, records, overdue, work, progress)
         # A finished sweep needs no workers, and its store may be one that can only be read.
         state = self.state(store)
         if state.finished:
@@ -250,14 +254,17 @@ class GrowingSweep(ABC):
             return self.collect(state.windows, state.found)
         in_vain = 0
         while True:
-            before = len(records)
+            before = len(records) + len(overdue)
             try:
                 with (executor or local_executor)() as one:
-                    return self._rounds(store, one, records, work, progress)
+                    return self._rounds(store, one, records, overdue, work, progress)
             except BrokenExecutor as error:
                 # The workers may have finished runs that were not yet reported when the executor broke.
                 _read(store, self.plan(), records)
-                in_vain = in_vain + 1 if len(records) == before else 0
+                # A worker that hung beyond its time limit was ended, which breaks a pool: its run is not begun again.
+                hung = {config.key: store.overdue(config) for config in self.plan(self.state(store).windows)}
+                overdue |= {key: text for key, text in hung.items() if text is not None}
+                in_vain = in_vain + 1 if len(records) + len(overdue) == before else 0
                 if in_vain == 2:
                     remedy = "Look for lack of memory, use fewer workers, or look for os._exit in code of your own."
                     raise RuntimeError(f"two executors in a row broke and finished no run: {error} {remedy}") from error
@@ -268,6 +275,7 @@ class GrowingSweep(ABC):
         store: RunStore,
         executor: Executor,
         records: dict[str, Record],
+        overdue: dict[str, str],
         work: Work,
         progress: ReportProgress | None,
     ) -> xr.Dataset:
@@ -279,7 +287,11 @@ class GrowingSweep(ABC):
         windows = self.start()
         while True:
             configs = self.plan(windows)
-            _complete(executor, store, configs, records, work, progress)
+            _complete(executor, store, configs, records, overdue, work, progress)
+            late = [overdue[config.key] for config in configs if config.key not in records]
+            if late:
+                rest = "Their last checkpoints are kept: the same command tries them again from there."
+                raise OverdueError(f"{len(late)} of {len(configs)} runs exceeded their time limit. {rest} {late[0]}")
             dataset = self.collect(windows, [records[config.key] for config in configs])
             grown = self.grow(windows, dataset)
             # Windows only ever grow, and up to limits: this point is reached.
@@ -336,10 +348,14 @@ def _complete(
     store: RunStore,
     configs: list[TrainConfig],
     records: dict[str, Record],
+    overdue: dict[str, str],
     work: Work,
     progress: ReportProgress | None,
 ) -> None:
-    """Train whatever of `configs` the store lacks, and add the records of all of them to `records`."""
+    """Train whatever of `configs` the store lacks, and add the records of all of them to `records`.
+
+    Or to `overdue` the reasons of those that took longer than their time limit.
+    """
     tries: Counter[str] = Counter()
     # Progress is measured by cost, not by number of runs: the costliest come first, and may take many times longer.
     total = sum(map(relative_cost, configs))
@@ -347,13 +363,17 @@ def _complete(
     done = sum(relative_cost(config) for config in configs if config.key in records)
     if progress is not None:
         progress(finished, len(configs), done / total)
-    while missing := [config for config in configs if config.key not in records]:
+    while missing := [config for config in configs if config.key not in records and config.key not in overdue]:
         futures = {executor.submit(work, store, config): config for config in missing}
         try:
-            for future in as_completed(futures):
+            for future in as_they_finish(futures, store):
                 config = futures[future]
-                with not_ending_the_program(f"{store.path(config)}: the run"):
-                    done_here = future.result() is not False  # not a try if another process has the run
+                try:
+                    with not_ending_the_program(f"{store.path(config)}: the run"):
+                        done_here = future.result() is not False  # not a try if another process has the run
+                except OverdueError as error:
+                    overdue[config.key] = str(error)
+                    continue
                 tries[config.key] += done_here
                 # The record is read from the store and not returned by the worker: what counts is what was kept.
                 if _read(store, [config], records):
@@ -371,7 +391,7 @@ def _complete(
             raise
         # What is still missing is being trained by another driver, or has to be tried again: submit it anew, which
         # also takes over runs whose driver has died in the meantime.
-        if finished < len(configs):
+        if finished + len(overdue.keys() - records.keys()) < len(configs):
             logger.info("%d runs are under way elsewhere", len(configs) - finished)
             time.sleep(PATIENCE)
 

@@ -15,6 +15,7 @@ from noisysgd.validation.sweeps.paper import preset_runs
 from noisysgd.validation.sweeps.protocol import FURTHEST, bracketed_metrics, extension, runs_kept
 from noisysgd.validation.sweeps.trained import Sweep, Unlimited
 from noisysgd.validation.sweeps.trained_pairs import PairSweep
+from noisysgd.validation.training.time_limit import checked_limit
 
 EXAMPLE = """\
 # noisysgd sweep plan sweep.toml
@@ -49,6 +50,7 @@ SECTIONS = {
     "budget": ("kind", "epochs", "steps", "metric", "target", "doublings"),
     "grid": ("batch_sizes", "momenta", "exponents", "initial", "final", "window"),
     "protocol": ("preset", "runs", "keep", "metrics", "extensions"),
+    "limits": ("seconds_per_run",),
     "cost": ("seconds_per_run", "seconds_per_step", "seconds_per_example", "price_per_hour"),
 }
 """Sections of a file, and the names that each may have."""
@@ -65,11 +67,14 @@ class Plan:
         The file in canonical form: without comments, sections in a fixed order. It describes the same plan.
     cost : CostModel or None
         The section ``[cost]``, if there is one.
+    time_limit : float or None
+        Seconds that each start of a run may take: ``seconds_per_run`` of the section ``[limits]``.
     """
 
     sweep: Sweep | PairSweep
     text: str
     cost: CostModel | None
+    time_limit: float | None = None
 
     def check_network(self) -> None:
         """Import the network that the file names, if it is one of the user's own.
@@ -166,8 +171,9 @@ def _plan_of(given: dict[str, Any]) -> Plan:
     # One run of each batch size and budget: computing its steps raises if the budget allows no schedule.
     for config in {(c.batch_size, c.epochs, c.steps): c for c in sweep.plan()}.values():
         steps_of(config)
+    limit = checked_limit(given.get("limits", {}).get("seconds_per_run"))
     cost = CostModel(**given["cost"], source="stated in the file") if "cost" in given else None
-    return Plan(sweep, to_toml({section: given[section] for section in SECTIONS if section in given}), cost)
+    return Plan(sweep, to_toml({section: given[section] for section in SECTIONS if section in given}), cost, limit)
 
 
 def _check_possible(base: TrainConfig, sizes: Sequence[Any]) -> None:

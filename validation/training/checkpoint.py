@@ -53,8 +53,8 @@ def check(state: Plain, where: str = "state") -> None:
 
 def _check(state: Plain, where: str, depth: int) -> None:
     remedy = (
-        "Use lists, dicts with strings as keys, numbers, strings, booleans and None: checkpoints hold nothing that could"
-        " run when it is read."
+        "Use lists, dicts with strings as keys, numbers, strings, booleans and None: checkpoints hold nothing that "
+        "could run when it is read."
     )
     checks.require(depth <= DEEPEST, where[:80], f"at most {DEEPEST} lists and dicts in each other", "more", remedy)
     # Exact types: of what is merely derived from them, reading would give the base back, or nothing.

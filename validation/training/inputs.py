@@ -11,6 +11,7 @@ from noisysgd.simulators.randomness.stream import Purpose, random_words
 from noisysgd.theory.common import checks
 from noisysgd.theory.limits.svag import svag_coefficients
 from noisysgd.validation.data.datasets import ImageDataset
+from noisysgd.validation.networks.coupling import couples
 from noisysgd.validation.networks.factory import batch_norms
 
 SECOND = 2**40
@@ -70,11 +71,31 @@ def micro_batches(batch_size: int, micro_batch_size: int | None) -> list[slice]:
     return [slice(start, min(start + size, batch_size)) for start in range(0, batch_size, size)]
 
 
-def check_separable(model: nn.Module) -> None:
-    """Raise if a layer's statistics would depend on how a batch is cut, as those of torch's own batch norms do."""
+def check_separable(model: nn.Module, images: torch.Tensor, group: int) -> None:
+    """Raise if a batch's loss would depend on how the batch is cut, as it does with torch's own batch norms.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : torch.Tensor
+        Examples to try a network on: two groups, if there are so many.
+    group : int
+        Examples that are never cut apart.
+
+    Raises
+    ------
+    ValueError
+        If the logits of one group of examples depend on another.
+    """
     coupled = batch_norms(model)
     remedy = "Use GhostBatchNorm2d, whose groups micro-batches leave whole, or take batches whole."
     checks.require(not coupled, "micro_batch_size", "a network without torch's batch norms", coupled, remedy)
+    expected = f"a network in which examples see none but those of their group of {group}"
+    try:
+        apart = len(images) < 2 * group or not couples(model, images[: 2 * group], group)
+    except RuntimeError:  # of a network that cannot take such images at all: the first update says so in words
+        apart = True
+    checks.require(apart, "micro_batch_size", expected, "logits that depend on other groups", remedy)
 
 
 def resident(data: ImageDataset, device: str, *, channels_last: bool = True) -> ImageDataset:

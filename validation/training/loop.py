@@ -19,6 +19,7 @@ from torch import nn
 from noisysgd.simulators.randomness.stream import Purpose, random_words
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.describing import public_module
+from noisysgd.theory.common.duration import duration
 from noisysgd.validation.configuration import METRICS, WIDE_RESNET, TrainConfig
 from noisysgd.validation.data.augmentation import crop_and_flip
 from noisysgd.validation.data.datasets import ImageDataset, load_dataset
@@ -42,6 +43,7 @@ from noisysgd.validation.training.inputs import (
 from noisysgd.validation.training.late import Watch, captured
 from noisysgd.validation.training.optimizer import heavy_ball, penalty
 from noisysgd.validation.training.resumption import check_resumable, check_still_resumable
+from noisysgd.validation.training.time_limit import OverdueError, checked_limit
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_every: int | None = None,
     threads: int = 1,
+    time_limit: float | None = None,
 ) -> dict[str, Any]:
     """Train one network and return its record.
 
@@ -94,6 +97,8 @@ def train(
         Threads that torch may use on a CPU while this runs, as many as before when it ends. The last bits of a result
         depend on their number: with one the record is that of the same run in a sweep. More of them make large networks
         faster on idle cores, and small ones, or any beside another busy process, many times slower.
+    time_limit : float, optional
+        Seconds that this call may take. After the update that exceeds it a checkpoint is written, if there is one.
 
     Returns
     -------
@@ -136,7 +141,7 @@ def train(
     config = config.pinned()
     try:
         with torch_threads(threads), usual_torch(), not_ending_the_program(config.model):
-            return _train(config, model, observe, observe_at, checkpoint, checkpoint_every)
+            return _train(config, model, observe, observe_at, checkpoint, checkpoint_every, checked_limit(time_limit))
     except torch.OutOfMemoryError as error:
         remedy = "Set micro_batch_size, which changes results by rounding alone, or share the GPU with fewer runs."
         got = str(error).partition(".")[0]
@@ -152,6 +157,7 @@ def _train(
     observe_at: tuple[int, ...],
     checkpoint: Path | None,
     checkpoint_every: int | None,
+    time_limit: float | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     run = TrainingRun(config, _dataset(config.dataset, config.subset, config.subset_seed, config.downsample), model)
@@ -188,11 +194,15 @@ def _train(
                 run.settle()
             # Without a number of steps, by the clock, so that checkpoints cost a bounded share of the time.
             due = run.step % checkpoint_every == 0 if checkpoint_every else now - saved_at >= CHECKPOINT_SECONDS
+            late = time_limit is not None and now - started > time_limit
+            due = due or late
             if checkpoint is not None and due:
                 run.settle()
             if checkpoint is not None and due and not run.finished:
                 checkpoints.write(checkpoint, run.state(elapsed + now - started))
                 saved_at = time.perf_counter()
+            if late and time_limit is not None and not run.finished:
+                raise OverdueError(_overdue(run, time_limit, checkpoint))
         if run.divergence is None and observe is not None and run.step in observe_at:
             observe(run.step, run.model)
         # A last update can diverge without a minibatch that shows it: then the final training loss does.
@@ -220,6 +230,13 @@ def _train(
         },
         "curve": None if run.curve is None else run.curve.record(),
     }
+
+
+def _overdue(run: "TrainingRun", limit: float, checkpoint: Path | None) -> str:
+    kept = "" if checkpoint is None else " Its checkpoint is kept, and it can go on from there."
+    took = f"took more, with {run.step} of {run.schedule.steps} steps done"
+    within = duration(limit, rough=True)
+    return f"run {run.config.key}: expected to end within {within}, {took}.{kept} Raise the time limit."
 
 
 class TrainingRun:
@@ -273,7 +290,10 @@ class TrainingRun:
         trainable = any(parameter.requires_grad for parameter in self.model.parameters())
         checks.require(trainable, "model", "parameters to train", "none that require gradients", "Unfreeze some.")
         if config.micro_batch_size is not None:
-            check_separable(self.model)
+            own = config.model != WIDE_RESNET
+            check_separable(
+                self.model, self.data.train_images[: 2 * config.group_size if own else 0], config.group_size
+            )
         self.optimizer = heavy_ball(self.model, config)
         self.limit = loss_limit(data.classes)
         self.step = 0

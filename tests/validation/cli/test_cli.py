@@ -79,6 +79,23 @@ def test_plan_counts_what_grids_may_grow_to(call, tmp_path):
     assert "12 runs more at most" in out
 
 
+@pytest.mark.parametrize(
+    ("section", "option"), [("", ["--time-limit", "1"]), ("[limits]\nseconds_per_run = 1e-3\n", [])]
+)
+def test_a_time_limit_comes_from_the_file_or_the_option(call, tmp_path, section, option):
+    file = tmp_path / "limited.toml"
+    file.write_text(SMALL.replace("steps = ", "steps = 20000 #") + section)
+    status, _, errors = call("sweep", "run", file, *option)
+    assert status == 1
+    assert "4 of 4 runs exceeded their time limit" in errors
+    run = tmp_path / "run.toml"
+    run.write_text("learning_rate = 0.1\nbatch_size = 64\nsteps = 20000\n")
+    for more in ((), ("--store", tmp_path / "runs")):
+        status, _, errors = call("train", run, "--time-limit", "1", *more)
+        assert status == 1
+        assert "expected to end within 1.0 s" in errors
+
+
 def test_status_export_import_and_on_again(call, finished, tmp_path):
     assert "4 of 4 runs done, 0 of them diverged" in call("sweep", "status", finished, "--check")[1]
     status, out, _ = call("sweep", "export", finished, tmp_path / "x.nc")

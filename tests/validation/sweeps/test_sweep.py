@@ -3,6 +3,7 @@
 Training is replaced by made-up losses wherever it is not what is tested.
 """
 
+import itertools
 import re
 import runpy
 import subprocess
@@ -34,7 +35,7 @@ from noisysgd.validation.sweeps.paper import NAMES, PAPER, experiment_file, pres
 from noisysgd.validation.sweeps.plan import EXAMPLE, parse_plan, read_plan
 from noisysgd.validation.sweeps.trained import Unlimited
 from noisysgd.validation.sweeps.trained_pairs import PairSweep
-from noisysgd.validation.training import checkpoint
+from noisysgd.validation.training import checkpoint, loop
 from noisysgd.validation.training.loop import TrainingRun
 
 BASE = TrainConfig(learning_rate=1.0, batch_size=64, steps=100)
@@ -683,6 +684,28 @@ def test_a_timed_run_foretells_roughly_what_a_run_takes():
     seconds = train(configs[1])["seconds"]
     assert seconds / 8 < model.of(configs[1]) < 8 * seconds
     assert steps_of(BASE.with_(steps=None, epochs=2.0)) == 40
+
+
+def test_runs_are_timed_with_the_one_thread_that_runs_have(monkeypatch):
+    seen, real = [], loop._train
+    monkeypatch.setattr(loop, "_train", lambda *given: (seen.append(torch.get_num_threads()), real(*given))[1])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        CostModel.from_timed_runs([BASE.with_(steps=4)])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
+@pytest.mark.parametrize("given", list(itertools.product([0.0, 0.25], repeat=3)))
+def test_a_cost_in_words_leaves_out_what_is_zero(given):
+    names = ("seconds_per_run", "seconds_per_step", "seconds_per_example")
+    words = CostModel(**dict(zip(names, given, strict=True))).in_words()
+    assert "0 s" not in words.replace("0.25 s", "")
+    assert words.count("0.25 s") == sum(value > 0 for value in given)
+    assert words.count("and 0.25") == (sum(value > 0 for value in given) > 1)
 
 
 # Export and import

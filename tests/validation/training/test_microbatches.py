@@ -79,3 +79,37 @@ def test_torchs_batch_norm_cannot_be_cut() -> None:
     train(config, model=network)
     with pytest.raises(ValueError, match=r"a network without torch's batch norms, got \['0'\]"):
         train(config.with_(micro_batch_size=16), model=network)
+
+
+class Centred(nn.Module):
+    """Subtracts the mean of `group` examples, or of all that come together; not one of torch's batch norms."""
+
+    def __init__(self, group: int | None) -> None:
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:  # as batch norms, it takes any number of examples then
+            return x
+        groups = x.view(-1, self.group or len(x), x.shape[1])
+        return (groups - groups.mean(dim=1, keepdim=True)).flatten(0, 1)
+
+
+def centred(group: int | None) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Centred(group), nn.Linear(16, 10))
+
+
+def test_a_network_of_ones_own_that_would_notice_the_cut_is_refused() -> None:
+    config = TrainConfig(
+        learning_rate=0.1, batch_size=64, steps=2, model="own", ghost_batch_size=16, micro_batch_size=32
+    )
+    for fits in (centred(16), centred(8), nn.Sequential(centred(16), nn.Dropout()), centred(16).append(Functional())):
+        assert train(config, model=fits)["status"] == "complete"
+    with pytest.raises(ValueError, match="micro_batch_size: expected a network in which examples see none but those"):
+        train(config, model=centred(None))
+    assert train(config.with_(micro_batch_size=None), model=centred(None))["status"] == "complete"
+
+
+class Functional(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.5, training=True)
