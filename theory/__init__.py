@@ -71,18 +71,25 @@ from noisysgd.theory.scaling import (
     two_batch_noise_scale,
 )
 from noisysgd.theory.schedules import (
+    BatchGrowth,
     Budget,
     EpochBudget,
     Schedule,
     StepBudget,
     UnlimitedBudget,
     constant,
+    cosine,
     effective_learning_rate,
+    grow_batch,
     half_then_decay,
     initial_to_final,
+    inverse_sqrt,
+    linear,
+    per_step,
     piecewise,
     temperature,
     warmup,
+    warmup_stable_decay,
 )
 from noisysgd.theory.sweeps import (
     check_sweep,
@@ -97,6 +104,7 @@ from noisysgd.theory.sweeps import (
 
 __all__ = [
     "L2",
+    "BatchGrowth",
     "Budget",
     "CornerFit",
     "EpochBudget",
@@ -120,6 +128,7 @@ __all__ = [
     "check_sweep",
     "compare_rules",
     "constant",
+    "cosine",
     "covariance",
     "critical_learning_rate",
     "diffusion_curve",
@@ -130,10 +139,13 @@ __all__ = [
     "fastest_on_grid",
     "fit_corner",
     "fluctuation_dissipation",
+    "grow_batch",
     "half_then_decay",
     "initial_to_final",
     "interpolation_batch_size",
+    "inverse_sqrt",
     "join_sweeps",
+    "linear",
     "linear_scaling_exponent",
     "load_sweep",
     "loss_curve",
@@ -145,6 +157,7 @@ __all__ = [
     "optimal_learning_rate",
     "optimal_schedule",
     "optimum",
+    "per_step",
     "piecewise",
     "power_law",
     "powers_of_two",
@@ -167,6 +180,7 @@ __all__ = [
     "two_batch_noise_scale",
     "two_scale",
     "warmup",
+    "warmup_stable_decay",
     "weak_error",
 ]
 

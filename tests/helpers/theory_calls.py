@@ -383,6 +383,16 @@ CALLS: dict[str, Call] = {
         problem=False,
     ),
     "warmup": Call(lambda u, p: {"schedule": STEPS, "steps": 10, "levels": 5}, problem=False),
+    "cosine": Call(lambda u, p: {"steps": 100, "final": 0.1}, problem=False),
+    "linear": Call(lambda u, p: {"steps": 100, "final": 0.1}, problem=False),
+    "warmup_stable_decay": Call(
+        lambda u, p: {"steps": 100, "warmup": 0.1, "decay": 0.3, "final": 0.1, "shape": "sqrt"}, problem=False
+    ),
+    "inverse_sqrt": Call(lambda u, p: {"steps": 100, "warmup": 0.1}, problem=False),
+    "per_step": Call(lambda u, p: {"multipliers": [1.0, 0.5, 0.25], "steps": 3}, problem=False),
+    "grow_batch": Call(
+        lambda u, p: {"schedule": STEPS, "batch_size": 16, "largest": 64.0, "multiple_of": 8}, problem=False
+    ),
     "EpochBudget": Call(
         lambda u, p: {"epochs": 2.0, "dataset_size": 100, "batch_size": [1, 8]},
         function=lambda batch_size, **given: theory.EpochBudget(**given).steps(batch_size),
@@ -399,6 +409,7 @@ CALLS: dict[str, Call] = {
 
 NO_NUMBERS = {
     *(
+        "BatchGrowth",
         "Budget",
         "CornerFit",
         "FluctuationDissipation",
