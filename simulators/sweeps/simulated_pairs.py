@@ -15,6 +15,7 @@ from noisysgd.theory.common.describing import plain
 from noisysgd.theory.common.provenance import provenance
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.theory.schedules.schedule import initial_to_final
+from noisysgd.theory.sweeps.dataset import metric_attributes
 from noisysgd.theory.sweeps.grid import Grid
 from noisysgd.theory.sweeps.rate_pairs import STARTS, best_pair, wider_pair
 
@@ -106,6 +107,8 @@ def bracketed_pairs(
             }
             | provenance(),
         )
+        for name in model.metrics:
+            pairs[name].attrs = metric_attributes(name) | {"units": "loss"}
         for name in coordinates:
             pairs[name].attrs = {"long_name": f"{name} effective learning rate", "units": "1"}
         # The optimum of one loss may be bracketed before that of another: both grids grow until all of them are.

@@ -81,7 +81,8 @@ class RuleFamily(Protocol):
         batch_sizes, learning_rates : (K,) arrays
             Data, with at least as many different batch sizes as the rule has parameters.
         log_errors : scalar or (K,) array, optional
-            Standard errors > 0 of log₂ of the learning rates, in octaves. All equal if not given.
+            Standard errors > 0 of log₂ of the learning rates, in octaves, such as the ``log_error`` that
+            :func:`~noisysgd.theory.optimum` returns, which includes the steps of the grid. All equal if not given.
         """
 
 
