@@ -1,34 +1,33 @@
-"""The lowest of possibly several minima of a positive function of a learning rate."""
-
-from collections.abc import Callable
+"""The lowest of possibly several minima of a positive function of a learning rate that are no needles."""
 
 import numpy as np
 
 from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.optima.robustness import TOLERANCE, LogFunction, worst_nearby
 
 POINTS_PER_DECADE = 16
 DECADES_AT_MOST = 60
-NEEDLE = np.log(1.01)
-"""Width in log ε that a minimum must have to count as one: 1 %."""
+NEEDLE = 2.0 * TOLERANCE
+"""Width in log ε below which no minimum can be the most robust one: 1 %."""
 SPLITS_AT_MOST = 4000
 CAUTION = 2.0
 """How much steeper than the chords nearby a function is assumed to be, at most, between two points."""
 
-LogFunction = Callable[[FloatArray], FloatArray]
-"""Values at logarithms of learning rates, many at once."""
-
 
 def minimise_on_log_scale(function: LogFunction, *, start: float, also: FloatArray | None = None) -> float:
-    """Minimiser of a function that falls at first and rises without bound in the end; arguments are logarithms.
+    """Where the worst value nearby of a function is lowest, as ``robustness`` has it; arguments are logarithms.
+
+    The function falls at first and rises without bound in the end.
 
     1. A grid from two decades below `start` to one above it grows by decades until the function falls throughout the
        lowest decade and rises throughout the highest.
     2. The points in `also` are added, where oscillations are known to be too short for the grid.
-    3. Every interval in which the function could still go below the lowest value found is split, on the assumption that
-       it is at most twice as steep there as the chords nearby (the method of Piyavskii 1972 and Shubert 1972, with
-       local slopes). So the grid is fine where it matters.
-    4. The dozen lowest local minima are narrowed down to 5e-4. The one that stays lowest over a width of 1 % is chosen:
-       needles thinner than that are passed over.
+    3. Every interval in which the function could still go below the lowest worst value found is split, on the
+       assumption that it is at most twice as steep there as the chords nearby (the method of Piyavskii 1972 and Shubert
+       1972, with local slopes). So the grid is fine where it matters, and down to the width of a needle.
+    4. Local minima are narrowed down to 5e-4, lowest first, and beside each the point with the lowest worst value is
+       looked for. A worst value is at least the lowest one nearby; so the search ends at the first local minimum that
+       is above the lowest worst value.
     """
     grid, values = _bracket(function, start)
     if also is not None:
@@ -36,17 +35,8 @@ def minimise_on_log_scale(function: LogFunction, *, start: float, also: FloatArr
         order = np.argsort(np.concatenate([grid, more]))
         grid = np.concatenate([grid, more])[order]
         values = np.concatenate([values, function(more)])[order]
-    grid, values = _split(function, grid, values)
-    inner = np.arange(1, grid.size - 1)
-    minima = inner[(values[inner] <= values[inner - 1]) & (values[inner] <= values[inner + 1])]
-    minima = minima[np.argsort(values[minima], kind="stable")][:12]
-    found = np.array([narrow(function, grid[k - 1], grid[k + 1]) for k in minima])
-    # The level of a minimum is the larger value at the two ends of a window one needle wide, for the best of nine
-    # windows that contain it. In a needle that is higher than the minimum itself.
-    left_ends = found[:, None] + np.linspace(-NEEDLE, 0.0, 9)
-    ends = function(np.stack([left_ends, left_ends + NEEDLE]).ravel()).reshape(2, found.size, 9)
-    levels = ends.max(axis=0).min(axis=1)
-    return float(found[np.argmin(levels)])
+    _, level = _most_robust(function, grid, values)
+    return _most_robust(function, *_split(function, grid, values, level))[0]
 
 
 def waves(edge: float, momentum: float, steps: int) -> FloatArray | None:
@@ -105,8 +95,26 @@ def _bracket(function: LogFunction, start: float) -> tuple[FloatArray, FloatArra
     return grid, values
 
 
-def _split(function: LogFunction, grid: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """`grid` with midpoints added wherever the function may be lower than all of `values`, and its values there."""
+def _most_robust(function: LogFunction, grid: FloatArray, values: FloatArray) -> tuple[float, float]:
+    """The point with the lowest worst value, beside one of the local minima of `values`, and that worst value."""
+    worst = worst_nearby(function)
+    inner = np.arange(1, grid.size - 1)
+    minima = inner[(values[inner] <= values[inner - 1]) & (values[inner] <= values[inner + 1])]
+    best, level = float(grid[minima[np.argmin(values[minima])]]), np.inf
+    for k in minima[np.argsort(values[minima], kind="stable")]:
+        if values[k] >= level:
+            break
+        lowest = narrow(function, grid[k - 1], grid[k + 1])
+        # Where the worst value is lowest, a local minimum lies within the tolerance: otherwise a shift would lower it.
+        place = narrow(worst, lowest - 1.5 * TOLERANCE, lowest + 1.5 * TOLERANCE)
+        height = float(worst(np.array([place]))[0])
+        if height < level:
+            best, level = place, height
+    return best, level
+
+
+def _split(function: LogFunction, grid: FloatArray, values: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:
+    """`grid` with midpoints added wherever the function may be lower than `level`, and its values there."""
     while grid.size < SPLITS_AT_MOST:
         # Slopes are those of log against log: losses vary over many decades.
         heights = np.log(np.clip(values, 1e-300, 1e300))
@@ -116,7 +124,7 @@ def _split(function: LogFunction, grid: FloatArray, values: FloatArray) -> tuple
         steepest = CAUTION * np.maximum(slope, np.maximum(around[:-2], around[2:]))
         # Two lines of that slope, down from both ends of an interval, meet at this height: the lowest that is possible.
         lowest = 0.5 * (heights[1:] + heights[:-1] - steepest * width)
-        open_ = np.flatnonzero((lowest < heights.min() - 1e-3) & (width > 0.5 * NEEDLE))
+        open_ = np.flatnonzero((lowest < np.log(np.clip(level, 1e-300, 1e300)) - 1e-3) & (width > 0.5 * NEEDLE))
         if open_.size == 0:
             break
         middle = 0.5 * (grid[open_] + grid[open_ + 1])
