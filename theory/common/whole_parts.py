@@ -33,8 +33,8 @@ def whole_part(factor: float, count: int, divisor: float = 1.0) -> int:
 def ceiling(factor: float, count: int) -> int:
     """⌈factor · count⌉ in the same sense: the smallest that any number has which is rounded to `factor`.
 
-    >>> ceiling(0.1, 30), int(-(-0.1 * 30 // 1))
-    (3, 4)
+    >>> ceiling(0.07, 100), math.ceil(0.07 * 100)
+    (7, 8)
     """
     return math.ceil(_end(factor, -math.inf) * count)
 

@@ -49,13 +49,13 @@ def check(problem, target, run):
 def test_no_passage_is_missed_that_is_wider_than_a_needle(seed):
     """And none is reported that is a needle: the latest arrival nearby is as early as that of any other rate."""
     rng = np.random.default_rng(seed)
-    assert all(check(*random_question(rng)) for _ in range(10))
+    assert all(check(*random_question(rng)) for _ in range(4))
 
 
 @pytest.mark.slow
 def test_nor_in_hundreds_of_problems():
     rng = np.random.default_rng(100)
-    assert all(check(*random_question(rng)) for _ in range(400))
+    assert all(check(*random_question(rng)) for _ in range(200))
 
 
 def test_a_passage_three_percent_wide_is_found():
@@ -92,9 +92,11 @@ def test_the_bounds_are_close_enough_to_be_of_use():
     assert grid[-2] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("half_width", "steps"), [(0.004, 2), (0.006, 1)])
-def test_a_target_that_only_a_needle_reaches_in_one_step_takes_two(half_width, steps):
-    """One mode: after a step the loss is ½(1 − ε)²."""
-    best = theory.minimum_steps(theory.NoisyQuadratic([1.0], 0.0), 0.5 * half_width**2, batch_size=1)
-    assert best.steps == steps
-    assert best.learning_rate == pytest.approx(1.0, rel=1e-3)
+@pytest.mark.parametrize(("half_width", "latest"), [(0.004, 2), (0.006, 1)])
+def test_a_target_that_only_a_needle_reaches_in_one_step_is_judged_as_two_steps_away(half_width, latest):
+    """One mode: after a step the loss is ½(1 − ε)². What is reported are the steps of the learning rate itself."""
+    problem, target = theory.NoisyQuadratic([1.0], 0.0), 0.5 * half_width**2
+    best = theory.minimum_steps(problem, target, batch_size=1)
+    nearby = float(best.learning_rate) * np.exp(TOLERANCE * np.linspace(-1, 1, 41))
+    assert theory.steps_to_target(problem, target, learning_rate=nearby, batch_size=1).max() == latest
+    assert best.steps == theory.steps_to_target(problem, target, learning_rate=best.learning_rate, batch_size=1)

@@ -42,13 +42,13 @@ def rate_is_robust(rng):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_best_learning_rate_is_a_needle(seed):
     rng = np.random.default_rng(seed)
-    assert all(rate_is_robust(rng) for _ in range(8))
+    assert all(rate_is_robust(rng) for _ in range(4))
 
 
 @pytest.mark.slow
-def test_nor_is_one_of_hundreds():
+def test_nor_is_one_of_a_hundred():
     rng = np.random.default_rng(1)
-    assert all(rate_is_robust(rng) for _ in range(300))
+    assert all(rate_is_robust(rng) for _ in range(100))
 
 
 def loss_of_pair(problem, steps, initial, final, **run):
@@ -96,13 +96,13 @@ def pair_is_robust(rng, spacing):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_pair_is_a_needle(seed):
     rng = np.random.default_rng(seed)
-    assert all(pair_is_robust(rng, 0.5) for _ in range(3))
+    assert all(pair_is_robust(rng, 0.5) for _ in range(2))
 
 
 @pytest.mark.slow
-def test_nor_is_one_of_131():
+def test_nor_is_one_of_dozens():
     rng = np.random.default_rng(10)
-    assert all(pair_is_robust(rng, 0.2) for _ in range(131))
+    assert all(pair_is_robust(rng, 0.3) for _ in range(36))
 
 
 def staircase_is_robust(rng):
@@ -130,13 +130,13 @@ def staircase_is_robust(rng):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_staircase_is_a_needle(seed):
     rng = np.random.default_rng(seed)
-    assert all(staircase_is_robust(rng) for _ in range(3))
+    assert all(staircase_is_robust(rng) for _ in range(2))
 
 
 @pytest.mark.slow
-def test_nor_is_one_of_forty():
+def test_nor_is_one_of_twenty():
     rng = np.random.default_rng(10)
-    assert all(staircase_is_robust(rng) for _ in range(40))
+    assert all(staircase_is_robust(rng) for _ in range(20))
 
 
 @settings(max_examples=100)

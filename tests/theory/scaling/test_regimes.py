@@ -134,7 +134,7 @@ def test_optima_held_down_by_an_instability_that_noise_makes_have_a_label_of_the
     # Without label noise every mode shrinks by 1 − 2ε + ε²(101 + B)/B a step: fastest at exactly half of the edge.
     np.testing.assert_allclose(table.learning_rate / table.stability_edge, 0.5, rtol=2e-3)
     noisy = theory.LeastSquares([1.0, 0.01], label_noise=0.0, weights=[10, 10])
-    table = theory.regimes(noisy, theory.StepBudget(3000), batch_sizes=[1, 2, 10_000]).sel(momentum=0.0)
+    table = theory.regimes(noisy, theory.StepBudget(3000), batch_sizes=[1, 2, 10_000], momentum=0.0).squeeze()
     assert (table.learning_rate / table.stability_edge > 0.9)[:2].all()
     assert table.regime.values.tolist() == ["noise instability"] * 2 + ["curvature dominated"]
     assert float(table.critical_learning_rate) == float(theory.critical_learning_rate(noisy))
