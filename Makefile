@@ -38,6 +38,7 @@ bench: .venv/ready ## measure the speed of every part
 	$(BIN)/python benchmarks/bench_training.py
 	$(BIN)/python benchmarks/bench_threads.py
 	$(BIN)/python benchmarks/bench_sweep.py
+	$(BIN)/python benchmarks/bench_store.py
 
 bench-libraries: ## measure the simulator beside other libraries, in an environment of its own
 	$(PYTHON) -m venv .venv-bench

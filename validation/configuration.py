@@ -1,9 +1,11 @@
 """The configuration of a training run: frozen, of plain values, and with a key that names its record for all time."""
 
+import copy
+import functools
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from noisysgd.theory.common import checks
@@ -285,6 +287,15 @@ class TrainConfig:
         """The same run with some values changed."""
         return replace(self, **changes)
 
+    def repeated(self, runs: int) -> list[Self]:
+        """The same run with so many seeds, beginning with its own."""
+        self.with_(seed=self.seed + runs - 1)  # checks the largest; nothing else needs to be checked again
+        found = [copy.copy(self) for _ in range(runs)]
+        for number, config in enumerate(found):
+            vars(config).pop("key", None)  # a copy has brought that of the first seed along
+            object.__setattr__(config, "seed", self.seed + number)
+        return found
+
     def pinned(self) -> Self:
         """The same run, with the contents of its data set fixed where these are the user's own.
 
@@ -299,9 +310,8 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: the fields of the first version, and others that are not at their default."""
-        defaults = {field.name: field.default for field in fields(self)}
-        values = asdict(self)
-        kept = {name: v for name, v in values.items() if name in FIRST_FIELDS or v != defaults[name]}
+        own = vars(self)
+        kept = {name: own[name] for name, default in _DEFAULTS.items() if name in FIRST_FIELDS or own[name] != default}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in kept.items()}
 
     @classmethod
@@ -314,7 +324,7 @@ class TrainConfig:
         checks.require(not needed, "configuration", "a learning_rate and a batch_size", values, "Complete it.")
         return cls(**values)
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """Hash of the canonical configuration: the name of its run, 16 hexadecimal digits."""
         canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
@@ -331,3 +341,7 @@ def _places(given: Any) -> tuple[float, ...]:
     checks.require(possible, "evaluate_at", "whole steps ≥ 0, or shares between 0 and 1", given, remedy)
     checks.require(len(set(places)) == len(places), "evaluate_at", "distinct places", given, "Name each once.")
     return tuple(places)
+
+
+_DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
+"""Of every field; asking for the fields of a class takes time, and sweeps have many configurations."""

@@ -9,6 +9,7 @@ lets them use vector registers. No other liberty is taken with floating-point ar
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -63,28 +64,36 @@ class _Cache(caching.FunctionCache):  # type: ignore[misc]
 class _CacheFile(caching.IndexDataCacheFile):  # type: ignore[misc]
     """The index of a cache and its data files, read and written by one process at a time.
 
-    Numba chooses a free name for a data file before it writes the file, so that two processes that fill one cache at
-    once could choose the same name for different code.
+    Numba chooses a free number for a data file before it writes the file, so that two processes that fill one cache at
+    once could choose the same name for different code. Here the number follows from what is compiled, for file systems
+    without locks; there the index may lack an entry, and that code is compiled again.
     """
+
+    _number = 0
 
     def save(self, key: object, data: object) -> None:
         with _locked(self._cache_path):
+            self._number = int(hashlib.sha256(repr(key).encode()).hexdigest()[:12], 16)
             super().save(key, data)
 
     def load(self, key: object) -> object:
         with _locked(self._cache_path):
             return super().load(key)
 
+    def _data_name(self, number: int) -> Any:
+        return super()._data_name(self._number + number)
+
 
 @contextmanager
 def _locked(folder: str) -> Iterator[None]:
-    """Hold an exclusive lock on a folder; without effect where the folder or the system's locks are missing."""
+    """Hold an exclusive lock on a folder; without effect where the folder or its file system's locks are missing."""
     if fcntl is None or not Path(folder).is_dir():
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)  # also releases the lock

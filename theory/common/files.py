@@ -126,7 +126,13 @@ def write_flushed(path: Path, contents: Contents) -> None:
 
 
 def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
-    """The contents of a regular file, or of one that a link leads to.
+    """The contents of a regular file; parameters and errors are those of :func:`open_regular`."""
+    with open_regular(path, most) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
+
+
+def open_regular(path: str | os.PathLike[str], most: int | None = None) -> BinaryIO:
+    """Open a regular file, or the one that a link leads to, for reading.
 
     Parameters
     ----------
@@ -147,10 +153,13 @@ def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes
     # Opening a pipe without O_NONBLOCK waits for somebody to write to it.
     _require_regular(path, path.stat(), most)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        status = os.fstat(file.fileno())
-        _require_regular(path, status, most)
-        return file.read(status.st_size)
+    file = os.fdopen(os.open(path, flags), "rb")
+    try:
+        _require_regular(path, os.fstat(file.fileno()), most)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _require_regular(path: Path, status: os.stat_result, most: int | None) -> None:

@@ -66,7 +66,7 @@ def write_dataset(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> Path:
 def read_dataset(path: str | os.PathLike[str]) -> "xr.Dataset":
     """Read what :func:`write_dataset` wrote.
 
-    A file without a digest, as versions up to 0.9 wrote them, is read with a warning in the log.
+    A file without a digest, as earlier versions wrote them, is read with a warning in the log.
 
     Raises
     ------

@@ -178,9 +178,9 @@ def _status(options: argparse.Namespace) -> int:
     for prefix, words in kinds.items():
         if count := sum(name.startswith(prefix) for name in left):
             print(f"{count} {words}")
-    if not state.finished:
+    if state.dataset is None:
         return UNFINISHED if options.check else 0
-    verdict = _verdict(plan, plan.sweep.unbracketed(state.windows, plan.sweep.collect(state.windows, state.found)))
+    verdict = _verdict(plan, plan.sweep.unbracketed(state.windows, state.dataset))
     return verdict if options.check else 0
 
 
@@ -199,16 +199,20 @@ def _export(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     from noisysgd.theory.common.files import write_text
     from noisysgd.validation.runs.store import RunStore
-    from noisysgd.validation.sweeps.export import import_runs, load
+    from noisysgd.validation.sweeps.export import import_runs, load, plan_of
 
     check_output("--plan", options.plan)
     dataset = load(options.dataset)
-    if options.plan is not None:
-        _check_plan(options, dataset.attrs.get("plan"))
-    done = import_runs(dataset, RunStore(options.store))
+    try:
+        plan = None if options.plan is None else plan_of(dataset)
+        if plan is not None:
+            _check_plan(options.plan, plan.text)
+        done = import_runs(dataset, RunStore(options.store))
+    except ValueError as error:
+        raise ValueError(f"{options.dataset}: {error}") from error
     print(f"{done.added} runs added to {options.store}, {done.known} were there already")
-    if options.plan is not None:
-        write_text(options.plan, str(dataset.attrs["plan"]))
+    if plan is not None:
+        write_text(options.plan, plan.text)
         print(f"{options.plan} written")
     if done.different:
         print(
@@ -218,14 +222,10 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_plan(options: argparse.Namespace, text: str | None) -> None:
-    """Raise if the dataset has no plan, or if writing the plan would replace another one."""
-    if text is None:
-        raise ValueError(f"{options.dataset}: expected the text of a plan, got none. Export it with noisysgd sweep.")
-    if options.plan.exists() and options.plan.read_text(encoding="utf-8") != text:
-        raise ValueError(
-            f"--plan {options.plan}: expected no file, or one with the same plan, got another. Name another file."
-        )
+def _check_plan(path: Path, text: str) -> None:
+    """Raise if writing the plan would replace another one."""
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"--plan {path}: expected no file, or one with the same plan, got another. Name another file.")
 
 
 def _check_resources(options: argparse.Namespace) -> None:

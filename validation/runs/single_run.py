@@ -1,5 +1,7 @@
 """Train one configuration into a run store: skipped if its record is there, resumed from a checkpoint if it has one."""
 
+import contextlib
+import functools
 import logging
 from pathlib import Path
 
@@ -51,33 +53,28 @@ def run_one(
         if store.read(config) is None:
             # These import torch, which the driver does without.
             from noisysgd.validation.networks.torch_globals import torch_to_itself
+            from noisysgd.validation.training.checkpoint import UnusableError
             from noisysgd.validation.training.loop import train
 
-            checkpoint = _usable(working / CHECKPOINT)
+            checkpoint = working / CHECKPOINT
+            go = functools.partial(
+                train, config, checkpoint=checkpoint, checkpoint_every=checkpoint_every, time_limit=time_limit
+            )
             try:
                 # Waiting for other threads' runs does not count.
                 with torch_to_itself(), ended_when_overdue(time_limit, config.key, working / OVERDUE):
-                    record = train(
-                        config, checkpoint=checkpoint, checkpoint_every=checkpoint_every, time_limit=time_limit
-                    )
+                    try:
+                        record = go()
+                    except UnusableError as error:
+                        logger.warning("%s; the run starts over", error)
+                        # Where there are no locks, another process may have moved it already.
+                        with contextlib.suppress(FileNotFoundError):
+                            checkpoint.replace(checkpoint.with_suffix(".damaged"))
+                        record = go()
             except KeyboardInterrupt:
                 raise KeyboardInterrupt(_what_is_left(checkpoint)) from None
             store.write(record | {"provenance": provenance()})
     return True
-
-
-def _usable(checkpoint: Path) -> Path:
-    """The path of a checkpoint, after it was renamed if it is damaged, so that its run starts over."""
-    from noisysgd.validation.training import checkpoint as checkpoints
-
-    try:
-        checkpoints.read(checkpoint)
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        checkpoint.replace(checkpoint.with_suffix(".damaged"))
-        logger.warning("%s; the run starts over", error)
-    return checkpoint
 
 
 def _what_is_left(checkpoint: Path) -> str:
@@ -86,6 +83,6 @@ def _what_is_left(checkpoint: Path) -> str:
 
     try:
         step = checkpoints.read(checkpoint)["step"]
-    except FileNotFoundError:
+    except (OSError, ValueError, KeyError):
         return "There was no checkpoint yet: the same command starts the run over."
     return f"The checkpoint of step {step} is kept: the same command goes on from there."

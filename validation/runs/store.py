@@ -9,22 +9,22 @@ releases when the process dies, however it dies.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.common.files import flush_folder, make_folder, room_for, write_flushed
-from noisysgd.theory.sweeps.curves import curve_fault
-from noisysgd.validation.configuration import METRICS, TrainConfig
+from noisysgd.theory.common.files import flush_folder, make_folder, read_regular, room_for, write_flushed
+from noisysgd.validation.configuration import TrainConfig
+from noisysgd.validation.runs.index import LEAST, Stamp, read_index, write_index
+from noisysgd.validation.runs.records import LARGEST, OtherFormatError, decode, encode, fault
 from noisysgd.validation.runs.toml_files import to_toml
 
 try:
@@ -35,11 +35,6 @@ except ImportError:  # Windows has no such locks: two drivers may then train the
 logger = logging.getLogger(__name__)
 
 RECORD, CONFIGURATION, LOCK, CHECKPOINT, OVERDUE = "record.json", "config.toml", "lock", "checkpoint.pt", "overdue"
-FORMAT = 1
-"""Version of the layout of ``record.json``."""
-OUTCOMES = ("complete", "diverged")
-NUMBERS = (*METRICS, "steps", "seconds")
-"""Entries of a record that are numbers, ``None`` or missing."""
 
 
 class RunStore:
@@ -97,17 +92,17 @@ class RunStore:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         config = TrainConfig.from_dict(record["config"])
-        # The record is a string inside the file, so that its checksum covers the very characters that are read back.
-        # Floats survive exactly: JSON writes them as repr does.
-        body = json.dumps(dict(record), sort_keys=True)
-        payload = json.dumps({"format": FORMAT, "sha256": _digest(body), "record": body}, indent=1)
+        wrong = fault(record, config)
+        checks.require(wrong is None, "record", "a result that a run can have", wrong, "Correct what makes it.")
+        content = encode(record)
+        checks.require(len(content) <= LARGEST, "record", f"at most {LARGEST} bytes", len(content), "Keep less in it.")
         partial = self.root / f".partial-{config.key}-{uuid.uuid4().hex}"
         make_folder(self.root)
         partial.mkdir()
         try:
             # The contents must be on disk before the name is, or a power cut could leave a named, empty record.
-            for name, text in ((CONFIGURATION, to_toml(config.as_dict())), (RECORD, payload)):
-                write_flushed(partial / name, text.encode())
+            write_flushed(partial / CONFIGURATION, to_toml(config.as_dict()).encode())
+            write_flushed(partial / RECORD, content)
             flush_folder(partial)
             # Renaming onto a directory that is not empty fails. Then another writer was first, and its record stays;
             # or a damaged record is in the way and is moved aside. Three attempts, since other writers may be moving
@@ -138,26 +133,50 @@ class RunStore:
         """
         path = self.path(config) / RECORD
         try:
-            text = path.read_text(encoding="utf-8")
+            record = decode(read_regular(path, LARGEST))
+            wrong = fault(record, config)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, UnicodeDecodeError) as error:
+        except OtherFormatError as error:
+            raise OtherFormatError(f"{path}: {error}") from error
+        except OSError as error:
             self._warn(path, f"cannot be read ({error})")
             return None
-        try:
-            payload = json.loads(text)
-            kind, body, digest = payload["format"], payload["record"], payload["sha256"]
-            record = json.loads(body) if digest == _digest(body) else None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            kind, record = FORMAT, None
-        remedy = "Use the version of noisysgd that wrote it, or another store."
-        checks.require(kind == FORMAT, str(path), f"a record of format {FORMAT}", kind, remedy)
-        fault = _fault(record, config)
-        if fault is not None:
-            self._warn(path, f"damaged record ({fault})")
+        except Exception as error:  # whatever stands there in place of a record: each parser fails in its own way
+            wrong = f"{error}"
+        if wrong is not None:
+            self._warn(path, f"damaged record ({wrong})")
             return None
         self._warned.discard(path)  # it has been repeated: a new damage is a new warning
-        return record
+        return dict(record)
+
+    def read_many(self, configs: Iterable[TrainConfig]) -> dict[str, dict[str, Any]]:
+        """The records of many runs, by their keys: those that :meth:`read` finds.
+
+        Of many records the store keeps an index (:mod:`noisysgd.validation.runs.index`), a file ``.index`` that may be
+        deleted at any time. A record that has changed since is read itself, never the index.
+
+        Raises
+        ------
+        ValueError
+            If a record was written in the format of another version.
+        """
+        wanted = {config.key: config for config in configs}
+        index = read_index(self.root) if len(wanted) >= LEAST else {}
+        found: dict[str, dict[str, Any]] = {}
+        fresh: dict[str, tuple[Stamp, str]] = {}
+        for key, config in wanted.items():
+            stamp = Stamp.of(self.root.joinpath(key, RECORD))  # before it is read: a change from now on shows
+            if key in index and index[key][0] == stamp:
+                found[key] = json.loads(index[key][1])
+            elif (record := self.read(config)) is not None:
+                found[key] = record
+                if stamp is not None and stamp.settled:
+                    fresh[key] = stamp, json.dumps(record)
+        # A few records are read faster than an index is written.
+        if len(fresh) >= LEAST + len(index) // 10:
+            write_index(self.root, index | fresh)
+        return found
 
     def _warn(self, path: Path, words: str) -> None:
         """Log what is wrong with a record, once for every damage: growing sweeps read a record many times."""
@@ -263,33 +282,6 @@ class RunStore:
             logger.info("%s: moved to %s", path, aside.name)
 
 
-def _fault(record: Any, config: TrainConfig) -> str | None:
-    """What is wrong with a record, in words; ``None`` if it is a record of the given configuration."""
-    if not isinstance(record, dict):
-        return "its checksum is wrong"
-    if not _describes(record.get("config"), config):
-        return "it is of another configuration"
-    if record.get("status") not in OUTCOMES:
-        return f"status {record.get('status')!r}"
-    odd = [name for name in NUMBERS if not _number_or_none(record.get(name))]
-    if odd:
-        return f"{odd[0]} {record[odd[0]]!r}"
-    fault = curve_fault(record.get("curve"))
-    return None if fault is None else f"curve: {fault}"
-
-
-def _number_or_none(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _describes(values: object, config: TrainConfig) -> bool:
-    """Whether the values kept with a record are those of `config`; names that older versions lacked may be missing."""
-    try:
-        return isinstance(values, dict) and TrainConfig.from_dict(values) == config
-    except ValueError:
-        return False
-
-
 def _lock(descriptor: int, path: Path) -> bool:
     """Whether this process has the lock now: false if another has it, true where there are no locks at all."""
     if fcntl is None:
@@ -301,7 +293,3 @@ def _lock(descriptor: int, path: Path) -> bool:
     except OSError as error:
         logger.info("%s: no locks here (%s); runs may be trained twice", path, error)
     return True
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

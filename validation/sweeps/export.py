@@ -1,7 +1,6 @@
 """Sweeps as netCDF files: export what a store has of a sweep, and import it into another store, to go on there."""
 
 import json
-import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +17,10 @@ from noisysgd.theory.sweeps.curves import curves_of
 from noisysgd.theory.sweeps.dataset import MISSING, STATUSES, UNFINISHED, check_sweep, save_sweep
 from noisysgd.theory.sweeps.netcdf import read_dataset, write_dataset
 from noisysgd.validation.configuration import METRICS, TrainConfig
+from noisysgd.validation.runs.records import fault
 from noisysgd.validation.runs.store import RunStore
-from noisysgd.validation.sweeps.plan import Plan
+from noisysgd.validation.sweeps.plan import Plan, parse_plan
 from noisysgd.validation.sweeps.trained_pairs import SCHEMA as PAIRS
-
-logger = logging.getLogger(__name__)
 
 NOT_EXTRA = {"config", "status", "provenance", *METRICS}
 """Entries of records that every dataset has in one form or another."""
@@ -108,55 +106,100 @@ def import_runs(dataset: xr.Dataset, store: RunStore) -> Imported:
     ------
     ValueError
         If the runs have no :class:`TrainConfig`: a dataset of theory or of a simulator, or one that others published,
-        as :func:`noisysgd.validation.read_pd1` returns it.
+        as :func:`noisysgd.validation.read_pd1` returns it. Or if a run has a result that none can have, such as an
+        accuracy of 99, or is complete without a training loss; nothing is added then.
     """
     source = dataset.attrs.get("source")
     remedy = "Pass one made by `noisysgd sweep export` or Sweep.run."
     checks.require(source == "training", "dataset", "a sweep of training runs", f"source {source!r}", remedy)
-    shared = json.loads(dataset.attrs.get("configuration") or "{}")
-    origin = shared.get("origin")
+    origin = _attribute(dataset, "configuration", dict).get("origin")
     expected = "runs of this package, each with a TrainConfig"
     remedy = "A store can neither repeat them nor go on from them: use the file itself, as theory.load_sweep reads it."
     checks.require(origin is None, "dataset", expected, f"trials of others, which have none: {origin}", remedy)
-    added, known, different = 0, 0, []
-    provenance = json.loads(dataset.attrs.get("runs_provenance") or "[]")
+    provenance = _attribute(dataset, "runs_provenance", list)
     # The dataset does not say which run has which provenance: if there are several, every record is given the list.
     provenance = provenance[0] if len(provenance) == 1 else provenance
-    for config, record in _records(dataset):
+    runs = list(_records(dataset))
+    # All are judged before the first is written: half of an import would be hard to undo.
+    for config, record in runs:
+        wrong = fault(record)
+        at = f"dataset, the run of {config.as_dict()}"
+        checks.require(wrong is None, at, "a result that a run can have", wrong, "Export it anew from its store.")
+    added, known, different = 0, 0, []
+    for config, record in runs:
         stored = store.read(config)
         if stored is None:
             store.write(record | {"config": config.as_dict(), "provenance": provenance})
             added += 1
         # Status and metrics decide: a repeated run takes another time and may have another provenance.
-        elif all(stored.get(name) == record[name] for name in ("status", *METRICS)):
+        elif all(stored.get(name) == record.get(name) for name in ("status", *METRICS)):
             known += 1
         else:
             different.append(config.key)
     return Imported(added, known, tuple(different))
 
 
+def plan_of(dataset: xr.Dataset) -> Plan:
+    """The plan of an exported dataset, with which its sweep can go on.
+
+    Raises
+    ------
+    ValueError
+        If it has none, or a text that is no plan, or one that no run of the dataset comes from.
+    """
+    text = dataset.attrs.get("plan")
+    remedy = "Export it with noisysgd sweep."
+    checks.require(isinstance(text, str), "dataset", "the text of a plan in its attribute 'plan'", text, remedy)
+    try:
+        plan = parse_plan(str(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"dataset: expected a plan in its attribute 'plan', got another text: {error}") from error
+    planned = {config.key for config in plan.sweep.plan(plan.sweep.limits(plan.sweep.start()))}
+    others = [config.as_dict() for config, _ in _records(dataset) if config.key not in planned]
+    expected = "the plan of its runs in the attribute 'plan'"
+    checks.require(not others, "dataset", expected, f"one without the run of {others[:1]}", remedy)
+    return plan
+
+
+def _attribute(dataset: xr.Dataset, name: str, kind: type) -> Any:
+    """An attribute that holds JSON, empty if there is none."""
+    text = dataset.attrs.get(name) or json.dumps(kind())
+    try:
+        value = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        value = None
+    remedy = "Pass one made by `noisysgd sweep export` or Sweep.run."
+    expected = f"a JSON {kind.__name__} in its attribute {name!r}"
+    checks.require(isinstance(value, kind), "dataset", expected, text, remedy)
+    return value
+
+
 def _records(dataset: xr.Dataset) -> Iterator[tuple[TrainConfig, dict[str, Any]]]:
     """The configuration and the record of every run in a dataset, rebuilt from its variables and attributes."""
-    shared = json.loads(dataset.attrs.get("configuration") or "{}")
+    shared = _attribute(dataset, "configuration", dict)
     dims = [str(dim) for dim in dataset.status.dims]
     # Variables over all dimensions of the status are numbers of single runs.
-    numbers = [str(name) for name in dataset.data_vars if name != "status" and set(dataset[name].dims) == set(dims)]
+    whole = [each for name, each in dataset.data_vars.items() if name != "status" and set(each.dims) == set(dims)]
+    numbers = [str(each.name) for each in whole if each.dtype.kind in "iuf"]
     values = {name: dataset[name].transpose(*dims).values for name in numbers}
     names = {code: name for name, code in STATUSES.items()}
     curves = curves_of(dataset)
-    for index in np.argwhere(~np.isin(dataset.status.values, (MISSING, UNFINISHED))):
+    codes = dataset.status.values
+    odd = codes[~np.isin(codes, list(names))]
+    checks.require(odd.size == 0, "dataset.status", f"values {STATUSES}", odd[:1].tolist(), "Export it anew.")
+    for index in np.argwhere(~np.isin(codes, (MISSING, UNFINISHED))):
         at = tuple(index)
         place = {dim: dataset[dim].values[k] for dim, k in zip(dims, at, strict=True)}
-        record: dict[str, Any] = {"status": names[int(dataset.status.values[at])]}
+        record: dict[str, Any] = {"status": names[int(codes[at])]}
         for name, table in values.items():
-            record |= _entry(name, float(table[at]))
+            record |= _entry(name, float(table[at]), record["status"])
         record |= {"curve": curves[at]} if at in curves else {}
         yield TrainConfig.from_dict(shared | _varied(dataset, place, dims, at)), record
 
 
 def _varied(dataset: xr.Dataset, place: Mapping[str, Any], dims: Sequence[str], at: Sequence[int]) -> dict[str, Any]:
     """The part of a run's configuration that its coordinates give: seed, rates, batch size, momentum and budget."""
-    own: dict[str, Any] = {"seed": int(place["seed"])}
+    own: dict[str, Any] = {"seed": place["seed"]}
     # Pairs of rates are stored as effective ones, of a sweep at one momentum; other sweeps store the rates themselves.
     if "initial" in place:
         unit = 1.0 - float(dataset.attrs["momentum"])
@@ -164,7 +207,7 @@ def _varied(dataset: xr.Dataset, place: Mapping[str, Any], dims: Sequence[str], 
     else:
         momentum = float(dataset.momentum.values[at[dims.index("optimizer")]])
         rate = _planned_rate(float(place["learning_rate"]), momentum)
-        own |= {"momentum": momentum, "batch_size": int(place["batch_size"]), "learning_rate": rate}
+        own |= {"momentum": momentum, "batch_size": place["batch_size"], "learning_rate": rate}
     if "budget" in place:
         own[dataset.budget.attrs["units"]] = place["budget"]
     return own
@@ -183,13 +226,15 @@ def _planned_rate(rate: float, momentum: float) -> float:
     return planned if abs(planned - rate) <= DOUBLE * rate else rate
 
 
-def _entry(name: str, value: float) -> dict[str, Any]:
+def _entry(name: str, value: float, status: str) -> dict[str, Any]:
     """The entry that a record had for a number in a dataset.
 
-    Metrics that a diverged run lacks are ``None`` in its record. Of other numbers a record that lacked them has no
-    entry.
+    Metrics that a run lacks are ``None`` in its record, as all are that diverged, whose losses are infinite in the
+    dataset. Of other numbers a record that lacked them has no entry.
     """
-    finite = math.isfinite(value)
     if name in METRICS:
-        return {name: value if finite else None}
-    return {name: int(value) if name in INTEGERS else value} if finite else {}
+        lacking = math.isnan(value) or (status == "diverged" and not math.isfinite(value))
+        return {name: None if lacking else value}
+    if not math.isfinite(value):
+        return {}
+    return {name: int(value) if name in INTEGERS and value.is_integer() else value}

@@ -63,14 +63,19 @@ class SweepState:
         The runs planned in these windows.
     records : mapping
         Records that the store has, by the key of their configuration.
-    finished : bool
-        Whether all planned runs have records, and these call for no further growth.
+    dataset : xarray.Dataset or None
+        That of the sweep, if it is finished.
     """
 
     windows: RateWindows
     configs: Sequence[TrainConfig]
     records: Mapping[str, Record]
-    finished: bool
+    dataset: xr.Dataset | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all planned runs have records, and these call for no further growth."""
+        return self.dataset is not None
 
     @property
     def found(self) -> list[Record]:
@@ -148,18 +153,21 @@ class GrowingSweep(ABC):
         list of TrainConfig
             The costliest first.
         """
-        return costliest_first(
-            [
-                self.base.with_(
-                    **changes,
-                    seed=self.base.seed + seed,
-                    **({} if setting[2] is None else {self.unit: setting[2]}),
-                )
-                for setting, axes in (windows or self.start()).items()
-                for changes in self._variations(setting, axes)
-                for seed in range(self.seeds)
-            ]
-        )
+        windows = windows or self.start()
+        known, configs = vars(self).get("_planned", (None, []))
+        if known != windows:  # of many runs it takes a while, and it is asked for again and again
+            configs = costliest_first(
+                [
+                    config
+                    for setting, axes in windows.items()
+                    for changes in self._variations(setting, axes)
+                    for config in self.base.with_(
+                        **changes, **({} if setting[2] is None else {self.unit: setting[2]})
+                    ).repeated(self.seeds)
+                ]
+            )
+            self._set(_planned=(windows, configs))
+        return list(configs)
 
     @abstractmethod
     def _variations(self, setting: Setting, axes: Mapping[str, Grid]) -> Iterator[dict[str, Any]]:
@@ -247,11 +255,11 @@ class GrowingSweep(ABC):
             return self._rounds(store, executor, records, overdue, work, progress)
         # A finished sweep needs no workers, and its store may be one that can only be read.
         state = self.state(store)
-        if state.finished:
+        if state.dataset is not None:
             if progress is not None:
                 progress(len(state.configs), len(state.configs), 1.0)
             store.tidy(state.configs)
-            return self.collect(state.windows, state.found)
+            return state.dataset
         in_vain = 0
         while True:
             before = len(records) + len(overdue)
@@ -309,10 +317,11 @@ class GrowingSweep(ABC):
         while True:
             configs = self.plan(windows)
             if _read(store, configs, records) < len(configs):
-                return SweepState(windows, configs, records, False)
-            grown = self.grow(windows, self.collect(windows, [records[config.key] for config in configs]))
+                return SweepState(windows, configs, records)
+            dataset = self.collect(windows, [records[config.key] for config in configs])
+            grown = self.grow(windows, dataset)
             if grown == windows:
-                return SweepState(windows, configs, records, True)
+                return SweepState(windows, configs, records, dataset)
             windows = grown
 
     def dataset(self, store: RunStore) -> xr.Dataset:
@@ -398,7 +407,5 @@ def _complete(
 
 def _read(store: RunStore, configs: Sequence[TrainConfig], records: dict[str, Record]) -> int:
     """Add to `records` what the store has of `configs`; returns how many of them have a record now."""
-    for config in configs:
-        if config.key not in records and (record := store.read(config)) is not None:
-            records[config.key] = record
+    records |= store.read_many(config for config in configs if config.key not in records)
     return sum(config.key in records for config in configs)

@@ -16,14 +16,20 @@ import torch
 from torch import nn
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.common.files import write_whole
+from noisysgd.theory.common.files import open_regular, write_whole
 
-FORMAT = 1
+FORMAT = 2
+"""Version of the layout. In the first the digest did not cover the version."""
+REMEDY = "Delete it to start the run over, or put back a copy."
 
 DEEPEST = 100
 """Most lists and dicts in each other that a checkpoint holds: a list that contains itself would have no end."""
 
 Plain = None | bool | int | float | str | torch.Tensor | list[Any] | dict[str, Any]
+
+
+class UnusableError(ValueError):
+    """A file that is no checkpoint, or none of this run: the run can start over without it."""
 
 
 def check(state: Plain, where: str = "state") -> None:
@@ -107,7 +113,7 @@ def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     >>> read(path)["step"]
     3
     """
-    payload = {"format": FORMAT, "digest": digest(state), "state": state}
+    payload = {"format": FORMAT, "digest": _signature(FORMAT, state), "state": state}
     # A folder may be gone: where there are no locks, another process that had the same run has finished it.
     write_whole(path, lambda file: torch.save(payload, file), make_folders=True)
 
@@ -119,27 +125,34 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     ------
     FileNotFoundError
         If there is no file.
-    ValueError
-        If the file is not a checkpoint, or one of another format, or truncated or altered.
+    UnusableError
+        A ``ValueError``, if the file is not a checkpoint, or one of another format, or truncated or altered.
     """
     path = Path(path)
-    remedy = "Delete it to start the run over, or put back a copy."
-    with path.open("rb") as file:
-        try:
+    try:
+        with open_regular(path) as file:
             # With weights_only nothing in the file can run code.
             payload = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds for files that are not its own
-            first = str(error).strip().splitlines()[:1]
-            message = f"{path}: expected a whole checkpoint, got a damaged or foreign file ({first}). {remedy}"
-            raise ValueError(message) from error
-    known = isinstance(payload, dict) and {"format", "digest", "state"} <= payload.keys()
-    checks.require(known, str(path), "a checkpoint", type(payload).__name__, remedy)
-    newer = "Use the version of noisysgd that wrote it, or delete it to start the run over."
-    checks.require(payload["format"] == FORMAT, str(path), f"a checkpoint of format {FORMAT}", payload["format"], newer)
-    found = digest(payload["state"])
-    checks.require(found == payload["digest"], str(path), f"contents of digest {payload['digest']}", found, remedy)
-    state: dict[str, Any] = payload["state"]
+        version, state = payload["format"], payload["state"]
+        whole = payload["digest"] == _signature(version, state)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever stands there in place of a checkpoint: each reader fails in its own way
+        first = " ".join(str(error).split())[:200]
+        message = f"{path}: expected a whole checkpoint, got a damaged or foreign file ({first})"
+        raise UnusableError(f"{message}. {REMEDY}") from error
+    if not whole:
+        raise UnusableError(f"{path}: expected a whole checkpoint, got contents of another digest. {REMEDY}")
+    if version not in (1, FORMAT) or not isinstance(state, dict):
+        newer = "Use the version of noisysgd that wrote it, or delete it to start the run over."
+        raise UnusableError(f"{path}: expected a checkpoint of format {FORMAT}, got {version!r}. {newer}")
     return state
+
+
+def _signature(version: int, state: Plain) -> str:
+    """The digest that a file carries: of the state, and from the second format on of the format too."""
+    own = digest(state)
+    return own if version == 1 else hashlib.sha256(f"{version!r} {own}".encode()).hexdigest()
 
 
 def digest(value: Plain) -> str:

@@ -175,9 +175,8 @@ def _train(
     if checkpoint is not None and config.model != WIDE_RESNET:
         check_resumable(run.model)
     names = set(run.model.state_dict())
-    if checkpoint is not None and Path(checkpoint).exists():
-        elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
-        logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
+    if checkpoint is not None:
+        elapsed = _resumed(run, checkpoint)
     # The run seeds torch's global generators, for networks that draw from them; the caller gets them back as they were.
     with kept_generators([config.device]):
         while not run.finished:
@@ -213,6 +212,9 @@ def _train(
                 run.curve.add_evaluation(run.step, metrics)
             if diverged(metrics["train_loss"], run.limit):
                 run.divergence = f"final training loss {metrics['train_loss']:g}, limit {run.limit:g}"
+            elif not math.isfinite(metrics["test_loss"]):  # of running statistics that have overflown, say
+                run.divergence = f"final test loss {metrics['test_loss']:g}"
+            if run.divergence is not None:
                 metrics = dict.fromkeys(METRICS)
     status = "complete" if run.divergence is None else "diverged"
     logger.debug("%s after %d steps: %s", status, run.step, config)
@@ -237,6 +239,29 @@ def _overdue(run: "TrainingRun", limit: float, checkpoint: Path | None) -> str:
     took = f"took more, with {run.step} of {run.schedule.steps} steps done"
     within = duration(limit, rough=True)
     return f"run {run.config.key}: expected to end within {within}, {took}.{kept} Raise the time limit."
+
+
+def _resumed(run: "TrainingRun", checkpoint: Path) -> float:
+    """Bring a run to the state in a file, if it is there, and return the seconds that it had taken until then.
+
+    Raises
+    ------
+    UnusableError
+        If the file is damaged, or of another run.
+    """
+    try:
+        elapsed = run.restore(checkpoints.read(checkpoint), str(checkpoint))
+    except FileNotFoundError:  # asked for by opening it: where there are no locks, another process may remove it
+        return 0.0
+    except DEVICE_ERRORS:
+        raise
+    except ValueError as error:
+        raise checkpoints.UnusableError(str(error)) from error
+    except (TypeError, KeyError, AttributeError, RuntimeError) as error:  # whole, but of another program
+        got = f"{type(error).__name__}: {error}"
+        raise checkpoints.UnusableError(f"{checkpoint}: expected the state of this run, got {got}.") from error
+    logger.info("%s: going on from step %d of %d", checkpoint, run.step, run.schedule.steps)
+    return elapsed
 
 
 class TrainingRun:

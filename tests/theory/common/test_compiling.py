@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from noisysgd.theory.common import compiling
 
 HELPERS = """
@@ -27,10 +29,22 @@ def kernel(x):
 MAIN = "from noisysgd_kernels.kernels import kernel; print(kernel(2.0), sum(kernel.stats.cache_hits.values()))"
 
 
+NO_LOCKS = """
+def refuse(descriptor, operation):
+    raise OSError(37, "No locks available")
+
+fcntl.flock = refuse
+"""
+
+
+def beside(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds modules in `folder` too."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
 def run(folder: Path) -> list[str]:
-    environment = os.environ | {"PYTHONPATH": str(folder)}
     command = [sys.executable, "-c", MAIN]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(command, env=beside(folder), capture_output=True, text=True, timeout=120, check=True)
     return done.stdout.split()
 
 
@@ -54,7 +68,8 @@ def test_a_fingerprint_covers_what_is_imported_and_nothing_above() -> None:
     assert not any(name.endswith("checks") for name in compiling._imports(kernels))  # an edit there compiles nothing
 
 
-def test_two_processes_that_compile_at_once_do_not_mix_up_their_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("locks", ["", NO_LOCKS, "fcntl.flock = max"], ids=["locks", "none", "locks that do nothing"])
+def test_two_processes_that_compile_at_once_do_not_mix_up_their_code(tmp_path: Path, locks: str) -> None:
     """Both begin with an empty cache and different types: Numba alone may give two codes the same file."""
     package = tmp_path / "noisysgd_kernels"
     package.mkdir()
@@ -62,8 +77,8 @@ def test_two_processes_that_compile_at_once_do_not_mix_up_their_code(tmp_path: P
     (package / "kernels.py").write_text(KERNELS)
     (package / "helpers.py").write_text(HELPERS.format(factor=3.0))
     calls = ["kernel(2.0)", "kernel(2)", "kernel(2.0 + 0j)"]
-    code = "from noisysgd_kernels.kernels import kernel; print({call}, end='')"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    code = f"import fcntl\n{locks}\nfrom noisysgd_kernels.kernels import kernel; print({{call}}, end='')"
+    environment = beside(tmp_path)
     for _ in range(2):  # then from what the first round left
         running = [
             subprocess.Popen([sys.executable, "-c", code.format(call=call)], env=environment, stdout=subprocess.PIPE)

@@ -4,6 +4,7 @@ Training is replaced by made-up losses wherever it is not what is tested.
 """
 
 import itertools
+import os
 import re
 import runpy
 import subprocess
@@ -30,7 +31,7 @@ from noisysgd.validation.runs import executors, single_run
 from noisysgd.validation.runs.dask_executor import local_cluster, worker_options
 from noisysgd.validation.runs.toml_files import to_toml
 from noisysgd.validation.sweeps.cost import CostEstimate, CostModel, relative_cost, steps_of
-from noisysgd.validation.sweeps.export import export, import_runs, load, save
+from noisysgd.validation.sweeps.export import export, import_runs, load, plan_of, save
 from noisysgd.validation.sweeps.paper import NAMES, PAPER, experiment_file, preset_runs
 from noisysgd.validation.sweeps.plan import EXAMPLE, parse_plan, read_plan
 from noisysgd.validation.sweeps.trained import Unlimited
@@ -62,9 +63,9 @@ def curve_of(steps, loss, status="complete"):
 def two_optima(store, config):
     """Training loss is best at an effective learning rate of 2^-4, test accuracy at 2^3; beyond 2^5 runs diverge."""
     k = np.log2(config.effective_learning_rate)
-    noise = 1e-3 * config.seed
+    noise = 1e-3 * (config.seed % 8)
     status = "diverged" if k > 5 else "complete"
-    store.write(record_of(config, (k + 4) ** 2 + noise, 1 - 0.01 * (k - 3) ** 2 - noise, status))
+    store.write(record_of(config, (k + 4) ** 2 + noise, 1 / (1 + 0.01 * (k - 3) ** 2) - noise, status))
 
 
 def run(sweep, root, work=two_optima):
@@ -362,6 +363,33 @@ def test_a_run_with_a_damaged_checkpoint_starts_over(interrupted, caplog):
     record = store.read(config)
     assert record["seconds"] < 1000.0
     assert record["train_loss"] == train(config)["train_loss"]
+    assert store.leftovers() == []
+
+
+def other_state(config):
+    """A whole checkpoint, of another run."""
+    return TrainingRun(config.with_(seed=99), load_dataset("digits")).state()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [other_state, lambda c: {"config": 3}, lambda c: other_state(c) | {"config": c.as_dict(), "momentum": 3}],
+    ids=["another run", "no state", "no momentum"],
+)
+def test_a_run_with_a_whole_checkpoint_that_is_not_its_own_starts_over(interrupted, caplog, state):
+    store, config, path = interrupted
+    checkpoint.write(path, state(config))
+    assert run_one(store, config)
+    assert "starts over" in caplog.text
+    assert store.read(config)["seconds"] < 1000.0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_run_with_a_pipe_for_a_checkpoint_starts_over(interrupted):
+    store, config, path = interrupted
+    path.unlink()
+    os.mkfifo(path)
+    assert run_one(store, config)
     assert store.leftovers() == []
 
 
@@ -751,6 +779,79 @@ def test_an_import_never_replaces_a_result(tmp_path):
     done = import_runs(export(plan, first), second)
     assert sorted(done.different) == sorted(config.key for config in plan.sweep.plan())
     assert second.read(plan.sweep.plan()[0])["train_loss"] == 2.0
+
+
+def exported(tmp_path):
+    """A store with a sweep of two runs, and its dataset."""
+    text = "[budget]\nkind = 'step'\nsteps = 5\n" + GRID.format(momenta=[0], exponents=[0, 1])
+    plan, store = parse_plan(text + "[protocol]\nruns = 1\nkeep = 1\nmetrics = []\n"), RunStore(tmp_path / "runs")
+    for config in plan.sweep.plan():
+        store.write(record_of(config, 1.0, 0.5))
+    return store, export(plan, store)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("train_loss", np.nan, "complete without a train_loss"),
+        ("train_loss", np.inf, "train_loss inf"),
+        ("train_loss", -0.5, "train_loss -0.5"),
+        ("test_loss", np.inf, "test_loss inf"),
+        ("test_accuracy", 99.0, "test_accuracy 99.0"),
+        ("steps", 0.5, "steps 0.5"),
+        ("steps", -1.0, "steps -1"),
+        ("seconds", -1.0, "seconds -1.0"),
+    ],
+)
+def test_an_import_takes_no_result_that_a_run_cannot_have_and_then_none_at_all(tmp_path, name, value, words):
+    _, dataset = exported(tmp_path)
+    dataset[name].values.ravel()[-1] = value
+    there = RunStore(tmp_path / "there")
+    with pytest.raises(ValueError, match=rf"the run of .*expected a result that a run can have, got .*{words}"):
+        import_runs(dataset, there)
+    assert not there.root.exists()
+
+
+def test_what_was_not_measured_is_imported_as_that(tmp_path):
+    _, dataset = exported(tmp_path)
+    dataset["test_accuracy"][:] = np.nan
+    there = RunStore(tmp_path / "there")
+    assert import_runs(dataset, there).added == 2
+    found = there.read_many(plan_of(dataset).sweep.plan())
+    assert [record["test_accuracy"] for record in found.values()] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.assign(status=d.status + 5), r"dataset\.status: expected values .*, got \[6\]"),
+        (lambda d: d.assign_coords(batch_size=[64.5]), "batch_size: expected an integer"),
+        (lambda d: d.assign_coords(seed=[0.5]), "seed: expected an integer"),
+        (lambda d: d.assign_attrs(configuration="[]"), "expected a JSON dict in its attribute 'configuration'"),
+        (lambda d: d.assign_attrs(configuration="[" * 10**5), "expected a JSON dict in its attribute 'configuration'"),
+        (lambda d: d.assign_attrs(runs_provenance="3"), "expected a JSON list in its attribute 'runs_provenance'"),
+    ],
+)
+def test_an_import_says_what_is_wrong_with_a_dataset(tmp_path, change, message):
+    _, dataset = exported(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        import_runs(change(dataset), RunStore(tmp_path / "there"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "expected the text of a plan in its attribute 'plan', got None"),
+        ("rm -rf ~", "expected a plan in its attribute 'plan', got another text: text: expected TOML"),
+        ("[grid]\n", "expected a plan in its attribute 'plan', got another text: file: expected a section"),
+        (EXAMPLE, "expected the plan of its runs in the attribute 'plan', got .*one without the run of"),
+    ],
+)
+def test_a_text_that_is_not_the_plan_of_its_runs_is_no_plan(tmp_path, text, message):
+    _, dataset = exported(tmp_path)
+    assert plan_of(dataset).text == dataset.plan
+    with pytest.raises(ValueError, match=message):
+        plan_of(dataset.assign_attrs(plan=text))
 
 
 def test_only_training_runs_are_imported(tmp_path):

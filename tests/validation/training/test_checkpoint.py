@@ -103,14 +103,60 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, kind: str) -> None:
 def test_foreign_files_and_code_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     torch.save({"weights": torch.ones(1)}, path)
-    with pytest.raises(ValueError, match="expected a checkpoint, got 'dict'"):
+    with pytest.raises(ValueError, match="damaged or foreign"):
         checkpoint.read(path)
     torch.save(torch.nn.Linear(1, 1), path)  # a pickle that would run code
     with pytest.raises(ValueError, match="damaged or foreign"):
         checkpoint.read(path)
-    torch.save({"format": 99, "digest": "", "state": {}}, path)
-    with pytest.raises(ValueError, match="a checkpoint of format 1, got 99"):
+    torch.save({"format": 99, "digest": checkpoint._signature(99, {}), "state": {}}, path)
+    with pytest.raises(ValueError, match="a checkpoint of format 2, got 99"):
         checkpoint.read(path)
+
+
+def test_checkpoints_of_the_first_format_are_read(tmp_path: Path) -> None:
+    torch.save({"format": 1, "digest": checkpoint.digest(STATE), "state": STATE}, tmp_path / "run.pt")
+    assert same(checkpoint.read(tmp_path / "run.pt"), STATE)
+
+
+def nested(depth: int) -> list[object]:
+    """A list in a list in a list."""
+    inner: list[object] = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"format": 2, "digest": "", "state": nested(5000)},
+        {"format": 2, "digest": "", "state": {1: 2, "a": 3}},
+        {"format": 2, "digest": torch.ones(2), "state": {}},
+        {"format": torch.ones(2), "digest": checkpoint._signature(2, {}), "state": {}},
+        {"format": 2, "digest": checkpoint._signature(2, []), "state": []},
+        [1, 2],
+        None,
+    ],
+    ids=["too deep", "mixed keys", "tensor as digest", "tensor as format", "list as state", "list", "nothing"],
+)
+def test_whatever_a_file_holds_it_is_unusable_and_no_other_error(tmp_path: Path, payload: object) -> None:
+    sys.setrecursionlimit(limit := sys.getrecursionlimit())
+    try:
+        sys.setrecursionlimit(100_000)  # to write it
+        torch.save(payload, tmp_path / "run.pt")
+    finally:
+        sys.setrecursionlimit(limit)
+    with pytest.raises(checkpoint.UnusableError, match=r"run\.pt: expected a .*checkpoint"):
+        checkpoint.read(tmp_path / "run.pt")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_or_an_endless_file_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zeros").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros"):
+        with pytest.raises(checkpoint.UnusableError, match="expected a regular file"):
+            checkpoint.read(tmp_path / name)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
