@@ -239,3 +239,30 @@ def test_an_interrupt_ends_the_waiting_for_a_call_and_not_the_call():
     threading.Timer(0.3, go.set).start()
     background.wait()
     assert ended.is_set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_was_started_with_signals_ignored_reacts_to_those_sent_to_it(tmp_path, number):
+    """As the shells of batch systems start what runs in the background."""
+    file = tmp_path / "run.toml"
+    file.write_text("learning_rate = 0.1\nbatch_size = 64\nsteps = 1000000\n")
+    command = [sys.executable, "-m", "noisysgd.validation.cli", "train", str(file), "--store", str(tmp_path / "runs")]
+    ignoring = (
+        "import os, signal, sys; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", ignoring, *command], stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + PATIENCE
+        while not list(tmp_path.glob("runs/.running-*")):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, errors
+    assert "Interrupted." in errors
