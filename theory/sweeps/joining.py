@@ -59,6 +59,7 @@ def join_sweeps(sweeps: "Iterable[xr.Dataset]", *, tolerance: float | Mapping[st
     >>> join_sweeps(parts).batch_size.values
     array([ 4, 16])
     """
+    checks.require(isinstance(sweeps, Iterable), "sweeps", "a list of Sweeps", sweeps, "Pass [sweep] for a single one.")
     given = list(sweeps)
     checks.require(bool(given), "sweeps", "at least one", given, "Pass a list of Sweeps.")
     parts = [without_curves(check_schema(part)) for part in given]

@@ -90,6 +90,10 @@ def sweep_from_records(
     >>> dict(sweep.sizes)
     {'optimizer': 1, 'batch_size': 1, 'learning_rate': 2, 'seed': 1}
     """
+    several = isinstance(records, Iterable) and not isinstance(records, Mapping)
+    checks.require(several, "records", "a list of records", records, "Pass dictionaries, one per run.")
+    named = configuration is None or isinstance(configuration, Mapping)
+    checks.require(named, "configuration", "a dictionary", configuration, "Give every setting a name.")
     rows = list(records)
     checks.require(bool(rows), "records", "at least one record", rows, "Run something first.")
     checks.one_of("source", source, SOURCES)
@@ -129,8 +133,9 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve | None]:
 
 def _metric_names(metrics: str | Iterable[str]) -> list[str]:
     """Names of metrics as a list; one string is one name."""
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
     remedy = "Name the entries of the records to store."
+    checks.require(isinstance(metrics, Iterable), "metrics", "a name, or distinct names", metrics, remedy)
+    names = [metrics] if isinstance(metrics, str) else list(metrics)
     usable = all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names)
     checks.require(usable, "metrics", "a name, or distinct names", names, remedy)
     reserved = sorted(RESERVED & set(names))

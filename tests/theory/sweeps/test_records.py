@@ -65,6 +65,18 @@ def test_faults_of_records_are_named_with_row_and_field(name):
         sweep_from({}, change)
 
 
+def test_arguments_of_other_types_are_named():
+    for records in (5, RUN):
+        with pytest.raises(ValueError, match="records: expected a list of records, got"):
+            theory.sweep_from_records(records, source="training", metrics="train_loss")
+    with pytest.raises(ValueError, match="metrics: expected a name, or distinct names, got 5"):
+        sweep_from({}, metrics=5)
+    with pytest.raises(ValueError, match="configuration: expected a dictionary, got 5"):
+        sweep_from({}, configuration=5)
+    with pytest.raises(ValueError, match="sweeps: expected a list of Sweeps, got 5"):
+        theory.join_sweeps(5)
+
+
 def test_records_have_to_be_mappings_and_have_all_fields():
     with pytest.raises(ValueError, match=r"records\[1\]: expected a mapping, got 3"):
         theory.sweep_from_records([RUN, 3], source="training", metrics="train_loss")
