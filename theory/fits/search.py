@@ -1,0 +1,185 @@
+"""The member of the family that comes closest to measured curves, for each law of the noise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from noisysgd.theory.common.arrays import FloatArray
+from noisysgd.theory.fits.measured_curve import DivergedRun
+from noisysgd.theory.fits.observations import Observations
+from noisysgd.theory.fits.power_laws import PowerLaws, Reference
+from noisysgd.theory.limits.stability import critical_learning_rate
+
+ADDITIVE, PROPORTIONAL, BOTH = "additive", "proportional", "both"
+COORDINATES = ("floor", "excess", "exponent", "noise", "noise_exponent", "largest_eigenvalue", "proportional_share")
+TUNING = 1.345
+"""Residuals beyond this many standard deviations count linearly (Huber); 95 % efficient for Gaussian errors."""
+FAR = 10.0
+"""Logarithm of a ratio of losses that stands for any larger one."""
+GRID_EXPONENTS = (0.15, 0.4, 0.8, 1.5)
+GRID_NOISE_EXPONENTS = (0.7, 1.2, 2.0)
+GRID_REACH = (1e-3, 1e-2, 0.1, 0.6)
+"""Largest curvatures to start from, as shares of the largest that the runs allow."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A minimum: the point, residuals over their scale, their derivatives, and the scale."""
+
+    law: str
+    point: FloatArray
+    residuals: FloatArray
+    jacobian: FloatArray
+    scale: float
+    low: FloatArray
+    high: FloatArray
+
+    @property
+    def spread(self) -> float:
+        """Root of the mean Huber loss, in units of the residuals: their standard deviation, were they Gaussian."""
+        return self.scale * float(np.sqrt(huber(self.residuals).mean()))
+
+
+def huber(residuals: FloatArray) -> FloatArray:
+    """Twice Huber's loss: r² up to the tuning constant, linear beyond."""
+    size = np.abs(residuals)
+    return np.where(size <= TUNING, size**2, TUNING * (2.0 * size - TUNING))
+
+
+@dataclass(frozen=True)
+class Search:
+    """Observations of several runs, and what else is known of the largest curvature."""
+
+    runs: tuple[Observations, ...]
+    diverged: tuple[DivergedRun, ...]
+    reference: Reference
+    largest_floor: float
+    smallest_edge: float
+    largest_edge: float
+
+    def laws(self, law: str, point: FloatArray) -> PowerLaws:
+        """The member of the family at a point, of which the floor is no part."""
+        share = {ADDITIVE: 0.0, PROPORTIONAL: 1.0}.get(law)
+        share = share if share is not None else float(1.0 / (1.0 + np.exp(-point[6])))
+        excess, noise, largest = np.exp(point[[1, 3, 5]])
+        return PowerLaws(float(excess), float(point[2]), float(noise), float(point[4]), float(largest), share)
+
+    def residuals(self, law: str, point: FloatArray) -> FloatArray:
+        """Logarithms of fitted over measured losses, times their precisions, and one of each diverged run."""
+        laws = self.laws(law, point)
+        parts = []
+        for run in self.runs:
+            fitted = np.maximum(point[0] + run.excess_losses(laws, self.reference), 1e-300)
+            parts.append(run.precision * np.clip(np.log(fitted / run.losses), -FAR, FAR))
+        return np.concatenate([*parts, self._too_stable(law, laws)])
+
+    def _too_stable(self, law: str, laws: PowerLaws) -> FloatArray:
+        """Of each diverged run by how far, in log ε, it lies within the stable rates; 0 beyond them."""
+        if law == ADDITIVE or not self.diverged:  # there the bounds of the largest curvature say it
+            return np.zeros(len(self.diverged))
+        problem = laws.problem(self.reference)
+        sizes, inertia, rates = np.array([(run.batch_size, run.momentum, run.learning_rate) for run in self.diverged]).T
+        edges = critical_learning_rate(problem, sizes, inertia)
+        return 100.0 * self.weight * np.maximum(np.log(edges / rates), 0.0)
+
+    @property
+    def weight(self) -> float:
+        """A precision that is typical of the runs."""
+        return float(np.median(np.concatenate([run.precision for run in self.runs])))
+
+    def bounds(self, law: str) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest values of each coordinate."""
+        unit = self.reference.loss
+        low = [0.0, np.log(1e-6 * unit), 0.02, np.log(1e-7 * unit), -2.0, np.log(self._smallest(law)), -6.0]
+        high = [self.largest_floor, np.log(1e3 * unit), 5.0, np.log(1e3 * unit), 8.0, np.log(self.largest_edge), 6.0]
+        size = 7 if law == BOTH else 6
+        return np.array(low[:size]), np.array(high[:size])
+
+    def _smallest(self, law: str) -> float:
+        """Lower bound of λ_max: under additive noise a diverged run must have met it; each run must have moved it."""
+        moved = min(1.0 / self.reference.furthest, 0.1 * self.largest_edge)
+        return max(self.smallest_edge, moved) if law == ADDITIVE else moved
+
+    def starts(self, count: int) -> list[FloatArray]:
+        """The best points of a grid, for additive noise: amplitudes and floor are found by linear least squares."""
+        from scipy.optimize import nnls
+
+        weight = np.concatenate([run.precision / run.losses for run in self.runs])
+        target = weight * np.concatenate([run.losses for run in self.runs])
+        found: list[tuple[float, FloatArray]] = []
+        low, high = self.bounds(ADDITIVE)
+        for reach in GRID_REACH:
+            largest = float(np.clip(reach * self.largest_edge, *np.exp([low[5], high[5]])))
+            descents = [self._unit(PowerLaws(1.0, a, 1e-300, 1.0, largest, 0.0)) for a in GRID_EXPONENTS]
+            noises = [self._unit(PowerLaws(1e-300, 1.0, 1.0, b, largest, 0.0)) for b in GRID_NOISE_EXPONENTS]
+            for alpha, descent in zip(GRID_EXPONENTS, descents, strict=True):
+                for beta, noise in zip(GRID_NOISE_EXPONENTS, noises, strict=True):
+                    if not (np.isfinite(descent).all() and np.isfinite(noise).all()):
+                        continue
+                    columns = weight[:, None] * np.stack([np.ones(weight.size), descent, noise], axis=1)
+                    (floor, excess, level), misfit = nnls(columns, target)
+                    with np.errstate(divide="ignore"):
+                        point = [floor, np.log(excess), alpha, np.log(level), beta, np.log(largest)]
+                    found.append((float(misfit), np.clip(point, low, high)))
+        found.sort(key=lambda pair: pair[0])
+        chosen: list[FloatArray] = []
+        for _, point in found:  # neighbours on the grid would lead to the same minimum
+            if all(np.abs((point - other)[[2, 4, 5]] / [0.5, 0.9, 2.5]).max() > 1.0 for other in chosen):
+                chosen.append(point)
+        return chosen[:count]
+
+    def starting(self, law: str, starts: list[FloatArray]) -> list[FloatArray]:
+        """Starts for additive noise as starts for another law: noise of half the strength at L₀ is proportional."""
+        low, high = self.bounds(law)
+        return [np.clip(np.append(start, [0.0] if law == BOTH else []), low, high) for start in starts]
+
+    def _unit(self, laws: PowerLaws) -> FloatArray:
+        return np.concatenate([run.excess_losses(laws, self.reference) for run in self.runs])
+
+    def minimum(self, law: str, starts: list[FloatArray]) -> Found:
+        """The lowest minimum found from the starts: by least squares at first, then by Huber's loss."""
+        from scipy.optimize import least_squares
+
+        low, high = self.bounds(law)
+        margin = 1e-6 * (high - low)
+
+        def descend(start: FloatArray, scale: float | None, evaluations: int) -> FloatArray:
+            options = {} if scale is None else {"loss": "huber", "f_scale": TUNING * scale}
+            inside = np.clip(start, low + margin, high - margin)
+            return np.asarray(
+                least_squares(
+                    lambda point: self.residuals(law, point),
+                    inside,
+                    bounds=(low, high),
+                    x_scale="jac",
+                    max_nfev=evaluations,
+                    **options,
+                ).x
+            )
+
+        points = [descend(start, None, 40) for start in starts]
+        best = min(points, key=lambda point: float((self.residuals(law, point) ** 2).sum()))
+        for _ in range(2):
+            scale = self._scale(self.residuals(law, best), best.size)
+            best = descend(best, scale, 60)
+        scale = self._scale(self.residuals(law, best), best.size)
+        return Found(law, best, self.residuals(law, best) / scale, self.jacobian(law, best) / scale, scale, low, high)
+
+    def _scale(self, residuals: FloatArray, parameters: int) -> float:
+        """Standard deviation of residuals, by their median absolute size, corrected for fitted parameters."""
+        measured = residuals[: residuals.size - len(self.diverged)]
+        free = max(measured.size - parameters, 1)
+        # Rounding alone leaves 1e-12 or so of exact curves.
+        return max(float(np.median(np.abs(measured))) / 0.6745 * np.sqrt(measured.size / free), 1e-12 * self.weight)
+
+    def jacobian(self, law: str, point: FloatArray) -> FloatArray:
+        """Derivatives of the residuals, by central differences within the bounds."""
+        low, high = self.bounds(law)
+        columns = []
+        for k in range(point.size):
+            step = 1e-5 * max(abs(point[k]), 1e-2)
+            ends = [np.array(point), np.array(point)]
+            ends[0][k], ends[1][k] = max(point[k] - step, low[k]), min(point[k] + step, high[k])
+            before, after = (self.residuals(law, end) for end in ends)
+            columns.append((after - before) / (ends[1][k] - ends[0][k]))
+        return np.stack(columns, axis=1)
