@@ -8,6 +8,14 @@ import importlib
 import warnings
 from typing import Any
 
+from noisysgd.theory.fits import (
+    DivergedRun,
+    FittedParameter,
+    LawEvidence,
+    MeasuredCurve,
+    QuadraticFit,
+    fit_quadratic,
+)
 from noisysgd.theory.limits import (
     FluctuationDissipation,
     critical_learning_rate,
@@ -107,18 +115,23 @@ __all__ = [
     "BatchGrowth",
     "Budget",
     "CornerFit",
+    "DivergedRun",
     "EpochBudget",
+    "FittedParameter",
     "FluctuationDissipation",
     "InitialFinal",
+    "LawEvidence",
     "LeastSquares",
     "LinearWithCap",
     "MaBassilyBelkin",
     "McCandlish",
+    "MeasuredCurve",
     "NoiseScaleEstimate",
     "NoiseScales",
     "NoisyQuadratic",
     "NoisyQuadraticRule",
     "Quadratic",
+    "QuadraticFit",
     "ScalingRule",
     "Schedule",
     "SharpCorner",
@@ -138,6 +151,7 @@ __all__ = [
     "expected_parameters",
     "fastest_on_grid",
     "fit_corner",
+    "fit_quadratic",
     "fluctuation_dissipation",
     "grow_batch",
     "half_then_decay",

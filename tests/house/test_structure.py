@@ -14,7 +14,7 @@ from noisysgd import simulators, theory, validation
 ROOT = Path(__file__).resolve().parents[2]
 
 ORDER = """
-theory: common schedules problems moments limits passage optima sweeps scaling plots testing
+theory: common schedules problems moments limits passage optima sweeps scaling fits plots testing
 simulators: randomness ensembles models cuda output_axes engine progress sweeps
 validation: data configuration networks training measurement runs sweeps prediction published demo cli
 """

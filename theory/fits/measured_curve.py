@@ -64,7 +64,7 @@ class MeasuredCurve:
         momentum: float = 0.0,
         errors: ArrayLike | None = None,
     ) -> None:
-        checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.constant(steps) or theory.piecewise.")
+        checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.constant or theory.piecewise.")
         at = checks.real("steps", steps)
         remedy = "Pass the numbers of steps after which losses were measured."
         checks.require(at.ndim == 1 and at.size > 0, "steps", "a non-empty (R,) array", at.shape, remedy)
@@ -110,7 +110,7 @@ def measured_curves(curves: object) -> tuple[MeasuredCurve, ...]:
     remedy = "Make them with theory.MeasuredCurve."
     given = (curves,) if isinstance(curves, MeasuredCurve) else curves
     checks.require(isinstance(given, Iterable), "curves", "MeasuredCurves", curves, remedy)
-    found = tuple(given)  # type: ignore[arg-type]  # an Iterable, as was just checked
+    found: tuple[MeasuredCurve, ...] = tuple(given)  # type: ignore[arg-type]  # an Iterable, as was just checked
     checks.require(len(found) > 0, "curves", "at least one MeasuredCurve", curves, remedy)
     for curve in found:
         checks.instance("curves", curve, MeasuredCurve, remedy=remedy)
@@ -122,7 +122,7 @@ def diverged_runs(diverged: object) -> tuple[DivergedRun, ...]:
     remedy = "Pass theory.DivergedRun(learning_rate=…, batch_size=…), or a mapping with these names."
     given = (diverged,) if isinstance(diverged, DivergedRun | MeasuredCurve | Mapping) else diverged
     checks.require(isinstance(given, Iterable), "diverged", "DivergedRuns", diverged, remedy)
-    found = []
+    found: list[DivergedRun] = []
     for run in given:  # type: ignore[attr-defined]
         if isinstance(run, Mapping):
             names = {"learning_rate", "batch_size"} <= run.keys() <= {"learning_rate", "batch_size", "momentum"}

@@ -6,7 +6,6 @@ from functools import cached_property
 import numpy as np
 
 from noisysgd.theory.common.arrays import FloatArray, IntArray
-from noisysgd.theory.fits.curve_kernels import curve_losses
 from noisysgd.theory.fits.grouped_steps import COARSE, GroupedSteps, grouped_steps
 from noisysgd.theory.fits.measured_curve import MeasuredCurve
 from noisysgd.theory.fits.power_laws import PowerLaws, Reference
@@ -59,6 +58,8 @@ class Observations:
 
     def excess_losses(self, laws: PowerLaws, reference: Reference) -> FloatArray:
         """Excess losses of the family's member at the steps of this run, (R,)."""
+        from noisysgd.theory.fits.curve_kernels import curve_losses  # compiled code, loaded when first needed
+
         eigenvalues, start, noise = laws.modes(reference)
         losses = np.empty(int((self.steps > 0).sum()))
         grouped = self.grouped

@@ -5,10 +5,10 @@ learning rates S. Each step adds noise worth ε² γ C λ^β per e-fold, times 1
 is additive noise, f = 1 noise proportional to the excess loss. Both laws end at λ_max.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln
 
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.problems.least_squares import LeastSquares
@@ -70,7 +70,7 @@ class PowerLaws:
         # The trapezoidal rule; below the last curvature the integrand has died out, or does not move.
         width = np.full(MODES, depth / (MODES - 1))
         width[0] *= 0.5
-        scale = np.log(self.excess) + self.exponent * np.log(2.0 * reference.progress) - gammaln(self.exponent)
+        scale = np.log(self.excess) + self.exponent * np.log(2.0 * reference.progress) - math.lgamma(self.exponent)
         start = np.exp(scale + self.exponent * logs) * width
         shape = np.exp((self.noise_exponent - 1.0) * (logs - logs[0])) * width
         noise = 2.0 * self.noise / reference.temperature * shape / shape.sum() * np.exp(logs)
@@ -89,6 +89,4 @@ class PowerLaws:
         # There the noise of a mode is λ(2L + σ²), so that the number of modes sets how much of it there is.
         weights = noise * feedback / eigenvalues**2
         variance = 2.0 * start / (weights * eigenvalues)
-        return LeastSquares(
-            eigenvalues, 2.0 * constant / feedback, 0.0, variance, weights=weights, kurtosis=2.0
-        )
+        return LeastSquares(eigenvalues, 2.0 * constant / feedback, 0.0, variance, weights=weights, kurtosis=2.0)

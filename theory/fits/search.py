@@ -43,7 +43,7 @@ class Found:
 def huber(residuals: FloatArray) -> FloatArray:
     """Twice Huber's loss: r² up to the tuning constant, linear beyond."""
     size = np.abs(residuals)
-    return np.where(size <= TUNING, size**2, TUNING * (2.0 * size - TUNING))
+    return np.asarray(np.where(size <= TUNING, size**2, TUNING * (2.0 * size - TUNING)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Search:
         problem = laws.problem(self.reference)
         sizes, inertia, rates = np.array([(run.batch_size, run.momentum, run.learning_rate) for run in self.diverged]).T
         edges = critical_learning_rate(problem, sizes, inertia)
-        return 100.0 * self.weight * np.maximum(np.log(edges / rates), 0.0)
+        return np.asarray(100.0 * self.weight * np.maximum(np.log(edges / rates), 0.0))
 
     @property
     def weight(self) -> float:
@@ -119,7 +119,7 @@ class Search:
                     columns = weight[:, None] * np.stack([np.ones(weight.size), descent, noise], axis=1)
                     (floor, excess, level), misfit = nnls(columns, target)
                     with np.errstate(divide="ignore"):
-                        point = [floor, np.log(excess), alpha, np.log(level), beta, np.log(largest)]
+                        point = np.array([floor, np.log(excess), alpha, np.log(level), beta, np.log(largest)])
                     found.append((float(misfit), np.clip(point, low, high)))
         found.sort(key=lambda pair: pair[0])
         chosen: list[FloatArray] = []
@@ -128,58 +128,62 @@ class Search:
                 chosen.append(point)
         return chosen[:count]
 
-    def starting(self, law: str, starts: list[FloatArray]) -> list[FloatArray]:
-        """Starts for additive noise as starts for another law: noise of half the strength at L₀ is proportional."""
+    def starting(self, law: str, point: FloatArray) -> list[FloatArray]:
+        """A point for one law of the noise as starts for another."""
         low, high = self.bounds(law)
-        return [np.clip(np.append(start, [0.0] if law == BOTH else []), low, high) for start in starts]
+        if law == BOTH and point.size < low.size:
+            return [np.clip(np.append(point, share), low, high) for share in (-1.5, 1.5)]
+        return [np.clip(point[: low.size], low, high)]
 
     def _unit(self, laws: PowerLaws) -> FloatArray:
         return np.concatenate([run.excess_losses(laws, self.reference) for run in self.runs])
 
     def minimum(self, law: str, starts: list[FloatArray]) -> Found:
         """The lowest minimum found from the starts: by least squares at first, then by Huber's loss."""
+        points = [self._descend(law, start, None, 1e-4) for start in starts]
+        best = min(points, key=lambda point: float((self.residuals(law, point) ** 2).sum()))
+        for precision in (1e-4, 1e-7):
+            best = self._descend(law, best, self._scale(self.residuals(law, best), best.size), precision)
+        scale = self._scale(self.residuals(law, best), best.size)
+        return Found(
+            law, best, self.residuals(law, best) / scale, self.jacobian(law, best) / scale, scale, *self.bounds(law)
+        )
+
+    def _descend(self, law: str, start: FloatArray, scale: float | None, precision: float) -> FloatArray:
+        """A local minimum of the squared residuals, or of Huber's loss at a scale, to a relative precision of it."""
         from scipy.optimize import least_squares
 
         low, high = self.bounds(law)
         margin = 1e-6 * (high - low)
-
-        def descend(start: FloatArray, scale: float | None, evaluations: int) -> FloatArray:
-            options = {} if scale is None else {"loss": "huber", "f_scale": TUNING * scale}
-            inside = np.clip(start, low + margin, high - margin)
-            return np.asarray(
-                least_squares(
-                    lambda point: self.residuals(law, point),
-                    inside,
-                    bounds=(low, high),
-                    x_scale="jac",
-                    max_nfev=evaluations,
-                    **options,
-                ).x
-            )
-
-        points = [descend(start, None, 40) for start in starts]
-        best = min(points, key=lambda point: float((self.residuals(law, point) ** 2).sum()))
-        for _ in range(2):
-            scale = self._scale(self.residuals(law, best), best.size)
-            best = descend(best, scale, 60)
-        scale = self._scale(self.residuals(law, best), best.size)
-        return Found(law, best, self.residuals(law, best) / scale, self.jacobian(law, best) / scale, scale, low, high)
+        found = least_squares(
+            lambda point: self.residuals(law, point),
+            np.clip(start, low + margin, high - margin),
+            jac=lambda point: self.jacobian(law, point),
+            bounds=(low, high),
+            x_scale="jac",
+            ftol=precision,
+            xtol=precision,
+            max_nfev=60,
+            loss="linear" if scale is None else "huber",
+            f_scale=1.0 if scale is None else TUNING * scale,
+        )
+        return np.asarray(found.x)
 
     def _scale(self, residuals: FloatArray, parameters: int) -> float:
         """Standard deviation of residuals, by their median absolute size, corrected for fitted parameters."""
         measured = residuals[: residuals.size - len(self.diverged)]
         free = max(measured.size - parameters, 1)
         # Rounding alone leaves 1e-12 or so of exact curves.
-        return max(float(np.median(np.abs(measured))) / 0.6745 * np.sqrt(measured.size / free), 1e-12 * self.weight)
+        return float(max(np.median(np.abs(measured)) / 0.6745 * np.sqrt(measured.size / free), 1e-12 * self.weight))
 
     def jacobian(self, law: str, point: FloatArray) -> FloatArray:
-        """Derivatives of the residuals, by central differences within the bounds."""
-        low, high = self.bounds(law)
+        """Derivatives of the residuals, by differences within the bounds."""
+        _, high = self.bounds(law)
+        before = self.residuals(law, point)
         columns = []
         for k in range(point.size):
-            step = 1e-5 * max(abs(point[k]), 1e-2)
-            ends = [np.array(point), np.array(point)]
-            ends[0][k], ends[1][k] = max(point[k] - step, low[k]), min(point[k] + step, high[k])
-            before, after = (self.residuals(law, end) for end in ends)
-            columns.append((after - before) / (ends[1][k] - ends[0][k]))
+            step = 1e-6 * max(abs(point[k]), 1.0)
+            moved = np.array(point)
+            moved[k] += step if point[k] + step <= high[k] else -step
+            columns.append((self.residuals(law, moved) - before) / (moved[k] - point[k]))
         return np.stack(columns, axis=1)

@@ -6,10 +6,12 @@ from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.fits.search import TUNING, Found
 
 
-def correlation_time(residuals: FloatArray, sizes: IntArray) -> float:
+def correlation_time(residuals: FloatArray, sizes: IntArray, parameters: int) -> float:
     """1 + 2 Σ ρ_k, ≥ 1: how many neighbouring residuals count as one; `sizes` are the numbers in each run.
 
-    The correlations of all runs are pooled. The sum ends at the first lag whose correlation could be chance.
+    The correlations of all runs are pooled. The sum ends at the first lag whose correlation could be chance. It is cut
+    where it would leave fewer than two independent residuals per parameter: a fit takes the slowest components out of
+    its residuals, so that longer times cannot be told from them.
     """
     runs = np.split(np.clip(residuals, -3.0 * TUNING, 3.0 * TUNING), np.cumsum(sizes)[:-1])
     power = sum(float(run @ run) for run in runs)
@@ -21,7 +23,7 @@ def correlation_time(residuals: FloatArray, sizes: IntArray) -> float:
         if correlation < 2.0 / np.sqrt(residuals.size):
             break
         total += 2.0 * correlation
-    return total
+    return min(total, max(residuals.size / (2.0 * (parameters + 1.0)), 1.0))
 
 
 def standard_errors(found: Found, time: float) -> FloatArray:
@@ -40,7 +42,8 @@ def standard_errors(found: Found, time: float) -> FloatArray:
     errors = np.full(parameters, np.inf)
     if moved.any():
         # Directions that change the residuals by less than rounding does have no information.
-        values, vectors = np.linalg.eigh((jacobian / np.where(moved, size, 1.0)).T[moved] @ (jacobian / np.where(moved, size, 1.0))[:, moved])
+        columns = jacobian[:, moved] / size[moved]
+        values, vectors = np.linalg.eigh(columns.T @ columns)
         covariance = (vectors**2 / np.maximum(values, 1e-14)).sum(axis=1)
         errors[moved] = np.sqrt(variance * time * covariance) / size[moved]
     return errors
