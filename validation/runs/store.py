@@ -92,9 +92,9 @@ class RunStore:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         config = TrainConfig.from_dict(record["config"])
-        wrong = fault(record, config)
-        checks.require(wrong is None, "record", "a result that a run can have", wrong, "Correct what makes it.")
         content = encode(record)
+        wrong = fault(decode(content), config)  # of what will be read: tuples have become lists
+        checks.require(wrong is None, "record", "a result that a run can have", wrong, "Correct what makes it.")
         checks.require(len(content) <= LARGEST, "record", f"at most {LARGEST} bytes", len(content), "Keep less in it.")
         partial = self.root / f".partial-{config.key}-{uuid.uuid4().hex}"
         make_folder(self.root)
