@@ -49,6 +49,7 @@ from noisysgd.theory.optima import (
 from noisysgd.theory.passage import steps_to_target
 from noisysgd.theory.problems import (
     L2,
+    Compressed,
     LeastSquares,
     NoisyQuadratic,
     Quadratic,
@@ -114,6 +115,7 @@ __all__ = [
     "L2",
     "BatchGrowth",
     "Budget",
+    "Compressed",
     "CornerFit",
     "DivergedRun",
     "EpochBudget",

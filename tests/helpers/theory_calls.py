@@ -408,6 +408,7 @@ CALLS: dict[str, Call] = {
 }
 
 NO_NUMBERS = {
+    "Compressed",
     *(
         "BatchGrowth",
         "Budget",

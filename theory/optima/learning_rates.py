@@ -1,5 +1,6 @@
 """The learning rate that is best under a compute budget: lowest final loss, or fewest steps to a target."""
 
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -10,6 +11,7 @@ from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.limits.stability import critical_learning_rate
 from noisysgd.theory.moments.losses import expected_loss, loss_curve
+from noisysgd.theory.optima.fewer_modes import best_on_fewer_modes
 from noisysgd.theory.optima.fewest_steps import minimum_steps
 from noisysgd.theory.optima.minimise import minimise_on_log_scale, waves
 from noisysgd.theory.problems.quadratic import Quadratic
@@ -140,15 +142,14 @@ def _best_rate(
         return 0.0, 0.0
     schedule = of_length(family, steps)
 
-    def loss(log_rates: FloatArray) -> FloatArray:
-        return expected_loss(
-            problem, schedule, learning_rate=np.exp(log_rates), batch_size=batch_size, momentum=momentum
-        )
+    def losses(modes: Quadratic, log_rates: FloatArray) -> FloatArray:
+        return expected_loss(modes, schedule, learning_rate=np.exp(log_rates), batch_size=batch_size, momentum=momentum)
 
     # The best rate is rarely above the critical one but may be decades below it: the scan grows downwards from there.
     edge = float(np.log(critical_learning_rate(problem, batch_size, momentum)))
-    best = minimise_on_log_scale(loss, start=edge, also=waves(edge, momentum, steps))
-    lowest = float(loss(np.array([best]))[0])
+    also = waves(edge, momentum, steps)
+    search = partial(minimise_on_log_scale, start=edge, also=also)
+    best, lowest = best_on_fewer_modes(problem, losses, search, start=edge)
     require_gain(problem, lowest)
     return float(np.exp(best)), lowest
 

@@ -28,9 +28,9 @@ from noisysgd.theory.passage.search import (
     search,
     settle_at_once,
 )
-from noisysgd.theory.passage.spectral_quadrature import SpectralRule, spectral_rule
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import natural_units
+from noisysgd.theory.problems.spectral_quadrature import SpectralRule, spectral_rule
 
 OSCILLATIONS = (0.0, 256.0, 4096.0, 16384.0, 65536.0, np.inf)
 """Phases in radians that the rules resolve, in the order in which they are tried; infinity is the full spectrum."""

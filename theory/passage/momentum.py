@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from noisysgd.theory.common.arrays import FloatArray, IntArray
-from noisysgd.theory.passage.spectral_quadrature import SpectralRule
+from noisysgd.theory.problems.spectral_quadrature import SpectralRule
 
 RUNGS = 54
 """Number of stride lengths: 2⁰ … 2⁵³ steps."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from noisysgd.theory.common.arrays import FloatArray, IntArray
-from noisysgd.theory.passage.spectral_quadrature import SpectralRule
+from noisysgd.theory.problems.spectral_quadrature import SpectralRule
 
 CERTIFIED = 1e-9
 """Largest error of the loss, as a share of the target, with which a compressed spectrum is used."""

@@ -9,7 +9,7 @@ from noisysgd import theory
 from noisysgd.theory import testing
 from noisysgd.theory.passage import additive as passage
 from noisysgd.theory.passage.quadrature_bounds import momentum_growth, quadrature_error, sgd_growth
-from noisysgd.theory.passage.spectral_quadrature import spectral_rule
+from noisysgd.theory.problems.spectral_quadrature import spectral_rule
 
 mpmath = pytest.importorskip("mpmath")
 

@@ -11,7 +11,8 @@ The bound. Let |f| ≤ M in the Bernstein ellipse ϱ of the bin, the image under
     |Σ mass f − Σ weight f(node)| ≤ M · K(ϱ),   K(ϱ) = 2 Σ_{j<J} ϱ^−j |μ_j − ν_j| + 4 · mass · ϱ^−J / (1 − 1/ϱ)
 
 with the Chebyshev moments μ_j of the bin and ν_j of its rule. Both are *evaluated*, so the bound holds for whatever
-rule was found, rounding included; nothing rests on how it was found. M depends on the optimizer: ``quadrature_bounds``.
+rule was found, rounding included; nothing rests on how it was found. M depends on the optimizer: ``quadrature_bounds``
+for first passages, ``compression`` for any schedule of SGD.
 """
 
 from dataclasses import dataclass
@@ -59,7 +60,14 @@ class SpectralRule:
         return self.amplification.size == 0
 
 
-def spectral_rule(eigenvalues: FloatArray, masses: FloatArray, oscillations: float = 0.0) -> SpectralRule:
+def spectral_rule(
+    eigenvalues: FloatArray,
+    masses: FloatArray,
+    oscillations: float = 0.0,
+    *,
+    count: int = NODES,
+    above: float = np.inf,
+) -> SpectralRule:
     """A rule for Σ masses f(eigenvalues), for functions f that oscillate by up to so many radians at the largest λ.
 
     Heavy ball turns a mode by about √(ελ) in a step, so that t steps need `oscillations` = t√(ελ_max), and the phase of
@@ -71,6 +79,10 @@ def spectral_rule(eigenvalues: FloatArray, masses: FloatArray, oscillations: flo
         λ ≥ 0 and masses ≥ 0.
     oscillations : float
         Phase to resolve, in radians; ``np.inf`` keeps every eigenvalue.
+    count : int
+        Nodes in a bin without oscillations.
+    above : float
+        Eigenvalues above this are kept.
 
     Returns
     -------
@@ -93,21 +105,21 @@ def spectral_rule(eigenvalues: FloatArray, masses: FloatArray, oscillations: flo
     weights: list[FloatArray] = [np.empty(0)]
     amplification: list[FloatArray] = []
     boundary: list[FloatArray] = []
-    start = 0
-    if oscillations == np.inf:
-        nodes, weights, start = [values], [sums], values.size
+    start = values.size if oscillations == np.inf else int(np.count_nonzero(values > above))
+    nodes.append(values[:start])
+    weights.append(sums[:start])
     while start < values.size:
         # The next bin begins at λ = top. The phase there says how many nodes a bin of full width needs in addition, or
         # into how many parts it has to be cut.
         top = values[start]
         more = 0.35 * oscillations * np.sqrt(top / values[0])
         parts = max(np.ceil(more / MORE_NODES), 1.0)
-        count = NODES + int(np.ceil(more / parts))
+        most = count + int(np.ceil(more / parts))
         stop = max(int(np.searchsorted(-values, -top * np.exp(-BIN / parts), side="right")), start + 1)
         part = slice(start, stop)
         start = stop
-        # No rule pays for a bin of at most `count` eigenvalues: it keeps them, and adds no error.
-        rule = _gauss(values[part], sums[part], count) if stop - part.start > count else None
+        # No rule pays for a bin of at most `most` eigenvalues: it keeps them, and adds no error.
+        rule = _gauss(values[part], sums[part], most) if stop - part.start > most else None
         nodes.append(values[part] if rule is None else rule[0])
         weights.append(sums[part] if rule is None else rule[1])
         if rule is not None:
