@@ -21,13 +21,13 @@ from noisysgd.theory.problems.quadratic import Quadratic
 LEVELS = ((6, 0.0), (9, 256.0), (11, 4096.0))
 """Nodes for each bin, and phases that are resolved, of the problems that a search is tried on, in this order."""
 BEYOND = 10.0
-"""Learning rates up to this multiple of the critical one are resolved; above it the steepest modes, which are kept, decide."""
+"""Learning rates up to this multiple of the critical one are resolved; above it steep modes, which are kept, decide."""
 LONG = 200
 """Number of modes from which on a spectrum is compressed."""
 AGREEMENT = 1e-5
 """Relative difference up to which losses agree: a tenth of it moves a minimum by less than its tolerance of 1e-3."""
 AROUND = np.linspace(-np.log(30.0), np.log(30.0), 41)
-"""Where they are compared: at learning rates from a 30th of the best to 30 times that, unless losses are much larger."""
+"""Where they are compared: from a 30th of the best learning rate to 30 times that, unless losses are much larger."""
 
 SCAN = np.linspace(-np.log(1e5), 0.0, 41)
 """Where they are compared at first: at the critical learning rate and down to a hundred-thousandth of it."""
@@ -47,7 +47,7 @@ def best_on_fewer_modes(
     """
     levels: list[Quadratic] = [*_levels(problem), problem]
     for few, more in itertools.pairwise(levels):
-        # A search that only a finer one could correct is not even begun: a coarse scan tells roughly where it would end.
+        # A search that only a finer one could correct is not even begun.
         scan = start + SCAN
         if not _agree(losses(few, scan), losses(more, scan)):
             continue

@@ -128,7 +128,7 @@ class NoisyQuadratic(Quadratic):
         >>> problem = theory.power_law(10_000)
         >>> few = problem.compressed(learning_rate=1.0)
         >>> few.problem.dim, few.start_error < 1e-11
-        (104, True)
+        (140, True)
         >>> settings = {"learning_rate": 1.0, "batch_size": 8}
         >>> losses = [theory.expected_loss(p, theory.half_then_decay(900), **settings) for p in (problem, few.problem)]
         >>> bool(abs(losses[1] - losses[0]) < 1e-12)
