@@ -58,6 +58,7 @@ CALLS = {
     ),
     "simulators.TimeLeft.always": lambda v: simulators.TimeLeft(always=v),
     "simulators.join.keep_tiles": lambda v: simulators.join(parts(), keep_tiles=v),
+    "simulators.simulate.nesterov": lambda v: simulators.simulate(PROBLEM, SCHEDULE, **SETTING, nesterov=v),
     "simulators.simulate.keep_tiles": lambda v: simulators.simulate(PROBLEM, SCHEDULE, **SETTING, keep_tiles=v),
     "validation.TrainConfig.augment": lambda v: validation.TrainConfig(**RUN, augment=v),
     "validation.TrainConfig.channels_last": lambda v: validation.TrainConfig(**RUN, channels_last=v),

@@ -186,7 +186,7 @@ def check_schema(sweep: "xr.Dataset") -> "xr.Dataset":
     checks.require(
         "status" in sweep and "learning_rate" in sweep.dims, "sweep", "status over learning_rate", sweep, remedy
     )
-    needed = {"effective_learning_rate", "temperature", *map(str, sweep.status.dims)}
+    needed = {"effective_learning_rate", "temperature", *map(str, sweep.status.dims)} - {"seed"}
     absent = sorted(needed - set(map(str, sweep.coords)))
     checks.require(not absent, "sweep", f"coordinates {sorted(needed)}", f"none of {absent}", remedy)
     return sweep
