@@ -75,6 +75,7 @@ from noisysgd.theory.scaling import (
     interpolation_batch_size,
     linear_scaling_exponent,
     noise_scales,
+    optima_scaling,
     regimes,
     steps_and_examples,
     two_batch_noise_scale,
@@ -109,6 +110,7 @@ from noisysgd.theory.sweeps import (
     predict_sweep,
     save_sweep,
     sweep_from_records,
+    sweep_from_table,
 )
 
 __all__ = [
@@ -169,6 +171,7 @@ __all__ = [
     "measured_spectrum",
     "minimum_steps",
     "noise_scales",
+    "optima_scaling",
     "optimal_initial_final",
     "optimal_learning_rate",
     "optimal_schedule",
@@ -192,6 +195,7 @@ __all__ = [
     "svag_coefficients",
     "svag_loss",
     "sweep_from_records",
+    "sweep_from_table",
     "temperature",
     "two_batch_noise_scale",
     "two_scale",

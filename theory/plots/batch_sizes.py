@@ -29,7 +29,7 @@ from noisysgd.theory.scaling.curve_fit import fit_data
 from noisysgd.theory.scaling.noise_scale import NoiseScaleEstimate, NoiseScales
 from noisysgd.theory.scaling.rules import ScalingRule
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate
-from noisysgd.theory.sweeps.dataset import optimizer_name
+from noisysgd.theory.sweeps.optimizers import optimizer_name
 
 if TYPE_CHECKING:
     import xarray as xr

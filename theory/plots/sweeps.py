@@ -17,8 +17,9 @@ from noisysgd.theory.plots.axes_and_colors import (
     log_scale,
     once,
 )
-from noisysgd.theory.sweeps.dataset import COMPLETE, optimizer_name
+from noisysgd.theory.sweeps.dataset import COMPLETE
 from noisysgd.theory.sweeps.directions import MAXIMIZE, objective_of, stated_objective
+from noisysgd.theory.sweeps.optimizers import optimizer_name
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -2,6 +2,7 @@
 
 from noisysgd.theory.scaling.comparison import compare_rules, linear_scaling_exponent
 from noisysgd.theory.scaling.corner import CornerFit, SharpCorner, fit_corner
+from noisysgd.theory.scaling.measured import optima_scaling
 from noisysgd.theory.scaling.noise_scale import (
     NoiseScaleEstimate,
     NoiseScales,
@@ -36,6 +37,7 @@ __all__ = [
     "interpolation_batch_size",
     "linear_scaling_exponent",
     "noise_scales",
+    "optima_scaling",
     "regimes",
     "steps_and_examples",
     "two_batch_noise_scale",

@@ -5,6 +5,7 @@ from noisysgd.theory.sweeps.joining import join_sweeps
 from noisysgd.theory.sweeps.optimum_rule import optimum
 from noisysgd.theory.sweeps.predicted import predict_sweep
 from noisysgd.theory.sweeps.records import sweep_from_records
+from noisysgd.theory.sweeps.tables import sweep_from_table
 
 __all__ = [
     "check_sweep",
@@ -15,4 +16,5 @@ __all__ = [
     "predict_sweep",
     "save_sweep",
     "sweep_from_records",
+    "sweep_from_table",
 ]

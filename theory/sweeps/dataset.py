@@ -44,15 +44,6 @@ UNITS: Mapping[str, tuple[str, str, str | None]] = {
 """Long name, units and direction of improvement of the metrics known by name."""
 
 
-def optimizer_name(momentum: float) -> str:
-    """Label of an optimizer: ``sgd``, or ``momentum 0.9``.
-
-    >>> optimizer_name(0.0), optimizer_name(0.9)
-    ('sgd', 'momentum 0.9')
-    """
-    return "sgd" if momentum == 0 else f"momentum {momentum:g}"
-
-
 @ignoring_underflow
 def powers_of_two(low: int, high: int, fraction: int = 1) -> FloatArray:
     """The learning-rate grid 2^low … 2^high, both included, with neighbours a factor of 2^(1/fraction) apart.
@@ -68,7 +59,7 @@ def powers_of_two(low: int, high: int, fraction: int = 1) -> FloatArray:
 
 
 def labelled(
-    axes: Mapping[str, Sequence[float]],
+    axes: Mapping[str, Sequence[Any]],
     status: "npt.NDArray[np.int8]",
     table: Mapping[str, FloatArray],
     *,
@@ -80,8 +71,9 @@ def labelled(
 
     Parameters
     ----------
-    axes : mapping of str to sequence of float
-        Momenta, batch sizes, learning rates, seeds and, if there are, budgets, in this order.
+    axes : mapping of str to sequence
+        Optimizers (:data:`~noisysgd.theory.sweeps.optimizers.Optimizer`), batch sizes, learning rates, seeds and, if
+        there are, budgets, in this order.
     status, table
         Statuses, and values of every metric, over these axes.
     source : str
@@ -94,12 +86,14 @@ def labelled(
     import xarray as xr
 
     dims = DIMENSIONS[: len(axes)]
-    momenta, sizes, rates = (np.array(axes[name]) for name in ("momentum", "batch_size", "learning_rate"))
+    sizes, rates = np.array(axes["batch_size"]), np.array(axes["learning_rate"])
+    momenta = np.array([momentum for _, momentum in axes["optimizer"]])
+    inertia = np.where(np.isnan(momenta), 0.0, momenta)  # without ε/(1−m) the learning rate stands for itself
     whole = bool(np.isfinite(sizes).all() and np.all(sizes == np.trunc(sizes)))
     dataset = xr.Dataset(
         {"status": (dims, status)} | {name: (dims, values) for name, values in table.items()},
         coords={
-            "optimizer": _optimizer_names(momenta),
+            "optimizer": [label for label, _ in axes["optimizer"]],
             "batch_size": sizes.astype(np.int64) if whole else sizes,
             "learning_rate": rates,
             "seed": np.array(axes["seed"], dtype=np.int64),
@@ -107,11 +101,11 @@ def labelled(
             **({"budget": np.array(axes["budget"])} if "budget" in axes else {}),
             "effective_learning_rate": (
                 ("optimizer", "learning_rate"),
-                effective_learning_rate(rates, momenta[:, None]),
+                effective_learning_rate(rates, inertia[:, None]),
             ),
             "temperature": (
                 ("optimizer", "batch_size", "learning_rate"),
-                temperature(rates, sizes[:, None], momenta[:, None, None]),
+                temperature(rates, sizes[:, None], inertia[:, None, None]),
             ),
         },
         attrs={
@@ -129,12 +123,6 @@ def labelled(
     dataset.effective_learning_rate.attrs = {"long_name": "effective learning rate", "units": "as learning_rate"}
     dataset.temperature.attrs = {"long_name": "temperature", "units": "as learning_rate"}
     return dataset
-
-
-def _optimizer_names(momenta: FloatArray) -> list[str]:
-    """Labels of optimizers, with all digits of the momentum where six do not tell them apart."""
-    names = [optimizer_name(m) for m in momenta]
-    return [f"momentum {float(m)!r}" if names.count(name) > 1 else name for m, name in zip(momenta, names, strict=True)]
 
 
 def status_attributes() -> dict[str, Any]:

@@ -12,13 +12,13 @@ from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.sweeps.coordinates import JOINED, checked_tolerance, joined
 from noisysgd.theory.sweeps.curves import Curve, add_curves, curves_of, without_curves
 from noisysgd.theory.sweeps.dataset import MISSING, STATUSES, UNFINISHED, check_schema, labelled
+from noisysgd.theory.sweeps.optimizers import NESTEROV, Optimizer, in_order, optimizers_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
-AXES = {"optimizer": "momentum", "batch_size": "batch_size", "learning_rate": "learning_rate", "seed": "seed"}
-AXES |= {"budget": "budget"}
-"""The coordinate along every dimension that says what a point is."""
+AXES = ("optimizer", "batch_size", "learning_rate", "seed", "budget")
+"""The dimensions that can be joined."""
 SAME = ("schema", "schema_version", "source", "configuration")
 """Attributes that have to be the same in all Sweeps that are joined."""
 LISTS = ("runs_provenance",)
@@ -72,21 +72,27 @@ def join_sweeps(sweeps: "Iterable[xr.Dataset]", *, tolerance: float | Mapping[st
     axes: dict[str, list[Any]] = {}
     places: list[list[IntArray]] = [[] for _ in parts]
     for dim in dims:
-        name = AXES[dim]
-        values = [part[name].values.tolist() for part in parts]
+        values: list[list[Any]] = [part[dim].values.tolist() for part in parts]
+        if dim == "optimizer":
+            values = _optimizers(parts)
         everything = {each for some in values for each in some}
         # Seeds are exact; of the others those that round to one value are one coordinate.
-        itself = dict(zip(everything, everything, strict=True))
-        stands = joined(name, everything, tolerances.get(name, 0.0)) if name in JOINED else itself
-        axes[name] = sorted(set(stands.values()))
-        index = {value: k for k, value in enumerate(axes[name])}
+        stands: Mapping[Any, Any]
+        if dim == "optimizer":
+            stands = _joined_optimizers(everything, tolerances.get("momentum", 0.0))
+            axes[dim] = in_order(list(stands.values()))
+        else:
+            itself = dict(zip(everything, everything, strict=True))
+            stands = joined(dim, everything, tolerances.get(dim, 0.0)) if dim in JOINED else itself
+            axes[dim] = sorted(set(stands.values()))
+        index = {value: k for k, value in enumerate(axes[dim])}
         for some, place in zip(values, places, strict=True):
             place.append(np.array([index[stands[value]] for value in some]))
 
     status, table = _filled(parts, dims, places, tuple(map(len, axes.values())), metrics, axes)
     without_seed = "seed" not in dims
     if without_seed:
-        axes = {name: axes[name] for name in ("momentum", "batch_size", "learning_rate")} | {"seed": [0]}
+        axes = {name: axes[name] for name in ("optimizer", "batch_size", "learning_rate")} | {"seed": [0]}
         status, table = status[..., None], {name: values[..., None] for name, values in table.items()}
     sweep = labelled(axes, status, table, source=attributes["source"], objectives={}, configuration={})
     for name, each in described.items():
@@ -94,6 +100,29 @@ def join_sweeps(sweeps: "Iterable[xr.Dataset]", *, tolerance: float | Mapping[st
     sweep = add_curves(sweep.squeeze("seed", drop=True) if without_seed else sweep, _joined_curves(given, dims, places))
     sweep.attrs = attributes
     return sweep
+
+
+def _optimizers(parts: "Sequence[xr.Dataset]") -> list[list[tuple[str, float | None]]]:
+    """Label and momentum of every optimizer of each Sweep; ``None`` for a momentum that is NaN, which equals itself."""
+    return [
+        [
+            (str(label), float(m) if m == m else None)
+            for label, m in zip(part.optimizer.values.tolist(), part.momentum.values.tolist(), strict=True)
+        ]
+        for part in parts
+    ]
+
+
+def _joined_optimizers(everything: Iterable[tuple[str, float | None]], tolerance: float) -> dict[Any, Optimizer]:
+    """Which optimizer each stands for: those of the paper whose momenta are equal up to rounding are one."""
+    given = list(everything)
+    stands = joined("momentum", {m for _, m in given if m is not None}, tolerance)
+    families = [label.split()[0] if label.split()[0] in NESTEROV else "sgd" for label, _ in given]
+    rows = [{"optimizer": label if m is None else name} for (label, m), name in zip(given, families, strict=True)]
+    found = optimizers_of(rows, [np.nan if m is None else stands[m] for _, m in given])
+    # NaN is not equal to itself: one of each label stands for all.
+    one = {label: (label, momentum) for label, momentum in found}
+    return {each: one[label] for each, (label, _) in zip(given, found, strict=True)}
 
 
 def _names(parts: "Sequence[xr.Dataset]") -> list[str]:
@@ -214,5 +243,6 @@ def _conflict(one: float, other: float) -> bool:
 def _refuse(axes: Mapping[str, Sequence[Any]], index: tuple[Any, ...], known: object, result: object) -> None:
     """Raise for two results of one run."""
     run = {name: along[int(k)] for (name, along), k in zip(axes.items(), index, strict=True)}
+    run["optimizer"], _ = run["optimizer"]
     remedy = "Give the runs seeds of their own, or drop one of the Sweeps."
     checks.require(False, f"sweeps: {run}", f"one result, {known}", result, remedy)

@@ -21,6 +21,7 @@ from noisysgd.theory.sweeps.dataset import (
     labelled,
 )
 from noisysgd.theory.sweeps.directions import MINIMIZE, given_objectives, kind_of
+from noisysgd.theory.sweeps.optimizers import in_order, optimizers_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,11 +51,13 @@ def sweep_from_records(
     ----------
     records : iterable of mappings
         Each has ``momentum``, ``batch_size``, ``learning_rate``, ``seed``, ``status`` and the metrics. Either all
-        records have a ``budget``, a number, or none. The status is "complete", "diverged" or "unfinished", of a run
-        that was planned and has no result. A metric that is absent, None or NaN was not measured, but a loss of a
-        diverged run becomes ``inf``. A run that is called complete has diverged if a loss is infinite, and is
-        unfinished if none of its losses was measured (of a sweep without losses: none of its metrics). Learning curves,
-        each the entry ``curve`` of a record, become variables along ``step`` and ``evaluation``
+        records have a ``budget``, a number, or none. The same holds of ``optimizer``, a name such as "adam", beside
+        which the momentum may be None; without it all are the paper's. If no record has a seed, runs of one point are
+        numbered in their order. The status is "complete", "diverged" or "unfinished", of a run that was planned and has
+        no result. A metric that is absent, None or NaN was not measured, but a loss of a diverged run becomes ``inf``.
+        A run that is called complete has diverged if a loss is infinite, and is unfinished if none of its losses was
+        measured (of a sweep without losses: none of its metrics). Learning curves, each the entry ``curve`` of a
+        record, become variables along ``step`` and ``evaluation``
         (:func:`noisysgd.theory.sweeps.curves.add_curves`).
     source : {"theory", "simulator", "training"}
         Where the numbers come from.
@@ -101,10 +104,18 @@ def sweep_from_records(
     objectives = given_objectives(names, objective)
     tolerances = checked_tolerance(tolerance)
     axes = _complete_rows(rows)
-    places = {name: _column(rows, name, tolerances.get(name, 0.0)) for name in axes}
+    seeded = "seed" in rows[0]
+    places = {name: _column(rows, name, tolerances.get(name, 0.0)) for name in axes if name != "seed" or seeded}
+    optimizers = optimizers_of(rows, places.pop("momentum"))
+    places = {"optimizer": [label for label, _ in optimizers], **places}
     # The values that occur in the records are the axes; every record then has its place in the table.
-    values = {name: sorted(set(column)) for name, column in places.items()}
-    index = {name: {value: k for k, value in enumerate(ordered)} for name, ordered in values.items()}
+    if not seeded:
+        places["seed"] = _numbered(list(zip(*places.values(), strict=True)))
+        places = {name: places[name] for name in ("optimizer", *axes[1:])}
+    values: dict[str, list[Any]] = {name: sorted(set(column)) for name, column in places.items()}
+    ordered = in_order(optimizers)
+    values["optimizer"] = [label for label, _ in ordered]
+    index = {name: {value: k for k, value in enumerate(axis)} for name, axis in values.items()}
     at = tuple(np.array([index[name][value] for value in column]) for name, column in places.items())
     shape = tuple(map(len, values.values()))
     _check_distinct(rows, np.ravel_multi_index(at, shape))
@@ -119,6 +130,7 @@ def sweep_from_records(
         worst = np.isnan(column) & (found == DIVERGED) & (name in losses)
         table[name] = np.full(shape, np.nan)
         table[name][at] = np.where(worst, np.inf, column)
+    values["optimizer"] = ordered
     sweep = labelled(values, status, table, source=source, objectives=objectives, configuration=configuration or {})
     return add_curves(sweep, dict(zip(zip(*at, strict=True), _curves(rows), strict=True)))
 
@@ -150,11 +162,27 @@ def _complete_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     checks.require(other is None, f"records[{other}]", "a mapping", rows[other or 0], remedy)
     axes: tuple[str, ...] = ("momentum", "batch_size", "learning_rate", "seed")
     axes += ("budget",) if any("budget" in row for row in rows) else ()
-    needed = {*axes, "status"}
+    needed = {*axes, "status"} - (set() if any("seed" in row for row in rows) else {"seed"})
+    if any("optimizer" in row for row in rows):
+        needed = needed - {"momentum"} | {"optimizer"}
     for k, row in enumerate(rows):
         lacking = sorted(needed - row.keys())
         checks.require(not lacking, f"records[{k}]", f"{sorted(needed)} in each", f"none of {lacking}", "Complete it.")
     return axes
+
+
+def _numbered(points: Sequence[tuple[Any, ...]]) -> list[int]:
+    """How many runs of the same point came before each."""
+    seen: dict[tuple[Any, ...], int] = {}
+    numbers = []
+    for point in points:
+        numbers.append(seen.get(point, 0))
+        seen[point] = numbers[-1] + 1
+    return numbers
+
+
+def _momentum(name: str, value: object) -> float:
+    return float(checks.momentum(checks.scalar(name, value, remedy=REPAIR), name))
 
 
 def _seed(name: str, value: object) -> int:
@@ -164,7 +192,7 @@ def _seed(name: str, value: object) -> int:
 
 
 CHECKS: Mapping[str, Callable[[str, object], Any]] = {
-    "momentum": lambda name, value: float(checks.momentum(checks.scalar(name, value, remedy=REPAIR), name)),
+    "momentum": _momentum,
     "batch_size": lambda name, value: float(checks.batch_size(checks.scalar(name, value, remedy=REPAIR), name=name)),
     "learning_rate": lambda name, value: float(checks.learning_rate(checks.scalar(name, value, remedy=REPAIR), name)),
     "budget": lambda name, value: float(checks.at_least(name, checks.scalar(name, value), 0.0, remedy=REPAIR)),
@@ -179,15 +207,18 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str, tolerance: float) -> l
     known: dict[tuple[type, Any], Any] = {}
     column = []
     for k, row in enumerate(rows):
-        value = row[name]
+        value = row.get(name)
+        if name == "momentum" and value is None and "optimizer" in row:
+            column.append(float("nan"))
+            continue
         key = (type(value), value if isinstance(value, float | int | np.generic) else id(value))
         if key not in known:
             known[key] = CHECKS[name](f"records[{k}]: {name}", value)
         column.append(known[key])
     if name not in JOINED:
         return column
-    stands = joined(name, set(column), tolerance)
-    return [stands[value] for value in column]
+    stands = joined(name, {value for value in column if value == value}, tolerance)
+    return [stands.get(value, value) for value in column]
 
 
 def _check_distinct(rows: Sequence[Mapping[str, Any]], places: "np.ndarray[Any, np.dtype[np.int64]]") -> None:

@@ -16,6 +16,7 @@ from noisysgd.validation.cli.measure import add_measure_command
 from noisysgd.validation.cli.options import COMMAND_STYLE, UsageError
 from noisysgd.validation.cli.output_encoding import output_in_any_encoding
 from noisysgd.validation.cli.published import add_published_commands
+from noisysgd.validation.cli.runs import add_runs_command
 from noisysgd.validation.cli.sweep import add_sweep_commands
 from noisysgd.validation.cli.train import add_train_command
 from noisysgd.validation.networks.users_code import not_ending_the_program
@@ -31,6 +32,7 @@ examples:
   noisysgd sweep run sweep.toml
   noisysgd data fetch cifar10                  what they are trained on
   noisysgd foreign pd1 pd1.jsonl.gz pd1.nc     what others measured
+  noisysgd runs runs.csv --column learning_rate=lr --column batch_size=bs --metric train_loss=loss --out found
   noisysgd sweep run --help                    every command explains itself
 
 exit status: 0 done; 1 failed; 2 bad usage; 3 done, but not all that was asked for (of sweep and measure, whose --help
@@ -43,6 +45,7 @@ COMMANDS = (
     add_sweep_commands,
     add_data_commands,
     add_published_commands,
+    add_runs_command,
 )
 """Functions of (commands, options that all commands share), each of which adds one command to the command line."""
 

@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisysgd import theory
-from noisysgd.theory.sweeps.dataset import COMPLETE, DIVERGED, MISSING, check_sweep, optimizer_name
+from noisysgd.theory.sweeps.dataset import COMPLETE, DIVERGED, MISSING, check_sweep
+from noisysgd.theory.sweeps.optimizers import optimizer_name
 from noisysgd.validation import RunStore, pd1_tasks, read_batch_science, read_pd1
 from noisysgd.validation.cli import main as cli
 from noisysgd.validation.published import trials as published_trials
