@@ -63,6 +63,15 @@ def test_the_program_on_optimizers_prints_what_its_page_says(tmp_path: Path) -> 
 
 
 @pytest.mark.checkout
+def test_the_program_on_your_own_runs_prints_what_its_page_says(tmp_path: Path) -> None:
+    (text,) = programs("your_own_runs.md")
+    path = tmp_path / "program.py"
+    path.write_text(text, encoding="utf-8")
+    output = run(path).strip()
+    assert f"prints `{output}`" in (DOCS / "your_own_runs.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.checkout
 def test_the_program_on_figures_writes_one(tmp_path: Path) -> None:
     (text,) = programs("theory.md")
     path = tmp_path / "program.py"

@@ -134,7 +134,9 @@ def plot_optimum(
                 hollows += ax.plot(x[hollow], y[hollow], marker, label=once(ax, "not bracketed"), **look)
             drawn.append(bars)
         batch_size_axis(ax, best.batch_size.values)
-        learning_rate_axis(ax, "optimal effective learning rate  ε/(1−m)")
+        # Optimizers of others, such as Adam, have no ε/(1−m).
+        plain = "momentum" in best.coords and bool(np.isnan(best.momentum.values).all())
+        learning_rate_axis(ax, "optimal learning rate  ε" if plain else "optimal effective learning rate  ε/(1−m)")
     return drawn + hollows
 
 

@@ -171,8 +171,7 @@ def _read(path: Path) -> "pd.DataFrame":
         if kind == ".jsonl":
             return pd.read_json(path, lines=True, precise_float=True)
         separator = "\t" if kind == ".tsv" else ","
-        # Round-trip precision: pandas' own parser of decimals is off in the last digit, and 0.1 would not be 0.1.
-        return pd.read_csv(path, sep=separator, float_precision="round_trip", encoding="utf-8-sig")
+        return pd.read_csv(path, sep=separator, encoding="utf-8-sig")
     except ImportError as error:
         raise ModuleNotFoundError(f"{path}: reading Parquet needs pyarrow. {EXTRA}") from error
     except (ValueError, UnicodeError, OSError) as error:

@@ -202,17 +202,27 @@ def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _draw(best: "xr.Dataset", scalings: Mapping[str, "xr.Dataset"], title: str, path: Path) -> None:
-    """The optima with their error bars, and the best rule of each optimizer."""
+    """The optima with their error bars, and the rule that fits each optimizer's best."""
+    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from noisysgd.theory.plots.sweeps import plot_optimum
+    from noisysgd.theory.scaling.comparison import RULES
 
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()
     plot_optimum(best, ax)
-    for scaling in scalings.values():
+    families = {family.__name__: family for family in RULES}
+    for optimizer, scaling in scalings.items():
+        if "akaike_weight" in scaling and bool(scaling.akaike_weight.notnull().all()):
+            points = (scaling.batch_size.values, scaling.learning_rate.values)
+            name = scaling.rule.values[0].item()
+            rule = families[name].fit(*points, log_errors=scaling.log_error.values)
+            fine = np.geomspace(points[0].min(), points[0].max(), 200)
+            label = f"{name}, {optimizer}" if len(scalings) > 1 else name
+            ax.plot(fine, rule.learning_rate(fine), color="0.5", lw=1.2, zorder=1, label=label)
         boundary = float(scaling.boundary_batch_size)
         if boundary == boundary:
             ax.axvline(boundary, color="0.6", ls=":", lw=1.2, label="boundary batch size")
