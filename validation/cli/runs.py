@@ -214,7 +214,7 @@ def _draw(best: "xr.Dataset", scalings: Mapping[str, "xr.Dataset"], title: str, 
     FigureCanvasAgg(figure)
     ax = figure.subplots()
     plot_optimum(best, ax)
-    families = {family.__name__: family for family in RULES}
+    families = {str(getattr(family, "__name__", family)): family for family in RULES}
     for optimizer, scaling in scalings.items():
         if "akaike_weight" in scaling and bool(scaling.akaike_weight.notnull().all()):
             points = (scaling.batch_size.values, scaling.learning_rate.values)
