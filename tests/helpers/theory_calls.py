@@ -408,6 +408,7 @@ CALLS: dict[str, Call] = {
 }
 
 NO_NUMBERS = {
+    *("LawEvidence", "QuadraticFit", "MeasuredCurve", "FittedParameter", "DivergedRun", "fit_quadratic"),
     "Compressed",
     *(
         "BatchGrowth",
