@@ -23,7 +23,7 @@ def _(problem: NoisyQuadratic, runs: Runs, pieces: Pieces, losses: FloatArray) -
         np.ascontiguousarray(problem.noise_diagonal),
         problem.initial_second_moment,
     )
-    cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
+    cut_up = pieces.arrays
     plain = runs.momentum < 1e-30  # so small a momentum rounds to none beside 1
 
     def fill(chosen: IntArray, cost: int, table: Callable[..., None], *fields: str) -> None:

@@ -78,6 +78,7 @@ def average_rows(
     fresh: FloatArray,
     lengths: IntArray,
     multipliers: FloatArray,
+    shares: FloatArray,
     recorded: IntArray,
     means: FloatArray,
     start: int,
@@ -107,7 +108,7 @@ def average_rows(
                 a, c, b = 1.0 - kick * lam, 1.0 - kick * other, -eps * ((1.0 + look) * m - look)
                 for _ in range(lengths[piece]):
                     # E ξᵢξⱼ, then E θᵢ'θ̄ⱼ and E θ̄ᵢθⱼ' with the old averages, and the same of u.
-                    noise = factor * lam * other * tt
+                    noise = factor * shares[piece] * lam * other * tt
                     left, right = a * ta + b * ua, c * at + b * au
                     pulled, pushed = lam * ta + m * ua, other * at + m * au
                     new_tt = a * c * tt + a * b * tu + b * c * ut + b * b * uu + kick * kick * noise

@@ -49,26 +49,33 @@ def at_rest(second_moment: FloatArray) -> FloatArray:
 
 
 def advance(
-    modes: CoupledModes, noise: float, momentum: float, state: FloatArray, rates: FloatArray, lengths: IntArray
+    modes: CoupledModes,
+    noise: float | FloatArray,
+    momentum: float,
+    state: FloatArray,
+    rates: FloatArray,
+    lengths: IntArray,
 ) -> FloatArray:
     """Loss after each piece of the schedule, (P,), with the state advanced in place.
 
-    `noise` is γ; `state` has the shape and units of :func:`at_rest`; `rates` and `lengths`, (P,), are the pieces.
+    `noise` is γ, a number or one for each piece; `state` has the shape and units of :func:`at_rest`; `rates` and
+    `lengths`, (P,), are the pieces.
     """
     losses = np.full(lengths.size, np.inf)
     momentum = momentum if momentum > 1e-30 else 0.0  # so small a momentum rounds to none beside 1
-    updates: dict[float, CoupledUpdate] = {}
-    # Pieces of one learning rate are advanced together, and the eigenvectors found for it serve later ones too.
-    for pieces in _runs(rates):
-        rate = float(rates[pieces.start])
+    factors = np.broadcast_to(noise, rates.shape)
+    updates: dict[tuple[float, float], CoupledUpdate] = {}
+    # Pieces of one map are advanced together, and the eigenvectors found for it serve later ones too.
+    for pieces in _runs(rates, factors):
+        rate, factor = float(rates[pieces.start]), float(factors[pieces.start])
         step = rate * float(modes.eigenvalues[-1])
         if modes.label_noise == 0.0 and not state.any():  # nothing is there, and nothing will be
             losses[pieces] = 0.0
         elif step < STILL:
-            _hold(modes, noise, momentum, state, int(lengths[pieces].sum()))
+            _hold(modes, factor, momentum, state, int(lengths[pieces].sum()))
             losses[pieces] = 0.5 * (modes.weights * modes.eigenvalues * state[0]).sum()
         else:
-            update = updates.setdefault(rate, CoupledUpdate(modes, noise, momentum, rate))
+            update = updates.setdefault((rate, factor), CoupledUpdate(modes, factor, momentum, rate))
             # An update's state has U = εu in place of u/λ_max.
             units = np.power(step, np.arange(3.0))[:, None]
             state *= units
@@ -81,9 +88,10 @@ def advance(
     return losses
 
 
-def _runs(rates: FloatArray) -> Iterator[slice]:
-    """Slices of consecutive equal entries."""
-    edges = np.flatnonzero(np.diff(rates, prepend=-1.0, append=-1.0))
+def _runs(rates: FloatArray, factors: FloatArray) -> Iterator[slice]:
+    """Slices of consecutive pieces that are equal in both."""
+    changes = [np.diff(each, prepend=-1.0, append=-1.0) != 0.0 for each in (rates, factors)]
+    edges = np.flatnonzero(changes[0] | changes[1])
     return (slice(a, b) for a, b in itertools.pairwise(edges.tolist()))
 
 

@@ -22,7 +22,7 @@ def _(problem: LeastSquares, runs: Runs, pieces: Pieces, losses: FloatArray) -> 
     # noise is made by the loss that it keeps up, and where an oscillating mode passes through zero.
     #
     # Without noise the modes are independent, and the closed forms of additive noise apply.
-    silent = runs.noise_factor < SILENT
+    silent = runs.noise_factor * pieces.noise.max() < SILENT
     if silent.any():
         quiet = losses[silent]
         add_losses(without_noise(problem), runs.take(silent), pieces, quiet)
@@ -36,7 +36,8 @@ def _(problem: LeastSquares, runs: Runs, pieces: Pieces, losses: FloatArray) -> 
             for c in noisy[part]:
                 state = at_rest(means)
                 rates = runs.learning_rate[c] * pieces.multipliers
-                curve = advance(modes, runs.noise_factor[c], runs.momentum[c], state, rates, pieces.lengths)
+                factors = np.maximum(runs.noise_factor[c] * pieces.noise, SILENT)
+                curve = advance(modes, factors, runs.momentum[c], state, rates, pieces.lengths)
                 losses[c, pieces.recorded[kept]] += curve[kept] + constant
 
     # An estimate for the scheduler of threads: a long segment costs about as much as 30 D steps of D modes.
@@ -80,13 +81,13 @@ def _(
     state[[0, 3, 5] if begun else [0]] = (start**2 + problem.initial_variance)[moving]
     means[[0, 2] if begun else [0]] = start[moving]
     weighted = (problem.weights * problem.eigenvalues)[moving]
-    law = (fixed[moving], rule.pull(), run.noise_factor, problem.label_noise, problem.kurtosis - 2.0)
-    shared = (np.ascontiguousarray(problem.eigenvalues[moving]), weighted, *law)
+    law = (problem.label_noise, problem.kurtosis - 2.0)
+    shared = (np.ascontiguousarray(problem.eigenvalues[moving]), weighted, fixed[moving], rule.pull())
     momentum, look = run.momentum, rule.look(run.momentum)
     with np.errstate(all="ignore"):
-        for keep, fresh, length, multiplier, record in zip(*average.arrays, strict=True):
-            rate = run.learning_rate * multiplier
-            average_steps(state, means, *shared, rate, momentum, look, keep, fresh, int(length))
+        for keep, fresh, length, multiplier, share, record in zip(*average.arrays, strict=True):
+            rate, factor = run.learning_rate * multiplier, run.noise_factor * share
+            average_steps(state, means, *shared, factor, *law, rate, momentum, look, keep, fresh, int(length))
             if record >= 0:
                 # What does not move is its own average, or `total` times itself as a sum.
                 total = 1.0 if begun else float((average.fresh * average.pieces.lengths).sum())
@@ -100,12 +101,14 @@ def _(
 def second_moments(
     problem: LeastSquares,
     rate: float,
-    factor: float,
+    factor: float | FloatArray,
     momentum: float,
     lengths: IntArray,
     multipliers: FloatArray,
 ) -> FloatArray:
     """E θ_i² at the end of the schedule, shape (D,); ``inf`` for all curved modes if any overflows.
+
+    `factor` is γ, a number or one for each piece.
 
     Relative errors are those of the losses, but refer to the largest E θ_i² among modes that share a curvature.
 
@@ -125,10 +128,10 @@ def second_moments(
     state = at_rest(start)
     # A factor below SILENT is raised to it, which changes nothing where it multiplies a state that is there. Label
     # noise would build up a state from nothing, and is left out.
-    label_noise = problem.label_noise if factor >= SILENT else 0.0
+    label_noise = problem.label_noise if np.max(factor) >= SILENT else 0.0
     modes = CoupledModes(curvatures, weights, label_noise, problem.kurtosis)
     with np.errstate(all="ignore"):
-        losses = advance(modes, max(factor, SILENT), momentum, state, rate * multipliers, lengths)
+        losses = advance(modes, np.maximum(factor, SILENT), momentum, state, rate * multipliers, lengths)
     finite = losses.size == 0 or losses[-1] < np.inf
     moments[curved] = np.maximum(state[0], 0.0)[group] if finite else np.inf
     return moments

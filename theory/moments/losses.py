@@ -12,7 +12,7 @@ from noisysgd.theory.common import checks
 from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.parallel import map_slices
-from noisysgd.theory.moments.segments import Runs, add_losses, cut, recorded_steps
+from noisysgd.theory.moments.segments import Runs, add_losses, cut, noise_schedule, recorded_steps
 from noisysgd.theory.moments.update_rule import OneRun, add_mode_losses, update_rule
 from noisysgd.theory.problems.l2 import L2
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
@@ -26,7 +26,7 @@ def expected_loss(
     schedule: Schedule,
     *,
     learning_rate: ArrayLike,
-    batch_size: ArrayLike,
+    batch_size: ArrayLike | Schedule,
     momentum: ArrayLike = 0.0,
     averaging: ArrayLike = 0.0,
     tail: float = 0.0,
@@ -43,7 +43,8 @@ def expected_loss(
     schedule : Schedule
         Multipliers of the learning rate; one schedule for all configurations.
     learning_rate, batch_size, momentum : array_like
-        Configurations, broadcast against each other; ``batch_size=np.inf`` is noiseless.
+        Configurations, broadcast against each other; ``batch_size=np.inf`` is noiseless. The batch size may also be a
+        Schedule of as many steps, one for all configurations, whose multipliers are the batch sizes.
     averaging : array_like
         Coefficient 0 ≤ β < 1 of an exponential moving average of the iterates, θ̄ ← β θ̄ + (1−β) θ after every step from
         θ̄₀ = θ₀, broadcast with the rest: the loss is then that of θ̄. 0 means θ itself.
@@ -110,7 +111,7 @@ def loss_curve(
     schedule: Schedule,
     *,
     learning_rate: ArrayLike,
-    batch_size: ArrayLike,
+    batch_size: ArrayLike | Schedule,
     momentum: ArrayLike = 0.0,
     averaging: ArrayLike = 0.0,
     tail: float = 0.0,
@@ -147,9 +148,10 @@ def loss_curve(
            [0.5    , 0.     , 0.     ]])
     """
     _check_types(problem, schedule)
+    noise = noise_schedule(problem, schedule, batch_size)
     rate, size, inertia, decay = checks.broadcast(
         learning_rate=checks.learning_rate(learning_rate),
-        batch_size=checks.batch_size(batch_size, problem.dataset_size),
+        batch_size=checks.batch_size(1.0 if noise is not None else batch_size, problem.dataset_size),
         momentum=checks.momentum(momentum),
         averaging=checks.averaging(averaging),
     )
@@ -160,8 +162,9 @@ def loss_curve(
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
     problem, unit = natural_units(problem)
     rule = rule.in_units(unit)
-    runs = Runs(*(np.array(a).ravel() for a in (rate * unit, problem.noise_factor(size), inertia, decay)))
-    pieces = cut(schedule, unique)
+    factor = problem.noise_factor(size) if noise is None else np.ones(rate.shape)
+    runs = Runs(*(np.array(a).ravel() for a in (rate * unit, factor, inertia, decay)))
+    pieces = cut(schedule, unique, noise)
     losses = np.zeros((rate.size, unique.size))
     losses[:, unique == 0] = problem.initial_loss
     by_modes = (runs.averaging > 0) | (not rule.plain)
@@ -175,7 +178,7 @@ def loss_curve(
     def work(rows: slice) -> None:
         for c in chosen[rows]:
             run = OneRun(*(float(each[c]) for each in runs.fields))
-            add_mode_losses(problem, rule, run, schedule, unique, losses[c], penalized=penalized)
+            add_mode_losses(problem, rule, run, schedule, unique, losses[c], penalized=penalized, noise=noise)
 
     stepwise = problem.dim * schedule.steps // 50
     cost = 100 * problem.dim * pieces.lengths.size if isinstance(problem, NoisyQuadratic) else stepwise

@@ -271,12 +271,14 @@ def sgd_table(
     noise_factor: FloatArray,
     lengths: IntArray,
     multipliers: FloatArray,
+    shares: FloatArray,
     recorded: IntArray,
     losses: FloatArray,
 ) -> None:
     """Expected loss of each configuration (row) after each recorded piece of the schedule, added into `losses`.
 
-    `half_weights` are ½wλ; `recorded[j]` is the column that piece j ends in, or −1.
+    `half_weights` are ½wλ; `shares[j]` multiplies the noise in piece j; `recorded[j]` is the column that it ends in, or
+    −1.
     """
     for c in range(learning_rate.size):
         lost = False  # whether every record is infinite already
@@ -288,7 +290,7 @@ def sgd_table(
                 continue
             for j in range(lengths.size):
                 eps = learning_rate[c] * multipliers[j]
-                tt = sgd_segment(tt, eps * lam, eps * eps * s, lengths[j])
+                tt = sgd_segment(tt, eps * lam, eps * eps * (s * shares[j]), lengths[j])
                 if not tt < np.inf:  # an overflow stays one, even where a later ελ = 1 would wipe the mode out
                     lost = lose(losses[c], recorded, j)
                     break
@@ -307,6 +309,7 @@ def momentum_table(
     momentum: FloatArray,
     lengths: IntArray,
     multipliers: FloatArray,
+    shares: FloatArray,
     recorded: IntArray,
     losses: FloatArray,
 ) -> None:
@@ -319,7 +322,7 @@ def momentum_table(
     # stability moments that are carried from record to record lose digits.
     counts = lengths.copy()
     for j in range(1, lengths.size):
-        if multipliers[j] == multipliers[j - 1]:
+        if multipliers[j] == multipliers[j - 1] and shares[j] == shares[j - 1]:
             counts[j] += counts[j - 1]
     for c in range(learning_rate.size):
         m = momentum[c]
@@ -339,7 +342,8 @@ def momentum_table(
                 eps = learning_rate[c] * multipliers[j]
                 if counts[j] == lengths[j]:
                     tt0, tu0, uu0 = tt, tu, uu
-                tt, tu, uu = momentum_segment(tt0, tu0, uu0, lam, s, eps, m, counts[j], log_m, decayed[j])
+                kick = s * shares[j]
+                tt, tu, uu = momentum_segment(tt0, tu0, uu0, lam, kick, eps, m, counts[j], log_m, decayed[j])
                 if not tt < np.inf:
                     lost = lose(losses[c], recorded, j)
                     break

@@ -279,13 +279,15 @@ def variance_table(
     fresh: FloatArray,
     lengths: IntArray,
     multipliers: FloatArray,
+    shares: FloatArray,
     recorded: IntArray,
     variances: FloatArray,
 ) -> None:
     """Write Var θ̄ of each mode into `variances`, (D, R); `noise`, (D,), is the variance of the gradient.
 
-    If `variance` is E θ₀² instead of Var θ₀, the results are E θ̄². `keep` and `fresh`, (P,), are the weights of the
-    average in each piece of the schedule; where `keep` ends with 0, nothing is averaged and the results are those of θ.
+    `shares`, (P,), multiply the noise in each piece. If `variance` is E θ₀² instead of Var θ₀, the results are E θ̄².
+    `keep` and `fresh`, (P,), are the weights of the average in each piece; where `keep` ends with 0, nothing is averaged
+    and the results are those of θ.
     """
     powers, kicks, work = np.empty((RUNGS, 3, 3)), np.empty((RUNGS + 1, 3)), np.empty((4, 3, 3))
     moment, change = work[3], np.empty(4)
@@ -302,7 +304,7 @@ def variance_table(
             climb(eigenvalues[i], eps, m, look, keep[j], fresh[j], lengths[j], powers, kicks)
             now = shift_of(eigenvalues[i], eps, m, look)
             change_coordinates(before_eps, before, eps, now, look, change)
-            pair_segment(powers, kicks, powers, kicks, change, change, noise[i], lengths[j], moment, work)
+            pair_segment(powers, kicks, powers, kicks, change, change, noise[i] * shares[j], lengths[j], moment, work)
             before_eps, before = eps, now
             if recorded[j] >= 0:
                 place = place_of(eps, now, look)
@@ -321,6 +323,7 @@ def covariance_rows(
     fresh: FloatArray,
     lengths: IntArray,
     multipliers: FloatArray,
+    shares: FloatArray,
     recorded: IntArray,
     first: int,
     last: int,
@@ -348,9 +351,8 @@ def covariance_rows(
         for i in range(first, last):
             for j in range(i, dim):
                 moment = moments[i - first, j]
-                pair_segment(
-                    powers[i], kicks[i], powers[j], kicks[j], change[i], change[j], noise[i, j], count, moment, work
-                )
+                kick = noise[i, j] * shares[piece]
+                pair_segment(powers[i], kicks[i], powers[j], kicks[j], change[i], change[j], kick, count, moment, work)
                 if record >= 0:
                     left, right = place_of(eps, shift[i], look), place_of(eps, shift[j], look)
                     value = second_moment(moment, averaged, left, right)
@@ -368,10 +370,11 @@ def mean_table(
     fresh: FloatArray,
     lengths: IntArray,
     multipliers: FloatArray,
+    shares: FloatArray,
     recorded: IntArray,
     means: FloatArray,
 ) -> None:
-    """Write E θ̄ of each mode after each recorded piece into `means`, (R, D)."""
+    """Write E θ̄ of each mode after each recorded piece into `means`, (R, D), whatever the noise and its `shares`."""
     powers, kicks, change = np.empty((RUNGS, 3, 3)), np.empty((RUNGS + 1, 3)), np.empty(4)
     averaged, begun = keep[-1] > 0.0, keep[-1] != 1.0
     for i in range(eigenvalues.size):
@@ -471,6 +474,7 @@ def least_squares_rows(
     m: float,
     lengths: IntArray,
     multipliers: FloatArray,
+    shares: FloatArray,
     recorded: IntArray,
     first: int,
     last: int,
@@ -496,9 +500,10 @@ def least_squares_rows(
             means[i, 1] += shift[i] * means[i, 0]
         for i in range(first, last):
             for j in range(i + 1, dim):
-                strength = noise_factor * eigenvalues[i] * eigenvalues[j]
+                correlation = noise_factor * eigenvalues[i] * eigenvalues[j]
+                strength = correlation * shares[piece]
                 moment = moments[i - first, j]
-                if strength == 0.0 or mean[i] == 0.0 or mean[j] == 0.0 or moment[0] == np.inf:
+                if correlation == 0.0 or mean[i] == 0.0 or mean[j] == 0.0 or moment[0] == np.inf:
                     continue  # nothing ever correlates the two, or they have overflowed already
                 # Change to this segment's coordinates, first those of mode i and then those of mode j.
                 moment[2] += shift[i] * moment[0]

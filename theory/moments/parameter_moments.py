@@ -21,7 +21,7 @@ from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.parallel import map_slices
 from noisysgd.theory.moments.least_squares import second_moments
-from noisysgd.theory.moments.segments import cut, recorded_steps
+from noisysgd.theory.moments.segments import cut, noise_schedule, recorded_steps
 from noisysgd.theory.moments.update_rule import (
     AveragePieces,
     OneRun,
@@ -44,7 +44,7 @@ def covariance(
     schedule: Schedule,
     *,
     learning_rate: ArrayLike,
-    batch_size: ArrayLike,
+    batch_size: ArrayLike | Schedule,
     momentum: ArrayLike = 0.0,
     averaging: ArrayLike = 0.0,
     tail: float = 0.0,
@@ -66,7 +66,8 @@ def covariance(
     schedule : Schedule
         Multipliers of the learning rate; one schedule for all configurations.
     learning_rate, batch_size, momentum : array_like
-        Configurations, broadcast against each other; ``batch_size=np.inf`` is noiseless.
+        Configurations, broadcast against each other; ``batch_size=np.inf`` is noiseless. The batch size may also be a
+        Schedule of as many steps, one for all configurations, whose multipliers are the batch sizes.
     averaging : array_like
         Coefficient 0 ≤ β < 1 of the moving average θ̄, broadcast with the rest: the result is then Cov θ̄. 0 means θ
         itself.
@@ -113,8 +114,11 @@ def covariance(
     >>> covariance(problem, theory.constant(5000), **settings)[:, 0, 0].round(4)
     array([0.3333, 0.005 ])
     """
+    checks.instance("problem", problem, Quadratic, remedy="Make one with theory.NoisyQuadratic or theory.LeastSquares.")
+    noise = noise_schedule(problem, schedule, batch_size) if isinstance(schedule, Schedule) else None
+    sizes: Any = batch_size if noise is None else 1.0
     rate, size, inertia, decay = _broadcast(
-        problem, schedule, learning_rate=learning_rate, batch_size=batch_size, momentum=momentum, averaging=averaging
+        problem, schedule, learning_rate=learning_rate, batch_size=sizes, momentum=momentum, averaging=averaging
     )
     rule = update_rule(nesterov, l2, tail, averaging=decay)
     free = rule.l2 is None or isinstance(problem, NoisyQuadratic)
@@ -124,12 +128,13 @@ def covariance(
     unique, inverse = np.unique(steps.ravel(), return_inverse=True)
     problem, unit = natural_units(problem)
     rule, rate = rule.in_units(unit), rate * unit
-    runs = zip(*(np.ravel(a).tolist() for a in (rate, problem.noise_factor(size), inertia, decay)), strict=True)
+    factor = problem.noise_factor(size) if noise is None else np.ones(rate.shape)
+    runs = zip(*(np.ravel(a).tolist() for a in (rate, factor, inertia, decay)), strict=True)
     covariances = np.zeros((rate.size, unique.size, problem.dim, problem.dim))
     covariances[:, unique == 0] = np.diag(problem.initial_variance)
     for settings, own in zip(runs, covariances, strict=True):
         run = OneRun(*settings)
-        for average, count, records in _averages(schedule, unique, rule, run.averaging):
+        for average, count, records in _averages(schedule, unique, rule, run.averaging, noise):
             part = own[records]
             _fill(problem, rule, run, average, part)
             own[records] = part / count**2
@@ -139,15 +144,15 @@ def covariance(
 
 
 def _averages(
-    schedule: Schedule, at: FloatArray, rule: UpdateRule, averaging: float
+    schedule: Schedule, at: FloatArray, rule: UpdateRule, averaging: float, noise: Schedule | None = None
 ) -> Iterator[tuple[AveragePieces, int, slice]]:
     """What to follow for the records `at` (increasing): pieces, the number of iterates in a sum, and which records."""
     if rule.tail == 0.0:
         if at[-1] > 0:
-            yield exponential(cut(schedule, at), averaging), 1, slice(None)
+            yield exponential(cut(schedule, at, noise), averaging), 1, slice(None)
         return
     for record in np.flatnonzero(at > 0).tolist():
-        yield *last_iterates(schedule, int(at[record]), rule.tail), slice(record, record + 1)
+        yield *last_iterates(schedule, int(at[record]), rule.tail, noise), slice(record, record + 1)
 
 
 @ignoring_underflow
@@ -255,7 +260,7 @@ def _(problem: NoisyQuadratic, rule: UpdateRule, run: OneRun, average: AveragePi
     noise = np.ascontiguousarray(run.noise_factor * problem.noise)
     modes, pieces = (problem.eigenvalues + rule.pull(), noise, problem.initial_variance), average.pieces
     if run.momentum < NO_MOMENTUM and run.averaging == 0.0 and rule.tail == 0.0:
-        steps = (run.learning_rate, pieces.lengths, pieces.multipliers, pieces.recorded)
+        steps = (run.learning_rate, *pieces.arrays)
         _over_rows(sgd_covariance_rows, (*modes, *steps), covariances, cost=5 * pieces.lengths.size)
         return
     settings = (run.learning_rate, run.momentum, rule.look(run.momentum), *average.arrays)
@@ -279,11 +284,11 @@ def _(problem: LeastSquares, rule: UpdateRule, run: OneRun, average: AveragePiec
     for piece in np.flatnonzero(pieces.recorded >= 0):
         record = pieces.recorded[piece]
         past = (pieces.lengths[: piece + 1], pieces.multipliers[: piece + 1])
-        moments = second_moments(problem, run.learning_rate, run.noise_factor, run.momentum, *past)
+        factors = run.noise_factor * pieces.noise[: piece + 1]
+        moments = second_moments(problem, run.learning_rate, factors, run.momentum, *past)
         square = np.where(moments < np.inf, means[record], 0.0) ** 2  # no inf − inf
         covariances[record, entries, entries] = moments - square
-    cut_up = (pieces.lengths, pieces.multipliers, pieces.recorded)
-    settings = (run.learning_rate, run.noise_factor, run.momentum, *cut_up)
+    settings = (run.learning_rate, run.noise_factor, run.momentum, *pieces.arrays)
     shared = (problem.eigenvalues, problem.initial_mean, *settings)
     _over_rows(least_squares_rows, shared, covariances, cost=200 * pieces.lengths.size)
 

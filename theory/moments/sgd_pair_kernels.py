@@ -39,6 +39,7 @@ def sgd_covariance_rows(
     rate: float,
     lengths: IntArray,
     multipliers: FloatArray,
+    shares: FloatArray,
     recorded: IntArray,
     first: int,
     last: int,
@@ -64,7 +65,7 @@ def sgd_covariance_rows(
                 moment = moments[i - first, j]
                 if moment < np.inf:
                     alternating = beyond[i] != beyond[j]
-                    kick = eps * eps * noise[i, j]
+                    kick = eps * eps * (noise[i, j] * shares[piece])
                     moment = sgd_pair_segment(moment, kick, logs[i] + logs[j], alternating, count)
                     moments[i - first, j] = moment
                 if record >= 0:

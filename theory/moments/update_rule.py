@@ -86,9 +86,9 @@ class AveragePieces:
     fresh: FloatArray
 
     @property
-    def arrays(self) -> tuple[FloatArray, FloatArray, IntArray, FloatArray, IntArray]:
-        """keep, fresh, lengths, multipliers and records: what the compiled tables take."""
-        return self.keep, self.fresh, self.pieces.lengths, self.pieces.multipliers, self.pieces.recorded
+    def arrays(self) -> tuple[FloatArray, FloatArray, IntArray, FloatArray, FloatArray, IntArray]:
+        """keep, fresh, lengths, multipliers, noise and records: what the compiled tables take."""
+        return self.keep, self.fresh, *self.pieces.arrays
 
 
 def exponential(pieces: Pieces, averaging: float) -> AveragePieces:
@@ -97,15 +97,17 @@ def exponential(pieces: Pieces, averaging: float) -> AveragePieces:
     return AveragePieces(pieces, averaging * ones, (1.0 - averaging) * ones)
 
 
-def last_iterates(schedule: Schedule, steps: int, tail: float) -> tuple[AveragePieces, int]:
+def last_iterates(
+    schedule: Schedule, steps: int, tail: float, noise: Schedule | None = None
+) -> tuple[AveragePieces, int]:
     """The first `steps` ≥ 1 steps, of which the last ⌈tail · steps⌉ iterates are added up, and their number."""
     count = tail_length(steps, tail)
     start = steps - count
-    pieces = cut(schedule, np.unique([float(start), float(steps)]))
+    pieces = cut(schedule, np.unique([float(start), float(steps)]), noise)
     within = np.cumsum(pieces.lengths) > start
     last = np.where(np.arange(within.size) == within.size - 1, 0, -1)
     weights = within.astype(np.float64)
-    return AveragePieces(Pieces(pieces.lengths, pieces.multipliers, last), weights, weights), count
+    return AveragePieces(replace(pieces, recorded=last), weights, weights), count
 
 
 def tail_length(steps: int, tail: float) -> int:
@@ -137,18 +139,19 @@ def add_mode_losses(
     losses: FloatArray,
     *,
     penalized: bool,
+    noise: Schedule | None = None,
 ) -> None:
-    """Add the losses of one run after the steps `at` (increasing, (R,)), into `losses`, (R,)."""
+    """Add the losses of one run after the steps `at` (increasing, (R,)), into `losses`, (R,); `noise` as for `cut`."""
     later = np.flatnonzero(at > 0)
     if rule.tail == 0.0:
         if later.size:
-            average = exponential(cut(schedule, at), run.averaging)
+            average = exponential(cut(schedule, at, noise), run.averaging)
             second, mean = mode_moments(problem, rule, run, average, at.size)
             losses[later] += _losses(problem, rule, second, mean, penalized)[later]
     else:
         # Each record has an average of its own, over the last iterates before it.
         for record in later:
-            average, count = last_iterates(schedule, int(at[record]), rule.tail)
+            average, count = last_iterates(schedule, int(at[record]), rule.tail, noise)
             second, mean = mode_moments(problem, rule, run, average, 1)
             losses[record] += _losses(problem, rule, second / count**2, mean / count, penalized)[0]
     start = problem.initial_mean - rule.fixed_point(problem)

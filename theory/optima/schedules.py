@@ -161,7 +161,7 @@ def of_staircases(problem: Quadratic, size: float, inertia: float, lengths: IntA
 
     def log_loss(logs: FloatArray) -> float:
         loss = np.zeros((1, 1))
-        add_losses(problem, run, Pieces(lengths, np.exp(logs), recorded), loss)
+        add_losses(problem, run, Pieces.of_one_batch_size(lengths, np.exp(logs), recorded), loss)
         return float(np.log(np.clip(loss[0, 0], 1e-300, 1e300)))
 
     return log_loss

@@ -176,7 +176,7 @@ def _loss(problem: NoisyQuadratic, asked: Questions, c: int, step: float) -> flo
     """The loss of configuration `c` after `step` steps, by the closed forms of ``moments``."""
     loss = np.zeros((1, 1))
     runs = Runs(asked.rates[c : c + 1], asked.factors[c : c + 1], asked.momenta[c : c + 1], np.zeros(1))
-    add_losses(problem, runs, Pieces(np.array([int(step)]), np.ones(1), np.zeros(1, np.int64)), loss)
+    add_losses(problem, runs, Pieces.of_one_batch_size(np.array([int(step)]), np.ones(1), np.zeros(1, np.int64)), loss)
     return float(loss[0, 0])
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.schedules.schedule import Schedule
 
 
@@ -80,17 +79,3 @@ def grow_batch(schedule: Schedule, batch_size: int, *, largest: float = np.inf, 
     ends[-1] = max(1.0, ends[-1])
     lengths = np.diff(ends, prepend=0.0)
     return BatchGrowth(Schedule(lengths, rates), Schedule(lengths, sizes))
-
-
-def sizes_at(batch_size: Schedule, steps: int, dataset_size: float | None, at: FloatArray) -> FloatArray:
-    """Batch sizes of a schedule at some steps, after checking it against the schedule of the learning rate.
-
-    Raises
-    ------
-    ValueError
-        If it has another number of steps, or batch sizes that cannot be.
-    """
-    remedy = "Give the batch size as many steps as the learning rate."
-    checks.require(batch_size.steps == steps, "batch_size", f"a schedule of {steps} steps", batch_size.steps, remedy)
-    checks.batch_size(batch_size.multipliers, dataset_size)
-    return batch_size.at(at)

@@ -51,7 +51,7 @@ def test_pairs_equal_what_is_built_up_along_binary_digits(problem, multipliers, 
     got = theory.covariance(problem, schedule, learning_rate=rate, batch_size=2)
     other = np.zeros((1, 4, 4))
     last = np.where(np.arange(schedule.lengths.size) == schedule.lengths.size - 1, 0, -1)
-    pieces = (schedule.lengths, schedule.multipliers, last)
+    pieces = (schedule.lengths, schedule.multipliers, np.ones(last.size), last)
     keep, fresh = np.zeros(last.size), np.ones(last.size)
     covariance_rows(eigenvalues, noise / 2, np.ones(4), rate, 0.0, 0.0, keep, fresh, *pieces, 0, 4, other)
     scale = np.sqrt(np.outer(np.diag(other[0]), np.diag(other[0])))
