@@ -286,8 +286,8 @@ def variance_table(
     """Write Var θ̄ of each mode into `variances`, (D, R); `noise`, (D,), is the variance of the gradient.
 
     `shares`, (P,), multiply the noise in each piece. If `variance` is E θ₀² instead of Var θ₀, the results are E θ̄².
-    `keep` and `fresh`, (P,), are the weights of the average in each piece; where `keep` ends with 0, nothing is averaged
-    and the results are those of θ.
+    `keep` and `fresh`, (P,), are the weights of the average in each piece; where `keep` ends with 0, nothing is
+    averaged and the results are those of θ.
     """
     powers, kicks, work = np.empty((RUNGS, 3, 3)), np.empty((RUNGS + 1, 3)), np.empty((4, 3, 3))
     moment, change = work[3], np.empty(4)
