@@ -29,6 +29,7 @@ def optimal_learning_rate(
     batch_size: ArrayLike,
     momentum: ArrayLike = 0.0,
     schedule: ScheduleFamily | None = None,
+    nesterov: bool = False,
 ) -> FloatArray:
     """Learning rate with the smallest expected loss at the end of the budget, or with the fewest steps to its target.
 
@@ -54,6 +55,8 @@ def optimal_learning_rate(
     schedule : callable, optional
         Schedule for a given number of steps; the paper's :func:`~noisysgd.theory.half_then_decay` by default. With an
         unlimited budget the learning rate is constant, and no schedule may be given.
+    nesterov : bool
+        Whether θ takes Nesterov's step (:func:`~noisysgd.theory.expected_loss`); not with an unlimited budget.
 
     Returns
     -------
@@ -76,7 +79,10 @@ def optimal_learning_rate(
     >>> bool(1.9 < rates[1] / rates[0] < 2.1)
     True
     """
-    return optimal_runs(problem, budget, batch_size=batch_size, momentum=momentum, schedule=schedule).learning_rate
+    found = optimal_runs(
+        problem, budget, batch_size=batch_size, momentum=momentum, schedule=schedule, nesterov=nesterov
+    )
+    return found.learning_rate
 
 
 class OptimalRuns(NamedTuple):
@@ -88,21 +94,30 @@ class OptimalRuns(NamedTuple):
 
 
 def optimal_runs(
-    problem: Quadratic, budget: Budget, *, batch_size: ArrayLike, momentum: ArrayLike, schedule: ScheduleFamily | None
+    problem: Quadratic,
+    budget: Budget,
+    *,
+    batch_size: ArrayLike,
+    momentum: ArrayLike,
+    schedule: ScheduleFamily | None,
+    nesterov: bool,
 ) -> OptimalRuns:
     """The learning rates that :func:`optimal_learning_rate` finds, with the steps and the losses of their runs."""
     problem = sampled_from(problem, budget).merged()
     sizes, inertia = checks.broadcast(
         batch_size=checks.batch_size(batch_size, problem.dataset_size), momentum=checks.momentum(momentum)
     )
+    checks.boolean("nesterov", nesterov)
     if isinstance(budget, UnlimitedBudget):
+        remedy = "First passages are known for SGD and heavy ball."
+        checks.require(not nesterov, "nesterov", "False with an UnlimitedBudget", nesterov, remedy)
         remedy = "Steps are counted at a constant learning rate; for a schedule fix the number of steps."
         checks.require(schedule is None, "schedule", "none with an UnlimitedBudget", schedule, remedy)
         return _fastest(problem, budget, sizes, inertia)
     family = half_then_decay if schedule is None else schedule
     steps = budget.steps(sizes)
     points = zip(sizes.ravel(), inertia.ravel(), steps.ravel(), strict=True)
-    best = [_best_rate(problem, family, float(b), float(m), int(n)) for b, m, n in points]
+    best = [_best_rate(problem, family, float(b), float(m), int(n), nesterov) for b, m, n in points]
     rates, losses = np.array(best, dtype=np.float64).reshape(-1, 2).T
     return OptimalRuns(rates.reshape(sizes.shape), steps, losses.reshape(sizes.shape))
 
@@ -135,7 +150,7 @@ def sampled_from(problem: AnyQuadratic, budget: Budget) -> AnyQuadratic:
 
 
 def _best_rate(
-    problem: Quadratic, family: ScheduleFamily, batch_size: float, momentum: float, steps: int
+    problem: Quadratic, family: ScheduleFamily, batch_size: float, momentum: float, steps: int, nesterov: bool
 ) -> tuple[float, float]:
     """Best learning rate of one configuration, and its loss."""
     if starts_at_minimum(problem):
@@ -143,10 +158,12 @@ def _best_rate(
     schedule = of_length(family, steps)
 
     def losses(modes: Quadratic, log_rates: FloatArray) -> FloatArray:
-        return expected_loss(modes, schedule, learning_rate=np.exp(log_rates), batch_size=batch_size, momentum=momentum)
+        rates = np.exp(log_rates)
+        settings = {"learning_rate": rates, "batch_size": batch_size, "momentum": momentum}
+        return expected_loss(modes, schedule, **settings, nesterov=nesterov)  # type: ignore[arg-type]
 
     # The best rate is rarely above the critical one but may be decades below it: the scan grows downwards from there.
-    edge = float(np.log(critical_learning_rate(problem, batch_size, momentum)))
+    edge = float(np.log(critical_learning_rate(problem, batch_size, momentum, nesterov=nesterov)))
     also = waves(edge, momentum, steps)
     search = partial(minimise_on_log_scale, start=edge, also=also)
     best, lowest = best_on_fewer_modes(problem, losses, search, start=edge)

@@ -12,7 +12,7 @@ from noisysgd.theory.common import checks
 from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.limits.stability import critical_learning_rate
-from noisysgd.theory.optima.learning_rates import optimal_runs, sampled_from
+from noisysgd.theory.optima.learning_rates import OptimalRuns, optimal_runs, sampled_from
 from noisysgd.theory.problems.quadratic import Quadratic
 from noisysgd.theory.scaling.comparison import linear_scaling_exponent
 from noisysgd.theory.scaling.corner import SharpCorner
@@ -37,6 +37,7 @@ def regimes(
     batch_sizes: ArrayLike,
     momentum: ArrayLike = (0.0, 0.9),
     schedule: ScheduleFamily | None = None,
+    nesterov: bool = False,
 ) -> "xr.Dataset":
     """Optimal learning rate, its loss and its regime at each batch size.
 
@@ -61,6 +62,8 @@ def regimes(
         Heavy-ball coefficients.
     schedule : callable, optional
         Schedule for a given number of steps: the paper's by default. An unlimited budget has none.
+    nesterov : bool
+        Whether θ takes Nesterov's step, whose critical learning rate is 2(1+m)/((1+2m) λ_max).
 
     Returns
     -------
@@ -100,14 +103,16 @@ def regimes(
     distinct = np.unique(inertia).size == inertia.size
     checks.require(distinct, "momentum", "a scalar or an (M,) array of distinct values", momentum, "Drop repetitions.")
 
-    best = optimal_runs(problem, budget, batch_size=sizes, momentum=inertia[:, None], schedule=schedule)
-    critical = critical_learning_rate(problem, momentum=inertia)
+    def runs(size: ArrayLike, m: ArrayLike) -> OptimalRuns:
+        return optimal_runs(problem, budget, batch_size=size, momentum=m, schedule=schedule, nesterov=nesterov)
+
+    best = runs(sizes, inertia[:, None])
+    critical = critical_learning_rate(problem, momentum=inertia, nesterov=nesterov)
     share = best.learning_rate / critical[:, None]
-    edge = critical_learning_rate(problem, sizes, inertia[:, None])
+    edge = critical_learning_rate(problem, sizes, inertia[:, None], nesterov=nesterov)
 
     def share_at(m: float, size: float) -> float:
-        rate = optimal_runs(problem, budget, batch_size=size, momentum=m, schedule=schedule).learning_rate
-        return float(rate / critical_learning_rate(problem, momentum=m))
+        return float(runs(size, m).learning_rate / critical_learning_rate(problem, momentum=m, nesterov=nesterov))
 
     boundary = [_crossing(sizes, row, partial(share_at, m)) for row, m in zip(share, inertia, strict=True)]
     corners = [_corner(sizes, row) for row in best.learning_rate]

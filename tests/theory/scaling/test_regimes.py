@@ -161,3 +161,24 @@ def test_a_corner_that_batch_sizes_do_not_reach_is_not_reported():
     whole = theory.regimes(problem, budget, batch_sizes=2.0 ** np.arange(13), momentum=0.0)
     assert 1 < whole.corner_batch_size.item() < 4096
     assert whole.sharpness.item() > 0.125
+
+
+def test_nesterov_and_heavy_ball_differ_where_curvature_dominates_only():
+    budget = theory.EpochBudget(epochs=20, dataset_size=4096)
+    problem = theory.power_law(20).with_dataset_size(4096)
+    settings = {"batch_sizes": [1, 2, 1024, 4096], "momentum": 0.9}
+    heavy_ball = theory.regimes(problem, budget, **settings)
+    nesterov = theory.regimes(problem, budget, **settings, nesterov=True)
+    ratio = (nesterov.learning_rate / heavy_ball.learning_rate).values.ravel()
+    np.testing.assert_allclose(ratio[:2], 1.0, rtol=0.02)
+    assert nesterov.critical_learning_rate.item() == pytest.approx(2 * 1.9 / 2.8)
+    # No better rate of a fine grid, at every batch size.
+    rates = float(nesterov.critical_learning_rate.item()) * np.geomspace(1e-4, 1.2, 2000)
+    for size, loss in zip(settings["batch_sizes"], nesterov.loss.values.ravel(), strict=True):
+        steps = int(budget.steps(size))
+        curve = theory.expected_loss(
+            problem, theory.half_then_decay(steps), learning_rate=rates, batch_size=size, momentum=0.9, nesterov=True
+        )
+        assert loss <= curve.min() * 1.01
+    with pytest.raises(ValueError, match="nesterov: expected False with an UnlimitedBudget"):
+        theory.regimes(problem, theory.UnlimitedBudget(0.1), **settings, nesterov=True)
