@@ -45,7 +45,7 @@ def check_mean(criterion: LossFunction, logits: torch.Tensor, labels: torch.Tens
     >>> check_mean(lambda z, y: cross_entropy(z, y, weight, reduction="none").mean(), logits, labels)
     >>> check_mean(lambda z, y: cross_entropy(z, y, weight), logits, labels)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: criterion: expected the mean over the examples, got 1.39... for 3 of them and 1.70... for ...
+    ValueError: criterion: expected the mean over the examples, got 1.39... for 3 of them and ...
     """
     count = len(labels)
     if count < 2:
