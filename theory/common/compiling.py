@@ -14,6 +14,8 @@ import functools
 import hashlib
 import importlib.util
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,11 +43,46 @@ class Decorator(Protocol):
 def _compiler(*, cached: bool = False, **options: Any) -> Decorator:
     def compiled(function: Callable[..., object]) -> Any:
         kernel: Any = njit(**PLAIN, **options)(function)
-        if cached and hasattr(kernel, "py_func"):  # absent where NUMBA_DISABLE_JIT leaves functions plain
-            kernel._cache = _Cache(function)
+        if hasattr(kernel, "py_func"):  # absent where NUMBA_DISABLE_JIT leaves functions plain
+            kernel.compile = _interrupts_wait()(kernel.compile)
+            if cached:
+                kernel._cache = _Cache(function)
         return kernel
 
     return compiled
+
+
+class _Waiting:
+    """A handler that keeps the first signal of a kind for later, and hands the next ones on to the usual handler."""
+
+    def __init__(self, usual: Callable[[int, Any], object]) -> None:
+        self.usual, self.arrived = usual, False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.arrived:
+            self.usual(number, frame)
+        self.arrived = True
+
+
+@contextmanager
+def _interrupts_wait() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait until a kernel is compiled, and a second one of them not.
+
+    LLVM calls Python back, and what a handler raises there is lost: the user would press Ctrl-C and nothing happen.
+    """
+    main = threading.current_thread() is threading.main_thread()  # where all handlers run
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if main}
+    # Not those of the system, nor, if this kernel is compiled for another one, those of that.
+    waiting = {n: _Waiting(each) for n, each in usual.items() if callable(each) and not isinstance(each, _Waiting)}
+    try:
+        for number, handler in waiting.items():
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, handler in waiting.items():
+            signal.signal(number, handler.usual)
+        for number in [number for number, handler in waiting.items() if handler.arrived]:
+            signal.raise_signal(number)
 
 
 class _Cache(caching.FunctionCache):  # type: ignore[misc]
