@@ -1,7 +1,7 @@
 """Ensembles of trajectories of SGD: checks what is asked for, runs it on the CPU or a GPU, and labels the result."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -27,6 +27,7 @@ from noisysgd.simulators.randomness.stream import NoiseLaw
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.common.parallel import usable_cores
+from noisysgd.theory.moments.segments import noise_schedule
 from noisysgd.theory.moments.update_rule import UpdateRule, update_rule
 from noisysgd.theory.problems.l2 import L2
 from noisysgd.theory.problems.least_squares import LeastSquares
@@ -42,7 +43,7 @@ def simulate(
     schedule: Schedule,
     *,
     learning_rate: ArrayLike | xr.DataArray,
-    batch_size: ArrayLike | xr.DataArray,
+    batch_size: ArrayLike | xr.DataArray | Schedule,
     momentum: ArrayLike | xr.DataArray = 0.0,
     nesterov: bool = False,
     l2: L2 | None = None,
@@ -84,7 +85,9 @@ def simulate(
         ε ≥ 0; 1 ≤ B ≤ N, ``inf`` for no noise; 0 ≤ m < 1. They broadcast. Scalars make no axis; if one of them is 1-D,
         its axis has the name of the parameter; the dimensions of an ``xarray.DataArray`` are kept, and each 1-D array
         beside it has an axis with the name of its parameter; otherwise plain arrays broadcast by position to
-        ``axis_0``, ``axis_1``, ….
+        ``axis_0``, ``axis_1``, …. The batch size may also be a Schedule of as many steps, one for all configurations,
+        whose multipliers are the batch sizes; for noisy quadratics on the CPU. The coordinates ``batch_size`` and
+        ``temperature`` are then those of the first step.
     nesterov : bool
         Whether θ takes Nesterov's step in torch's form, θ ← θ − ε · multiplier · (g + m u), not the heavy ball's.
     l2 : L2, optional
@@ -217,8 +220,11 @@ def simulate(
     record = record_steps(record, schedule.steps)
     called = progress is None or callable(progress)
     checks.require(called, "progress", "a function of (done, total)", progress, "Pass simulators.TimeLeft().")
-    output_axes.require_free_names(metrics, learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
-    settings, dataset = output_axes.labelled(learning_rate=learning_rate, batch_size=batch_size, momentum=momentum)
+    growth = batch_size if isinstance(batch_size, Schedule) else None
+    factor = _noise_schedule(problem, schedule, growth, backend)
+    first_size: Any = batch_size if growth is None else float(growth.multipliers[0])
+    output_axes.require_free_names(metrics, learning_rate=learning_rate, batch_size=first_size, momentum=momentum)
+    settings, dataset = output_axes.labelled(learning_rate=learning_rate, batch_size=first_size, momentum=momentum)
     rates = checks.learning_rate(settings["learning_rate"].values)
     sizes = settings["batch_size"].values
     # What a batch size may be depends on who makes the noise: theory has a formula, real batches need whole examples.
@@ -243,13 +249,24 @@ def simulate(
     # A step of the SDE is an update of a schedule of `substeps` times as many steps, and is simulated as one.
     finer = Schedule(fine * schedule.lengths, schedule.multipliers) if dynamics == "sde" else schedule
     finer_record = fine * record if dynamics == "sde" else record
+    finer_factor = factor
+    if factor is not None and dynamics == "sde":
+        finer_factor = Schedule(fine * factor.lengths, factor.multipliers)
     shared: tiles.Ensemble | ExampleEnsemble
     if isinstance(problem, NoisyQuadratic):
-        factors = np.broadcast_to(problem.noise_factor(sizes), rates.shape)
+        factors = np.broadcast_to(problem.noise_factor(sizes) if factor is None else 1.0, rates.shape)
         configurations = _quadratic_configurations(rates, momenta, factors, fine if dynamics == "sde" else 0)
         jumps = dynamics == "jump"
         shared = tiles.ensemble(
-            problem, finer, finer_record, seed, exact_jumps=jumps, law=law, precision=kind, rule=rule
+            problem,
+            finer,
+            finer_record,
+            seed,
+            exact_jumps=jumps,
+            law=law,
+            precision=kind,
+            rule=rule,
+            noise=finer_factor,
         )
     else:
         points = zip(rates.flat, momenta.flat, np.broadcast_to(sizes, rates.shape).flat, strict=True)
@@ -276,7 +293,7 @@ def simulate(
     if per_tile is not None:
         # LAPACK may find another root in another process, and with it other bits: parts say which one they have.
         root = shared.noise_root if isinstance(shared, tiles.Ensemble) else 0.0
-        experiment = tile_moments.fingerprint(problem, schedule, root)
+        experiment = tile_moments.fingerprint(problem, schedule, root, *([] if growth is None else [growth]))
         counts = tiles.tile_sizes(len(runs))
         dataset = tile_moments.attach(dataset, list(metrics), per_tile, counts, experiment)
     return dataset.assign_attrs(
@@ -293,6 +310,21 @@ def simulate(
         backend=backend,
         dtype=dtype,
     )
+
+
+def _noise_schedule(
+    problem: NoisyQuadratic | ExampleModel, schedule: Schedule, batch_size: Schedule | None, backend: str
+) -> Schedule | None:
+    """The noise factors of a schedule of the batch size, after checking that there are kernels for it."""
+    if batch_size is None:
+        return None
+    quadratic = isinstance(problem, NoisyQuadratic)
+    remedy = "Models made of examples draw batches of one size."
+    checks.require(quadratic, "batch_size", "numbers for a model made of examples", batch_size, remedy)
+    remedy = "CUDA kernels have one batch size."
+    checks.require(backend == "cpu", "batch_size", "numbers with backend='cuda'", batch_size, remedy)
+    assert isinstance(problem, NoisyQuadratic)
+    return noise_schedule(problem, schedule, batch_size)
 
 
 def _rule_is_possible(

@@ -10,11 +10,13 @@ from typing import Any, Self
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.whole_parts import whole_part
+from noisysgd.theory.schedules.batch_growth import BatchGrowth
 from noisysgd.theory.schedules.budget import Budget, EpochBudget, StepBudget
 from noisysgd.theory.schedules.effective_rate import effective_learning_rate
-from noisysgd.theory.schedules.schedule import Schedule, half_then_decay, initial_to_final, warmup
+from noisysgd.theory.schedules.schedule import Schedule
 from noisysgd.validation.data.catalogue import DATASETS
 from noisysgd.validation.data.image_folders import PREFIX, load_image_folder, parse_name
+from noisysgd.validation.schedules import DECAY, PAPER, check_rate_schedule, growing_batch, rate_schedule
 
 L2_EXEMPTIONS = ("nothing", "normalization and biases")
 L2_CONVENTIONS = ("half", "full")
@@ -41,9 +43,11 @@ class TrainConfig:
     Parameters
     ----------
     learning_rate : float
-        Initial learning rate ε; the schedule is constant for half of the budget and then drops 10 times by 2.
+        Initial learning rate ε. Unless `rate_schedule` says otherwise, it is constant for half of the budget and then
+        drops 10 times by 2.
     final_learning_rate : float, optional
-        If given, the 10 drops lead to this learning rate instead, by equal factors (section 7.1).
+        If given, the 10 drops lead to this learning rate instead, by equal factors (section 7.1), and so do the decays
+        of other schedules.
     batch_size : int
         Batch size B; each batch is drawn without replacement, independently of those before (section 2).
     momentum : float
@@ -107,6 +111,20 @@ class TrainConfig:
         memory, and changes results by rounding only.
     seed : int
         Seed of the initial parameters, the batches, their augmentation and dropout.
+    rate_schedule : str
+        What the learning rate does after the warm-up: "half_then_decay" (the paper's), "constant", "cosine", "linear",
+        "warmup_stable_decay" or "inverse_sqrt", each as the function of :mod:`noisysgd.theory` of this name; or
+        "multipliers", for those of `rate_multipliers`. With `final_learning_rate` decays end there; without, the
+        paper's takes ten halvings, and cosine, linear and warmup_stable_decay end at 0.
+    decay : float
+        Share of the steps that the decay of "warmup_stable_decay" takes.
+    rate_multipliers : tuple of float
+        For "multipliers": multipliers of the learning rate, each in force for an equal part of the steps after the
+        warm-up. With as many as these steps there is one for each.
+    largest_batch_size : int, optional
+        Where the schedule would divide the learning rate, the batch grows instead, in multiples of the ghost batch size
+        up to this size, and the learning rate decays for the rest (:func:`noisysgd.theory.grow_batch`). The run sees as
+        many examples as it would at `batch_size`, in fewer steps.
     evaluate_at : tuple of float
         Where to evaluate all metrics under way, for the learning curve in the record: whole numbers are steps, and
         numbers between 0 and 1 are shares of the run, rounded down to a step. They change nothing else of the run.
@@ -155,6 +173,10 @@ class TrainConfig:
     cuda_graph: bool = True
     deterministic: bool = True
     evaluate_at: tuple[float, ...] = ()
+    rate_schedule: str = PAPER
+    decay: float = DECAY
+    rate_multipliers: tuple[float, ...] = ()
+    largest_batch_size: int | None = None
 
     def __post_init__(self) -> None:
         def whole(name: str, minimum: int, remedy: str) -> None:
@@ -230,25 +252,39 @@ class TrainConfig:
             checks.require(bool(positive), "epochs", "a positive, finite number", self.epochs, "Allow some training.")
 
         object.__setattr__(self, "evaluate_at", _places(self.evaluate_at))
+        scalar("decay", checks.real("decay", self.decay))
+        shape: dict[str, Any] = {"rise": self.warmup, "final": self.final_learning_rate, "decay": self.decay}
+        multipliers = check_rate_schedule(self.rate_schedule, **shape, multipliers=self.rate_multipliers)
+        object.__setattr__(self, "rate_multipliers", multipliers)
+        if self.largest_batch_size is not None:
+            whole("largest_batch_size", self.batch_size, "None keeps the batch size as it is.")
+            alone = self.dynamics == "sgd"
+            remedy = "l updates of SVAG stand for one of SGD at one batch size."
+            checks.require(alone, "largest_batch_size", "none under SVAG", self.largest_batch_size, remedy)
 
     def budget(self, dataset_size: int) -> Budget:
         """The compute budget, on a data set of `dataset_size` examples."""
         return EpochBudget(self.epochs, dataset_size) if self.epochs is not None else StepBudget(self.steps or 0)
 
     def schedule(self, dataset_size: int) -> Schedule:
-        """The paper's schedule over that budget, after the warm-up if there is one, in multiples of the initial rate.
+        """The schedule over that budget, warm-up included, in multiples of the initial learning rate.
 
-        Under SVAG it has l times the budget's steps, with the multipliers that SGD's learning rate has.
+        Under SVAG it has l times the budget's steps, with the multipliers that SGD's learning rate has. Where the batch
+        grows it has fewer steps than the budget.
         """
+        return self.schedules(dataset_size).schedule
+
+    def schedules(self, dataset_size: int) -> BatchGrowth:
+        """The schedules of the learning rate and of the batch size, of the same number of steps."""
         steps = int(self.budget(dataset_size).steps(self.batch_size))
-        rise = min(whole_part(self.warmup, steps), steps - 1)
-        if self.final_learning_rate is None:
-            schedule = half_then_decay(steps - rise)
-        else:
-            schedule = initial_to_final(steps - rise, 1.0, self.final_learning_rate / self.learning_rate)
-        if rise:
-            schedule = warmup(schedule, rise, levels=rise)
-        return Schedule(self.svag * schedule.lengths, schedule.multipliers)
+        final = None if self.final_learning_rate is None else self.final_learning_rate / self.learning_rate
+        shape: dict[str, Any] = {"rise": self.warmup, "final": final, "decay": self.decay}
+        schedule, rising = rate_schedule(self.rate_schedule, steps, **shape, multipliers=self.rate_multipliers)
+        if self.largest_batch_size is not None:
+            sizes: dict[str, int] = {"largest": self.largest_batch_size, "multiple_of": self.group_size}
+            return growing_batch(schedule, rising, self.batch_size, **sizes)
+        schedule = Schedule(self.svag * schedule.lengths, schedule.multipliers)
+        return BatchGrowth(schedule, Schedule([schedule.steps], [self.batch_size]))
 
     def evaluation_steps(self, dataset_size: int) -> list[int]:
         """The steps at which metrics are evaluated under way, ascending: those that `evaluate_at` stands for.

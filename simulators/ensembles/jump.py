@@ -54,8 +54,9 @@ def transition(
     lengths: FloatArray,
     momentum: float,
     nesterov: bool = False,
+    shares: FloatArray | None = None,
 ) -> Transition:
-    """Exact law of the state after P consecutive segments, each of constant learning rate.
+    """Exact law of the state after P consecutive segments, each of constant learning rate and noise.
 
     Parameters
     ----------
@@ -68,6 +69,8 @@ def transition(
     momentum : float
     nesterov : bool
         Whether θ takes Nesterov's step.
+    shares : (P,) array, optional
+        What multiplies the covariance in every segment; 1 by default.
 
     Examples
     --------
@@ -83,25 +86,29 @@ def transition(
     spread = np.zeros((*covariance.shape, size, size))
     # Overflow is reported by Transition.finite.
     with np.errstate(over="ignore", invalid="ignore"):
-        for rate, length in zip(rates, lengths, strict=True):
+        for rate, length, share in zip(rates, lengths, np.ones(len(rates)) if shares is None else shares, strict=True):
             step, kick = _one_step(curvature, float(rate), momentum, nesterov)
-            more_power, more_spread = _repeat(step, covariance[..., None, None] * np.outer(kick, kick), int(length))
+            added = (share * covariance)[..., None, None] * np.outer(kick, kick)
+            more_power, more_spread = _repeat(step, added, int(length))
             # The noise so far goes through this segment as the state does; the noise of the segment is independent.
             power, spread = more_power @ power, more_spread + _congruence(more_power, spread)
         noisy = bool(np.any(spread != 0.0))
         return Transition(power, _root(spread), noisy)
 
 
-def between(schedule: Schedule, start: int, stop: int) -> tuple[FloatArray, FloatArray]:
-    """Multipliers and lengths of the segments, or parts of segments, of a schedule between two steps.
+def between(
+    schedule: Schedule, start: int, stop: int, noise: Schedule | None = None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Multipliers, shares of noise and lengths of the segments, or parts of segments, between two steps.
 
     >>> from noisysgd import theory
     >>> between(theory.piecewise([5, 4], [1.0, 0.5]), 3, 7)
-    (array([1. , 0.5]), array([2, 2]))
+    (array([1. , 0.5]), array([1., 1.]), array([2, 2]))
     """
-    ends = np.cumsum(schedule.lengths)
+    ends = np.concatenate([np.cumsum(each.lengths) for each in (schedule, noise) if each is not None])
     edges = np.unique(np.concatenate([[start, stop], ends[(ends > start) & (ends < stop)]]))
-    return schedule.at(edges[:-1]), np.diff(edges)
+    shares = np.ones(edges.size - 1) if noise is None else noise.at(edges[:-1])
+    return schedule.at(edges[:-1]), shares, np.diff(edges)
 
 
 def _one_step(curvature: FloatArray, rate: float, momentum: float, nesterov: bool) -> tuple[FloatArray, FloatArray]:

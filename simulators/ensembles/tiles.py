@@ -43,7 +43,8 @@ class Ensemble:
     Arrays are writable and contiguous, as the kernels were compiled. They have the precision of the state, but for
     `noise_root`, which is rounded only after a configuration has scaled it (`scaled_root`). Curvatures and initial
     states are those that the penalty of `rule` makes, measured from its fixed point; `weight` and `shift` make the loss
-    of the problem alone from them.
+    of the problem alone from them. Where the batch size has a schedule, so has what multiplies the covariance of the
+    noise: `noise`.
     """
 
     curvature: StateArray
@@ -59,6 +60,7 @@ class Ensemble:
     rule: UpdateRule = HEAVY_BALL
     weight: StateArray = field(default_factory=lambda: np.empty(0))
     shift: StateArray = field(default_factory=lambda: np.empty(0))
+    noise: Schedule | None = None
 
     @property
     def rows(self) -> int:
@@ -108,6 +110,7 @@ def ensemble(
     law: NoiseLaw = GAUSSIAN,
     precision: Precision = DOUBLE,
     rule: UpdateRule = HEAVY_BALL,
+    noise: Schedule | None = None,
 ) -> Ensemble:
     """Prepare a problem for kernels: a square root of F, (D,) or (D, D), and plain copies of everything else."""
     fixed = rule.fixed_point(problem)
@@ -125,6 +128,7 @@ def ensemble(
         exact_jumps=exact_jumps,
         law=law,
         precision=precision,
+        noise=noise,
     )
 
 
@@ -210,15 +214,15 @@ class Transitions:
 
     def __init__(self, shared: Ensemble, configuration: Configuration, memory: int = TRANSITIONS_MEMORY) -> None:
         self._shared, self._configuration, self._memory = shared, configuration, memory
-        self._known: dict[tuple[bytes, bytes], Transition] = {}
+        self._known: dict[tuple[bytes, bytes, bytes], Transition] = {}
         self._lock = threading.Lock()
 
     def between(self, start: int, stop: int) -> Transition:
         """The transition over the steps from `start` to `stop`."""
         shared, configuration = self._shared, self._configuration
-        multipliers, lengths = between(shared.schedule, start, stop)
+        multipliers, shares, lengths = between(shared.schedule, start, stop, shared.noise)
         # What happens in between is the key, not where: records at equal distances share one transition.
-        key = (multipliers.tobytes(), lengths.tobytes())
+        key = (multipliers.tobytes(), shares.tobytes(), lengths.tobytes())
         # Threads that need the same transition wait for the first of them instead of making it again.
         with self._lock:
             if key not in self._known:
@@ -226,8 +230,8 @@ class Transitions:
                 covariance = (root**2 if root.ndim == 1 else root @ root.T) * configuration.noise_factor
                 with np.errstate(over="ignore"):
                     rates = configuration.learning_rate * multipliers
-                nesterov = shared.rule.nesterov
-                made = transition(shared.curvature, covariance, rates, lengths, configuration.momentum, nesterov)
+                settings = (configuration.momentum, shared.rule.nesterov, shares)
+                made = transition(shared.curvature, covariance, rates, lengths, *settings)
                 while self._known and sum(each.nbytes for each in self._known.values()) + made.nbytes > self._memory:
                     del self._known[next(iter(self._known))]
                 self._known[key] = made
@@ -281,13 +285,15 @@ def _steps(
     average = np.zeros((dim if shared.rule.tail > 0 else 0, lanes), shared.precision.dtype)
     # A full covariance costs a product of a (D, D) matrix with a vector per replica and step.
     length = window_length(dim * lanes * (dim if full else 1))
-    for window in windows(shared.schedule, shared.record, configuration.learning_rate, length, stop):
+    for window in windows(shared.schedule, shared.record, configuration.learning_rate, length, stop, shared.noise):
         # A diverged replica stays so. Where all have diverged, the remaining steps would change no loss.
         if not np.isfinite(theta).all(axis=0).any():
             yield np.full((window.records_left, lanes), np.inf)
             return
         losses = np.zeros((window.records, lanes))
         keep, fresh = _averaging(shared, window)
+        if shared.noise is not None:
+            noise_root = scaled_root(shared, configuration, float(shared.noise.at(window.step)))
         advance(
             losses,
             theta,
@@ -325,9 +331,12 @@ def _averaging(shared: Ensemble, window: Window) -> tuple[FloatArray, FloatArray
     return within, within / number
 
 
-def scaled_root(shared: Ensemble, configuration: Configuration) -> StateArray:
-    """The root of the noise covariance that a configuration multiplies the kernels' random numbers with."""
-    return shared.precision.of(shared.noise_root * (shared.law.scale * np.sqrt(configuration.noise_factor)))
+def scaled_root(shared: Ensemble, configuration: Configuration, share: float = 1.0) -> StateArray:
+    """The root of the noise covariance that a configuration multiplies the kernels' random numbers with.
+
+    `share` multiplies its noise factor, where the batch size has a schedule.
+    """
+    return shared.precision.of(shared.noise_root * (shared.law.scale * np.sqrt(share * configuration.noise_factor)))
 
 
 def moments_of_tile(

@@ -4,6 +4,7 @@ Between two windows a simulation can be cancelled, the losses of the one are han
 diverged are followed no further. Where windows begin and end never changes a bit of a result.
 """
 
+import itertools
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,14 +63,25 @@ def window_length(step_work: int, window_work: int = WINDOW_WORK) -> int:
 
 
 def windows(
-    schedule: Schedule, record: IntArray, learning_rate: float, length: int, stop: threading.Event | None = None
+    schedule: Schedule,
+    record: IntArray,
+    learning_rate: float,
+    length: int,
+    stop: threading.Event | None = None,
+    noise: Schedule | None = None,
 ) -> Iterator[Window]:
-    """Cut a schedule into windows of `length` steps; raises `Cancelled` instead of the next one once `stop` is set."""
+    """Cut a schedule into windows of at most `length` steps, in each of which `noise`, if there is one, is constant.
+
+    Raises `Cancelled` instead of the next one once `stop` is set.
+    """
     total = schedule.steps
-    for step in range(0, total, length):
+    starts = np.arange(0, total, length)
+    if noise is not None:
+        starts = np.union1d(starts, noise.boundaries)
+    for step, end in itertools.pairwise([*starts.tolist(), total]):
         if stop is not None and stop.is_set():
             raise Cancelled
-        steps = np.arange(step, min(step + length, total))
+        steps = np.arange(step, end)
         # A learning rate that overflows makes the run diverge, which its losses say: it is no reason to warn.
         with np.errstate(over="ignore"):
             rates = learning_rate * schedule.at(steps)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ORDER = """
 theory: common schedules problems moments limits passage optima sweeps scaling fits plots testing
 simulators: randomness ensembles models cuda output_axes engine progress sweeps
-validation: data configuration networks training measurement runs sweeps prediction published demo cli
+validation: data schedules configuration networks training measurement runs sweeps prediction published demo cli
 """
 """Rooms from the ground up: each may import what stands before it, and nothing behind it."""
 ROOMS = [f"{line.partition(':')[0]}.{room}" for line in ORDER.split("\n") for room in line.partition(":")[2].split()]

@@ -34,9 +34,7 @@ def write_curve(curve: Mapping[str, Any] | None, path: Path) -> None:
     ValueError
         If the run has no curve.
     """
-    remedy = "It diverged at once, or is of a version that recorded none: train it again, in another store."
-    checks.require(curve is not None, str(path), "a run with a learning curve", "none", remedy)
-    assert curve is not None
+    curve = known_curve(curve, str(path))
     if path.suffix == ".csv":
         from noisysgd.theory.common.files import write_text
 
@@ -51,6 +49,14 @@ def write_curve(curve: Mapping[str, Any] | None, path: Path) -> None:
     FigureCanvasAgg(figure)
     plot_measured_curves(curve, figure.subplots())
     figure.savefig(path)
+
+
+def known_curve(curve: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """The curve itself; a ``ValueError`` that begins with `name` if a run has none."""
+    remedy = "It diverged at once, or is of a version that recorded none: train it again, in another store."
+    checks.require(curve is not None, name, "a run with a learning curve", "none", remedy)
+    assert curve is not None
+    return curve
 
 
 def curve_table(curve: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,8 @@ examples:
   noisysgd train run.toml --store runs         skipped if the store has it; goes on from its checkpoint
   noisysgd train run.toml --store runs --checkpoint-every 100
   noisysgd train run.toml --curve curve.png    also draws the learning curve; curve.csv writes a table
-  noisysgd train run.toml --curve --evaluate-at 0,100,0.5    the record with the curve in it; metrics at steps 0 and
-                                               100 and after half of the run
+  noisysgd train run.toml --curve --evaluate-at 0,100,0.5    prints the table instead of the record, with metrics at
+                                               steps 0 and 100 and after half of the run
 
 exit status: 0 done, be the run complete or diverged; 1 failed; 2 bad usage; 130 interrupted.
 """
@@ -48,7 +49,7 @@ def add_train_command(commands: Commands, common: argparse.ArgumentParser) -> No
     train.add_argument("--checkpoint-every", type=positive, metavar="STEPS", help=text)
     text = "evaluate all metrics there too: steps, or shares of the run between 0 and 1; instead of the file's"
     train.add_argument("--evaluate-at", type=_places, metavar="STEP,...", help=text)
-    text = "write the learning curve there, as .csv, .png, .svg or .pdf; without FILE, print it with the record"
+    text = "write the learning curve there, as .csv, .png, .svg or .pdf; without FILE, print it instead of the record"
     train.add_argument("--curve", type=Path, nargs="?", const=PRINTED, metavar="FILE", help=text)
     add_time_limit(train, "none")
 
@@ -70,7 +71,7 @@ def read_config(path: Path) -> "TrainConfig":
 def _train(options: argparse.Namespace) -> int:
     if options.checkpoint_every is not None and options.store is None:
         raise UsageError("--checkpoint-every: expected --store, got none. Name a store for the checkpoints.")
-    from noisysgd.validation.cli.curve_files import check_curve_file, write_curve
+    from noisysgd.validation.cli.curve_files import check_curve_file, curve_table, known_curve, write_curve
 
     to_file = options.curve if options.curve is not PRINTED else None
     check_curve_file("--curve", to_file)
@@ -92,12 +93,27 @@ def _train(options: argparse.Namespace) -> int:
         if known is None:
             raise RuntimeError(f"{store.path(config)}: the record that was written is not there. Look after the disk.")
         record = known
+    if options.curve is PRINTED:
+        print(curve_table(known_curve(record.get("curve"), "--curve")), end="")
+        return 0
     if to_file is not None:
         write_curve(record.get("curve"), to_file)
-    # Some hundreds of numbers, which hide the rest.
-    shown = {name: value for name, value in record.items() if name != "curve" or options.curve is PRINTED}
-    print(json.dumps(shown, indent=1))
+    print(compact_lists(json.dumps(record, indent=1)))
     return 0
+
+
+def compact_lists(text: str) -> str:
+    """Indented JSON with every list of plain values on one line, such as those of a learning curve.
+
+    >>> print(compact_lists(json.dumps({"steps": 2, "edges": [0, 2]}, indent=1)))
+    {
+     "steps": 2,
+     "edges": [0, 2]
+    }
+    """
+    # Line breaks within strings are escaped in JSON: those that are matched stand between values.
+    lists = re.compile(r"\[\n\s+([^\[\]{}]*?)\n\s+\]")
+    return lists.sub(lambda found: "[" + re.sub(r"\n\s+", " ", found[1]) + "]", text)
 
 
 def _places(text: str) -> tuple[float, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from noisysgd.theory.common import checks
 from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.data.image_folders import described
+from noisysgd.validation.schedules import DECAY, PAPER
 
 TIMED_BATCH = 256
 """Largest batch of a timed run; the cost of larger ones is extrapolated."""
@@ -82,8 +83,8 @@ class CostModel:
 
     def of(self, config: TrainConfig) -> float:
         """Seconds of one run."""
-        batches = steps_of(config) * config.batches_per_update
-        return self.seconds(steps=batches, batch_size=config.batch_size, passes=passes_per_batch(config))
+        passes, examples = passes_and_examples(config, steps_of(config))
+        return self.seconds_per_run + passes * self.seconds_per_step + examples * self.seconds_per_example
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, Any]], *, price_per_hour: float | None = None) -> Self | None:
@@ -106,7 +107,11 @@ class CostModel:
         """
         from scipy.optimize import nnls
 
-        rows = [(*_passes_and_examples(r), r["seconds"]) for r in records if _timed(r)]
+        rows = [
+            (*passes_and_examples(TrainConfig.from_dict(r["config"]), int(r["steps"])), r["seconds"])
+            for r in records
+            if _timed(r)
+        ]
         if not rows:
             return None
         passes, examples, seconds = np.array(rows, dtype=np.float64).T
@@ -144,6 +149,7 @@ class CostModel:
         largest = min(sizes[-1], max(sizes[0], TIMED_BATCH // group * group))
         rate = min(config.learning_rate for config in configs)  # the least likely to diverge
         shared: dict[str, Any] = {"learning_rate": rate, "final_learning_rate": None, "epochs": None, "evaluate_at": ()}
+        shared |= {"rate_schedule": PAPER, "rate_multipliers": (), "decay": DECAY, "largest_batch_size": None}
         records = []
         for size in sorted({sizes[0], largest}):
             config = configs[0].with_(**shared, batch_size=size, steps=2)
@@ -248,11 +254,21 @@ def _seconds(train: Callable[[TrainConfig], dict[str, Any]], config: TrainConfig
     return train(config) | {"seconds": time.perf_counter() - started}
 
 
-def _passes_and_examples(record: Mapping[str, Any]) -> tuple[int, int]:
-    """Passes through the network, and examples in them, of which a finished run has computed gradients."""
-    config = TrainConfig.from_dict(record["config"])
-    batches = int(record["steps"]) * config.batches_per_update
-    return batches * passes_per_batch(config), batches * config.batch_size
+def passes_and_examples(config: TrainConfig, steps: int) -> tuple[int, int]:
+    """Passes through the network, and examples in them, of which the first `steps` updates compute gradients.
+
+    >>> config = TrainConfig(learning_rate=1.0, batch_size=80, steps=10, micro_batch_size=32)
+    >>> passes_and_examples(config, steps=10)
+    (30, 800)
+    """
+    counts = [(steps, config.batch_size)]
+    if config.largest_batch_size is not None:
+        sizes = config.schedules(training_examples(config)).batch_size
+        ends = np.minimum(np.cumsum(sizes.lengths), steps)
+        counts = list(zip(np.diff(ends, prepend=0).tolist(), map(int, sizes.multipliers), strict=True))
+    passes = sum(count * math.ceil(size / (config.micro_batch_size or size)) for count, size in counts)
+    examples = sum(count * size for count, size in counts)
+    return passes * config.batches_per_update, examples * config.batches_per_update
 
 
 def _timed(record: Mapping[str, Any]) -> bool:

@@ -52,6 +52,8 @@ class Feed:
         Of all updates of the run.
     examples : int
         Size of the training set.
+    batch_sizes : Schedule, optional
+        Of as many updates, where the batch size is not that of the configuration throughout.
 
     Examples
     --------
@@ -62,19 +64,23 @@ class Feed:
     (torch.Size([1, 4]), 0.5)
     """
 
-    def __init__(self, config: TrainConfig, schedule: Schedule, examples: int) -> None:
+    def __init__(
+        self, config: TrainConfig, schedule: Schedule, examples: int, batch_sizes: Schedule | None = None
+    ) -> None:
         self._config, self._schedule, self._examples = config, schedule, examples
+        self._sizes = batch_sizes or Schedule([schedule.steps], [config.batch_size])
+        widest = int(self._sizes.multipliers.max())
         self._device = torch.device(config.device)
         on_gpu = self._device.type == "cuda"
         most = STEPS_ON_GPU if on_gpu else STEPS_ON_CPU
         draws = config.batches_per_update
-        room = min(MOST_WORDS // examples, MOST_INDICES // config.batch_size) // draws
+        room = min(MOST_WORDS // examples, MOST_INDICES // widest) // draws
         self.length = max(1, min(most, room, schedule.steps))
         self._first: int | None = None
         self._next: concurrent.futures.Future[Portion] | None = None
         self._ahead = on_gpu
         # Fixed places in memory, in which every update looks up its row: a captured update reads them again and again.
-        shape = self.length, draws, config.batch_size
+        shape = self.length, draws, widest
         kind = torch.float32 if on_gpu else torch.float64  # what the fused update takes a learning rate as
         self._table = Portion(
             torch.zeros(shape, dtype=torch.int64, device=self._device),
@@ -87,8 +93,8 @@ class Feed:
         """The portion of a step, found by the host."""
         self.load(step)
         k = step - self.first
-        crops = None if self._table.crops is None else self._table.crops[k]
-        return Portion(self._table.batches[k], crops, self._table.rate[k])
+        crops = None if self._table.crops is None else self._table.crops[k, :, : self.size]
+        return Portion(self._table.batches[k, :, : self.size], crops, self._table.rate[k])
 
     @property
     def first(self) -> int:
@@ -96,20 +102,37 @@ class Feed:
         assert self._first is not None
         return self._first
 
+    @property
+    def end(self) -> int:
+        """The step after the last of that block, in which all batches have the same :attr:`size`."""
+        return self._block_end(self.first)
+
+    @property
+    def size(self) -> int:
+        """Number of examples of the batches of that block."""
+        return int(self._sizes.at(min(self.first, self._sizes.steps - 1)))
+
+    def _block_end(self, first: int) -> int:
+        """Where a block that begins at `first` ends: once it is full, or where the batch size changes."""
+        changes = self._sizes.boundaries
+        later = changes[changes > first]
+        return min(first + self.length, int(later[0]) if later.size else first + self.length)
+
     def load(self, step: int) -> None:
         """Have the block that holds `step` on the device, with the counter at that step; nothing if it is there."""
-        if self._first is not None and self._first <= step < self._first + self.length:
+        if self._first is not None and self._first <= step < self.end:
             return
         block = self._drawn(step)
+        count, size = len(block.rate), block.batches.shape[-1]
         for place, new in ((self._table.batches, block.batches), (self._table.crops, block.crops)):
             if place is not None and new is not None:
-                place.copy_(new, non_blocking=True)
-        self._table.rate.copy_(block.rate, non_blocking=True)
+                place[:count, :, :size].copy_(new, non_blocking=True)
+        self._table.rate[:count].copy_(block.rate, non_blocking=True)
         self.row.zero_()
         self._first = step
-        if self._ahead and step + self.length < self._schedule.steps:
-            self._next = _drawer().submit(self._draw, step + self.length)
-            self._next_first = step + self.length
+        if self._ahead and self.end < self._schedule.steps:
+            self._next = _drawer().submit(self._draw, self.end)
+            self._next_first = self.end
 
     def forget(self) -> None:
         """Draw afresh, and set the counter, when a portion is asked for next: after a jump to another step."""
@@ -117,8 +140,8 @@ class Feed:
 
     def following(self) -> Portion:
         """The portion that the counter on the device points to; the counter moves on."""
-        batches = self._table.batches.index_select(0, self.row)[0]
-        crops = None if self._table.crops is None else self._table.crops.index_select(0, self.row)[0]
+        batches = self._table.batches[:, :, : self.size].index_select(0, self.row)[0]
+        crops = None if self._table.crops is None else self._table.crops[:, :, : self.size].index_select(0, self.row)[0]
         rate = self._table.rate.index_select(0, self.row)[0]
         self.row += 1
         return Portion(batches, crops, rate)
@@ -130,12 +153,11 @@ class Feed:
         return self._draw(first)
 
     def _draw(self, first: int) -> Portion:
-        """The portions of steps first … first + length − 1, on the host; of steps beyond the end, the last rate."""
-        config, steps = self._config, np.arange(first, first + self.length)
+        """The portions of the steps of a block, on the host; of steps beyond the end of the run, the last rate."""
+        config, steps = self._config, np.arange(first, self._block_end(first))
+        size = int(self._sizes.at(min(first, self._sizes.steps - 1)))
         draws = [[draw for _, draw in weighted_draws(config.dynamics, config.svag, int(step))] for step in steps]
-        batches = np.stack(
-            [[minibatch(config.seed, draw, config.batch_size, self._examples) for draw in row] for row in draws]
-        )
+        batches = np.stack([[minibatch(config.seed, draw, size, self._examples) for draw in row] for row in draws])
         crops = None
         if config.augment:
             chosen = [

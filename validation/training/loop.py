@@ -25,7 +25,7 @@ from noisysgd.validation.data.augmentation import crop_and_flip
 from noisysgd.validation.data.datasets import ImageDataset, load_dataset
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision, fp32_precision
 from noisysgd.validation.networks.dropout import draw_masks, forget_masks, has_dropout, take_rows
-from noisysgd.validation.networks.factory import Factory, build_network, check_groups
+from noisysgd.validation.networks.factory import Factory, batch_norms, build_network, check_groups
 from noisysgd.validation.networks.ghost_batch_norm import one_update
 from noisysgd.validation.networks.torch_globals import kept_generators, torch_threads, usual_torch
 from noisysgd.validation.networks.users_code import not_ending_the_program
@@ -309,7 +309,8 @@ class TrainingRun:
         _check_device(config.device)
         self.config = config
         self.data = resident(data, config.device, channels_last=config.channels_last)
-        self.schedule = config.schedule(data.train_size)
+        self.schedule, sizes = config.schedules(data.train_size)
+        checks.batch_size(sizes.multipliers, data.train_size, "largest_batch_size")
         self.model = build_network(config, data, model)
         check_groups(self.model, config)
         trainable = any(parameter.requires_grad for parameter in self.model.parameters())
@@ -319,6 +320,9 @@ class TrainingRun:
             check_separable(
                 self.model, self.data.train_images[: 2 * config.group_size if own else 0], config.group_size
             )
+        coupled = batch_norms(self.model) if config.largest_batch_size is not None else []
+        remedy = "Use GhostBatchNorm2d, whose groups have one size however large the batch is."
+        checks.require(not coupled, "largest_batch_size", "a network without torch's batch norms", coupled, remedy)
         self.optimizer = heavy_ball(self.model, config)
         self.limit = loss_limit(data.classes)
         self.step = 0
@@ -326,10 +330,9 @@ class TrainingRun:
         self.curve: LearningCurve | None = LearningCurve(self.schedule.steps)
         # The compiled network is for training alone: measurements differentiate twice, which compiled code cannot.
         self._forward: Any = torch.compile(self.model) if config.compile else self.model
-        self._micro_batches = micro_batches(config.batch_size, config.micro_batch_size)
         self._output_checked = False
         self._has_dropout = has_dropout(self.model)
-        self.feed = Feed(config, self.schedule, data.train_size)
+        self.feed = Feed(config, self.schedule, data.train_size, sizes)
         on_gpu = torch.device(config.device).type == "cuda"
         late = on_gpu if late is None else late
         self._watch = Watch(self.limit, config.device, length=self.feed.length) if late else None
@@ -337,6 +340,7 @@ class TrainingRun:
         alike = config.model == WIDE_RESNET and not self._has_dropout and not config.compile
         self._capture = on_gpu and alike and config.cuda_graph
         self._launch: Callable[[], None] | None = None
+        self._captured_size = 0
         if self._watch is not None:
             self.optimizer.allocate()
         self.model.train()
@@ -388,12 +392,12 @@ class TrainingRun:
 
     def _advance_late(self) -> None:
         self.feed.load(self.step)
-        if self._capture and self._launch is None:
-            self._launch = captured(self._update, self._changed())
+        if self._capture and (self._launch is None or self._captured_size != self.feed.size):
+            self._launch, self._captured_size = captured(self._update, self._changed()), self.feed.size
         (self._launch or self._update)()
         self.step += 1
         # The next block takes the place of this one, whose losses have to be read before.
-        if self.step == self.feed.first + self.feed.length or self.step >= self.schedule.steps:
+        if self.step == self.feed.end or self.step >= self.schedule.steps:
             self.settle()
 
     def _update(self) -> None:
@@ -482,7 +486,8 @@ class TrainingRun:
         """Add the gradient of the update's loss to ``.grad``, and return the mean cross-entropy of its batches."""
         config = self.config
         draws = weighted_draws(config.dynamics, config.svag, self.step)
-        if len(draws) == 1 and len(self._micro_batches) == 1:
+        pieces = micro_batches(portion.batches.shape[-1], config.micro_batch_size)
+        if len(draws) == 1 and len(pieces) == 1:
             return self._differentiate_batch(portion, 0, *draws[0])
         # Several passes make one update: running averages must move once, and l updates of SVAG as far as one of SGD.
         with one_update(self.model, substeps=config.svag):
@@ -491,8 +496,9 @@ class TrainingRun:
 
     def _differentiate_batch(self, portion: Portion, number: int, weight: float, draw: int) -> torch.Tensor:
         """Add `weight` times the gradient of one batch's loss to ``.grad``, and return the batch's cross-entropy."""
-        config, size, device = self.config, self.config.batch_size, self.config.device
-        batch = portion.batches[number]
+        batch, config, device = portion.batches[number], self.config, self.config.device
+        size = len(batch)
+        pieces = micro_batches(size, config.micro_batch_size)
         images, labels = take(self.data.train_images, batch), self.data.train_labels[batch]
         if portion.crops is not None:
             images = crop_and_flip(images, portion.crops[number])
@@ -503,12 +509,12 @@ class TrainingRun:
             word = random_words(config.seed, Purpose.DROPOUT, replica=2**31, step=draw, count=1)[0]
             torch.manual_seed(int(word >> 1))
         try:
-            if len(self._micro_batches) == 1:
+            if len(pieces) == 1:
                 return self._differentiate_micro_batch(images, labels, weight)
             # The batch's loss is a mean, so a micro-batch counts by its share of the examples. The sum stays on the
             # device, since reading each term would wait for the GPU.
             total = torch.zeros((), device=device)
-            for rows in self._micro_batches:
+            for rows in pieces:
                 share = (rows.stop - rows.start) / size
                 take_rows(self.model, rows)
                 total += share * self._differentiate_micro_batch(images[rows], labels[rows], weight * share)
