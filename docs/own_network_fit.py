@@ -47,13 +47,10 @@ def curve(run: dict) -> theory.MeasuredCurve:
     """The minibatch losses of a run, bin by bin, each at the middle of its bin."""
     config = TrainConfig.from_dict(run["config"])
     edges, losses = np.array(run["curve"]["edges"]), np.array(run["curve"]["loss"], dtype=float)
-    middles = (edges[:-1] + edges[1:]) // 2
-    steps, first = np.unique(middles, return_index=True)
-    known = np.isfinite(losses[first]) & (steps > 0)
+    known = np.isfinite(losses)  # some bins hold no update
+    steps, first = np.unique(((edges[:-1] + edges[1:]) // 2)[known], return_index=True)
     settings = {"learning_rate": config.learning_rate, "batch_size": config.batch_size, "momentum": config.momentum}
-    return theory.MeasuredCurve(
-        steps[known], losses[first][known], schedule=config.schedule(EXAMPLES), **settings
-    )
+    return theory.MeasuredCurve(steps, losses[known][first], schedule=config.schedule(EXAMPLES), **settings)
 
 
 def main() -> None:
@@ -63,7 +60,7 @@ def main() -> None:
     fit = theory.fit_quadratic([curve(run) for run in seen])
     print(fit)
     print("momentum  batch  log2(rate)  measured  predicted  ratio")
-    ratios, best = [], {}
+    ratios, best = [], {}  # of runs with their distance from the predicted optimum, in octaves
     for (momentum, size), exponents in HELD_OUT.items():
         rows = []
         for exponent in exponents:
@@ -75,13 +72,19 @@ def main() -> None:
             measured = float(curve(run).losses[-1]) if run["status"] == "complete" else np.inf
             rows.append((exponent, measured, predicted))
             if (momentum, size, exponent) not in FITTED and np.isfinite([measured, predicted]).all():
-                ratios.append(predicted / measured)
-            print(f"{momentum:8g} {size:6d} {exponent:11d} {measured:9.4f} {predicted:10.4f} {predicted / measured:6.2f}")
+                ratios.append((momentum, size, exponent, predicted / measured))
+            row = f"{momentum:8g} {size:6d} {exponent:11d} {measured:9.4f} {predicted:10.3g}"
+            print(row, f"{predicted / measured:6.3g}")
         table = np.array(rows)
         best[momentum, size] = [int(table[np.argmin(table[:, column]), 0]) for column in (1, 2)]
     print("optima, log2 of the effective rate (measured, predicted):", best)
-    ratios = np.array(ratios)
-    print(f"final losses: {ratios.size} runs, {np.mean(np.abs(np.log(ratios)) < np.log(1.4)):.0%} within 40 %")
+    for name, some in {
+        "all": ratios,
+        "up to the predicted optimum": [row for row in ratios if row[2] <= best[row[0], row[1]][1]],
+        "beyond it": [row for row in ratios if row[2] > best[row[0], row[1]][1]],
+    }.items():
+        off = np.abs(np.log([row[-1] for row in some]))
+        print(f"final losses, {name}: {len(some)} runs, {np.sum(off < np.log(1.4))} within a factor of 1.4")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every notebook runs top to bottom, and is committed with what it drew."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ def test_there_is_a_first_notebook():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
+    for table in path.parent.glob("*.csv"):
+        shutil.copy(table, tmp_path)
     nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=str(tmp_path))
     assert notebook.cells
 
