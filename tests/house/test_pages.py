@@ -90,3 +90,15 @@ def test_the_program_on_measurement_prints_what_it_finds(tmp_path: Path) -> None
     lines = run(path, OMP_NUM_THREADS="1").splitlines()
     assert [line.split(":")[0] for line in lines] == ["step 20", "step 100"]
     assert all("2/λ_max = " in line and " ± " in line and "<Calibration" in line for line in lines)
+
+
+@pytest.mark.checkout
+@pytest.mark.slow
+def test_the_program_on_fits_finds_a_schedule(tmp_path: Path) -> None:
+    (text,) = programs("fit.md")
+    path = tmp_path / "program.py"
+    path.write_text(text, encoding="utf-8")
+    lines = run(path).splitlines()
+    assert lines[0].startswith("additive noise, 2 curves")
+    best, *others = (float(line) for line in lines[-3:])
+    assert best < min(others)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.fits.grouped_steps import COARSE, GroupedSteps, grouped_steps
@@ -80,18 +81,36 @@ class Observations:
         return np.concatenate([np.full(self.steps.size - losses.size, start.sum()), losses])
 
 
-def observations(curve: MeasuredCurve) -> Observations:
-    """The losses of a curve, averaged over neighbours if there are more than :data:`MOST_LOSSES`."""
+def observed(curves: tuple[MeasuredCurve, ...]) -> tuple[Observations, ...]:
+    """The losses of all curves, each once: runs that branch off from a common one share what they have in common."""
+    seen: set[tuple[float, ...]] = set()
+    runs = []
+    for curve in curves:
+        rates = curve.learning_rate * curve.schedule.at(np.maximum(curve.steps - 1, 0))
+        columns = (curve.steps.tolist(), curve.losses.tolist(), rates.tolist())
+        rows = [(*row, curve.batch_size, curve.momentum) for row in zip(*columns, strict=True)]
+        new = np.array([row not in seen for row in rows])
+        seen.update(rows)
+        if new.any():
+            runs.append(observations(curve, new))
+    return tuple(runs)
+
+
+def observations(curve: MeasuredCurve, new: npt.NDArray[np.bool_] | None = None) -> Observations:
+    """The losses of a curve, or those that are `new`; averaged over neighbours if more than :data:`MOST_LOSSES`."""
     relative = 1.0 if curve.errors is None else curve.losses / curve.errors
     precision = np.broadcast_to(relative, curve.losses.shape)
-    if curve.steps.size <= MOST_LOSSES:
-        return Observations(curve, curve.steps, curve.losses, precision)
-    first = _first_of_groups(curve.steps, curve.schedule)
+    steps, losses = curve.steps, curve.losses
+    if new is not None:
+        steps, losses, precision = steps[new], losses[new], precision[new]
+    if steps.size <= MOST_LOSSES:
+        return Observations(curve, steps, losses, precision)
+    first = _first_of_groups(steps, curve.schedule)
     weight = precision**2
     total = np.add.reduceat(weight, first)
-    losses = np.add.reduceat(weight * curve.losses, first) / total
-    steps = np.rint(np.add.reduceat(weight * curve.steps, first) / total).astype(np.int64)
-    return Observations(curve, steps, losses, np.sqrt(total))
+    means = np.add.reduceat(weight * losses, first) / total
+    centres = np.rint(np.add.reduceat(weight * steps, first) / total).astype(np.int64)
+    return Observations(curve, centres, means, np.sqrt(total))
 
 
 def _first_of_groups(steps: IntArray, schedule: Schedule) -> IntArray:

@@ -19,6 +19,8 @@ MODES = 48
 """Curvatures in a problem, equally spaced on a logarithmic scale: about three per decade."""
 SLOWEST = 1e-4
 """The smallest curvature moves by this share in the longest of the runs that are fitted; the rest is in the floor."""
+NEXT_TO_NOTHING = 1e-12
+"""Share of the loss and of the noise that a mode has whose only purpose is to be unstable."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,18 @@ class PowerLaws:
         """Noise as a constant plus a factor times the excess loss: 1 − f and f/L₀."""
         return 1.0 - self.proportional_share, self.proportional_share / reference.loss
 
-    def problem(self, reference: Reference) -> Quadratic:
-        """The quadratic itself: a NoisyQuadratic for additive noise, else LeastSquares of kurtosis 2."""
+    def problem(self, reference: Reference, steepest: float = 0.0) -> Quadratic:
+        """The quadratic itself: a NoisyQuadratic for additive noise, else LeastSquares of kurtosis 2.
+
+        With a curvature `steepest` beyond λ_max it has one more mode there, of next to no loss and noise: all that it
+        does is to make larger learning rates than 2(1+m)/steepest unstable.
+        """
         eigenvalues, start, noise = self.modes(reference)
+        if steepest > eigenvalues[0]:
+            traces = (steepest, NEXT_TO_NOTHING * start.max(), NEXT_TO_NOTHING * noise.max())
+            eigenvalues, start, noise = (
+                np.append(t, a) for t, a in zip(traces, (eigenvalues, start, noise), strict=True)
+            )
         constant, feedback = self.noise_law(reference)
         if feedback == 0.0:
             return NoisyQuadratic(eigenvalues, 2.0 * noise / eigenvalues, 0.0, 2.0 * start / eigenvalues)

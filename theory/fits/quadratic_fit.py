@@ -10,10 +10,10 @@ from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.fits.identification import FittedParameter, fitted_parameters
 from noisysgd.theory.fits.measured_curve import DivergedRun, MeasuredCurve, diverged_runs, measured_curves
-from noisysgd.theory.fits.observations import Observations, observations
+from noisysgd.theory.fits.observations import Observations, observed
 from noisysgd.theory.fits.power_laws import Reference
 from noisysgd.theory.fits.search import ADDITIVE, BOTH, PROPORTIONAL, Found, Search
-from noisysgd.theory.fits.uncertainty import correlation_time
+from noisysgd.theory.fits.uncertainty import correlation_time, spread
 from noisysgd.theory.moments.losses import loss_curve
 from noisysgd.theory.problems.quadratic import Quadratic
 from noisysgd.theory.schedules.schedule import Schedule
@@ -24,6 +24,8 @@ LEAST_LOSSES = 8
 STARTS = 3
 FAR_SHARE = 3.0
 """Logit of a share of proportional noise close to 1, from where the law of only that noise goes on to a mixture."""
+SPACING, REACH = 0.3, 14.0
+"""Spacing of the values of λ_max that are tried, in logarithms, and how much worse than the best one they may be."""
 GROUPING = 0.1
 """How much of the scatter of the losses the error of grouped steps may be."""
 FINEST = 0.003
@@ -53,6 +55,10 @@ class QuadraticFit:
     ----------
     problem : NoisyQuadratic or LeastSquares
         The fitted problem: NoisyQuadratic for additive noise, else LeastSquares.
+    cautious_problem : NoisyQuadratic or LeastSquares
+        The same where the curves identify λ_max. Elsewhere one more mode, of next to no loss, makes learning rates
+        beyond the highest stable one that was measured unstable: optima of this problem do not rest on an edge that
+        nothing has shown. Use it for optimal rates and schedules.
     floor : float
         Loss that no training removes, to be added to the excess losses of `problem`.
     parameters : dict of FittedParameter
@@ -78,6 +84,7 @@ class QuadraticFit:
     """
 
     problem: Quadratic
+    cautious_problem: Quadratic
     floor: float
     parameters: Mapping[str, FittedParameter]
     noise: str
@@ -191,27 +198,29 @@ def fit_quadratic(
     laws: tuple[str, ...] = LAWS if noise is None else (checks.one_of("noise", noise, LAWS),)
     level = checks.scalar("level", level)
     checks.require(0.5 <= level < 1, "level", "a confidence level between 0.5 and 1", level, "0.95 is usual.")
-    _check_descent(found)
     search = _search(found, blown)
     laws = tuple(law for law in laws if law != ADDITIVE or search.smallest_edge < search.largest_edge)
     remedy = "Divergence below stable rates needs noise that grows with the loss."
     checks.require(len(laws) > 0, "noise", "a law under which all these runs diverge", noise, remedy)
     fits, search = _fits(search, laws)
     best, time, evidence = _chosen(fits, search)
+    # The misfit may have several minima along λ_max, and long valleys; the fit is the one at its median likelihood.
+    minima = search.profile(best, SPACING, REACH * time)
+    around = spread(minima, time)
+    best = minima[around.middle]
     values = search.laws(best.law, best.point)
     floor = float(best.point[0])
-    residuals = [
-        curve.losses
-        - floor
-        - Observations(curve, curve.steps, curve.losses, np.ones(curve.steps.size), run.coarse).excess_losses(
-            values, search.reference
-        )
-        for curve, run in zip(found, search.runs, strict=True)
-    ]
+    coarse = search.runs[0].coarse
+    whole = [Observations(curve, curve.steps, curve.losses, np.ones(curve.steps.size), coarse) for curve in found]
+    residuals = [run.losses - floor - run.excess_losses(values, search.reference) for run in whole]
+    parameters = fitted_parameters(search, best, around, time, level)
+    # Beyond the last stable rate a run of that rate would have shown the edge, for whatever momentum.
+    steepest = 0.0 if parameters["largest_eigenvalue"].identified else search.largest_edge
     return QuadraticFit(
         problem=values.problem(search.reference),
+        cautious_problem=values.problem(search.reference, steepest),
         floor=floor,
-        parameters=fitted_parameters(search, best, time, level),
+        parameters=parameters,
         noise=best.law,
         evidence=evidence,
         residuals=tuple(residuals),
@@ -247,7 +256,8 @@ def _check_diverged(diverged: tuple[DivergedRun, ...], runs: tuple[Observations,
 
 def _search(curves: tuple[MeasuredCurve, ...], diverged: tuple[DivergedRun, ...]) -> Search:
     """The search, with its references and with the bounds that stability sets."""
-    runs = tuple(observations(curve) for curve in curves)
+    _check_descent(curves)
+    runs = observed(curves)
     progress = np.concatenate([run.progress[run.progress > 0] for run in runs])
     remedy = "Measure losses after steps with a learning rate > 0."
     checks.require(progress.size > 0, "curves", "steps that move", "no learning rate > 0", remedy)

@@ -12,6 +12,7 @@ from noisysgd.theory.limits.stability import critical_learning_rate
 
 ADDITIVE, PROPORTIONAL, BOTH = "additive", "proportional", "both"
 COORDINATES = ("floor", "excess", "exponent", "noise", "noise_exponent", "largest_eigenvalue", "proportional_share")
+LARGEST = COORDINATES.index("largest_eigenvalue")
 TUNING = 1.345
 """Residuals beyond this many standard deviations count linearly (Huber); 95 % efficient for Gaussian errors."""
 FAR = 10.0
@@ -144,22 +145,61 @@ class Search:
         best = min(points, key=lambda point: float((self.residuals(law, point) ** 2).sum()))
         for precision in (1e-4, 1e-7):
             best = self._descend(law, best, self._scale(self.residuals(law, best), best.size), precision)
-        scale = self._scale(self.residuals(law, best), best.size)
-        return Found(
-            law, best, self.residuals(law, best) / scale, self.jacobian(law, best) / scale, scale, *self.bounds(law)
-        )
+        return self.found(law, best, self._scale(self.residuals(law, best), best.size))
 
-    def _descend(self, law: str, start: FloatArray, scale: float | None, precision: float) -> FloatArray:
-        """A local minimum of the squared residuals, or of Huber's loss at a scale, to a relative precision of it."""
+    def found(self, law: str, point: FloatArray, scale: float) -> Found:
+        """A point, with its residuals and their derivatives in units of a scale."""
+        residuals, jacobian = self.residuals(law, point) / scale, self.jacobian(law, point) / scale
+        return Found(law, point, residuals, jacobian, scale, *self.bounds(law))
+
+    def profile(self, found: Found, spacing: float, reach: float) -> list[Found]:
+        """Minima at fixed values of λ_max, equally spaced on a logarithmic scale, on both sides of a minimum.
+
+        Each starts from its neighbour. They go on up to the bounds, or until two of them are worse by `reach` in
+        Huber's loss.
+        """
+        low, high = float(found.low[LARGEST]), float(found.high[LARGEST])
+        cells = max(int(np.ceil((high - low) / spacing)), 2)
+        grid = low + (high - low) * (np.arange(cells) + 0.5) / cells
+        middle = int(np.argmin(np.abs(grid - found.point[LARGEST])))
+        least = float(huber(found.residuals).sum())
+        minima: dict[int, Found] = {}
+        for way in (range(middle, cells), range(middle - 1, -1, -1)):
+            point, worse = minima[middle].point if minima else found.point, 0
+            for k in way:
+                start = np.array(point)
+                start[LARGEST] = grid[k]
+                point = self._descend(found.law, start, found.scale, 1e-5, held=LARGEST)
+                minima[k] = self.found(found.law, point, found.scale)
+                worse += float(huber(minima[k].residuals).sum()) > least + reach
+                if worse == 2:
+                    break
+        return [minima[k] for k in sorted(minima)]
+
+    def _descend(
+        self, law: str, start: FloatArray, scale: float | None, precision: float, held: int | None = None
+    ) -> FloatArray:
+        """A local minimum of the squared residuals, or of Huber's loss at a scale, to a relative precision of it.
+
+        The coordinate `held` stays where it is.
+        """
         from scipy.optimize import least_squares
 
         low, high = self.bounds(law)
         margin = 1e-6 * (high - low)
+        point = np.clip(start, low + margin, high - margin)
+        free = np.arange(point.size) != held
+
+        def whole(part: FloatArray) -> FloatArray:
+            moved = np.array(point)
+            moved[free] = part
+            return moved
+
         found = least_squares(
-            lambda point: self.residuals(law, point),
-            np.clip(start, low + margin, high - margin),
-            jac=lambda point: self.jacobian(law, point),
-            bounds=(low, high),
+            lambda part: self.residuals(law, whole(part)),
+            point[free],
+            jac=lambda part: self.jacobian(law, whole(part))[:, free],
+            bounds=(low[free], high[free]),
             x_scale="jac",
             ftol=precision,
             xtol=precision,
@@ -167,7 +207,7 @@ class Search:
             loss="linear" if scale is None else "huber",
             f_scale=1.0 if scale is None else TUNING * scale,
         )
-        return np.asarray(found.x)
+        return whole(found.x)
 
     def _scale(self, residuals: FloatArray, parameters: int) -> float:
         """Standard deviation of residuals, by their median absolute size, corrected for fitted parameters."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from noisysgd import theory
+from noisysgd.theory.fits.observations import observed
 from noisysgd.theory.fits.power_laws import PowerLaws, Reference
 
 FLOOR = 2.0
@@ -109,6 +110,24 @@ def test_far_from_the_edge_the_largest_curvature_is_left_open() -> None:
     assert fit.parameters["exponent"].identified
 
 
+@pytest.mark.parametrize(("rate", "size"), [(0.5, 4), (1.0, 16), (0.3, 16)])
+def test_a_spectrum_that_is_no_power_law_at_its_top_shows_no_edge_that_is_not_there(rate: float, size: int) -> None:
+    """The largest curvatures are 1, 0.35, 0.19: what the family lacks there must not pass for an edge at 2/ε."""
+    runs = [{"learning_rate": rate, "batch_size": size}]
+    measured = curves(theory.power_law(1000, exponent=1.5), runs=runs, schedules=SCHEDULES[:2])
+    value = theory.fit_quadratic(measured, noise="additive").parameters["largest_eigenvalue"]
+    assert value.low <= 1.0 <= value.high
+    assert not value.identified
+
+
+def test_runs_near_the_edge_show_where_it_is() -> None:
+    runs = [{"learning_rate": rate, "batch_size": 16} for rate in (0.2, 0.7)]
+    fit = theory.fit_quadratic(curves(family(noise=0.3).problem(REFERENCE), runs=runs), noise="additive")
+    value = fit.parameters["largest_eigenvalue"]
+    assert value.identified
+    assert value.low <= LARGEST <= value.high
+
+
 def test_stable_and_diverged_runs_bracket_the_largest_curvature() -> None:
     slow = [{"learning_rate": 0.4, "batch_size": 16}]
     measured = curves(family().problem(REFERENCE), runs=slow)
@@ -194,6 +213,34 @@ def test_the_fitted_problem_serves_schedules_and_regimes() -> None:
     assert lowest < fit.loss_curve(theory.piecewise([800, 200], [1.0, 0.1]), **plain)
     table = theory.regimes(fit.problem, budget, batch_sizes=[4, 16, 64])
     assert np.isfinite(table.learning_rate).all()
+
+
+def test_optima_do_not_rest_on_an_edge_that_nothing_has_shown() -> None:
+    slow = [{"learning_rate": 0.05, "batch_size": 64}]
+    for noise in ("additive", "proportional"):
+        fit = theory.fit_quadratic(curves(family().problem(REFERENCE), runs=slow), noise=noise)
+        assert not fit.parameters["largest_eigenvalue"].identified
+        assert theory.critical_learning_rate(fit.cautious_problem) == pytest.approx(0.05)
+        budget = theory.StepBudget(2000)
+        rate = theory.optimal_learning_rate(fit.cautious_problem, budget, batch_size=64, schedule=theory.constant)
+        assert rate <= 0.05 * 1.01
+        assert rate < theory.optimal_learning_rate(fit.problem, budget, batch_size=64, schedule=theory.constant)
+        settings = {"learning_rate": 0.05, "batch_size": 64}
+        both = [theory.expected_loss(each, SCHEDULES[1], **settings) for each in (fit.problem, fit.cautious_problem)]
+        assert abs(both[1] / both[0] - 1) < 1e-6
+
+
+def test_runs_that_branch_off_from_one_count_their_common_part_once() -> None:
+    measured = curves(family().problem(REFERENCE), schedules=SCHEDULES[:2])
+    common = AT <= 1000
+    losses = np.where(common, measured[0].losses, measured[1].losses)
+    branch = theory.MeasuredCurve(AT, losses, schedule=SCHEDULES[1], learning_rate=0.5, batch_size=16)
+    runs = observed((measured[0], branch))
+    assert [run.steps.size for run in runs] == [AT.size, AT.size - common.sum()]
+    twice = theory.fit_quadratic([measured[0], branch, branch], noise="additive")
+    once = theory.fit_quadratic([measured[0], branch], noise="additive")
+    assert twice.parameters["floor"] == once.parameters["floor"]
+    assert [residuals.size for residuals in twice.residuals] == [AT.size] * 3
 
 
 def test_the_description_names_what_is_not_identified() -> None:

@@ -1,0 +1,76 @@
+"""Intervals hold their level: how often they miss, over many curves of one known quadratic."""
+
+from math import comb
+
+import numpy as np
+import pytest
+
+from noisysgd import theory
+from noisysgd.theory.fits.power_laws import PowerLaws, Reference
+
+FLOOR, FITS, LEVEL = 2.0, 40, 0.95
+SETTINGS = {"learning_rate": 0.5, "batch_size": 16}
+TRUTH = PowerLaws(0.3, 0.5, 0.1, 1.2, 2.0, 0.0)
+REFERENCE = Reference(progress=300.0, temperature=0.5 / 16, loss=0.3, furthest=1000.0)
+SCHEDULES = [theory.constant(2000), theory.piecewise([1000, 1000], [1.0, 0.2])]
+AT = np.arange(40, 2001, 40)
+
+
+def measured(seed: int, correlation: float = 0.0) -> list[theory.MeasuredCurve]:
+    """Two curves with relative errors of 0.2 %, each the share `correlation` of the one before plus fresh scatter."""
+    stream = np.random.default_rng(seed)
+    curves = []
+    for schedule in SCHEDULES:
+        loss = FLOOR + theory.loss_curve(TRUTH.problem(REFERENCE), schedule, at=AT, **SETTINGS)
+        errors = stream.standard_normal(AT.size)
+        for k in range(1, AT.size):
+            errors[k] = correlation * errors[k - 1] + np.sqrt(1 - correlation**2) * errors[k]
+        curves.append(theory.MeasuredCurve(AT, loss * np.exp(2e-3 * errors), schedule=schedule, **SETTINGS))
+    return curves
+
+
+def truths(reference: Reference) -> dict[str, float]:
+    """The numbers of the truth, where a fit states them."""
+    return {
+        "floor": FLOOR,
+        "excess": TRUTH.excess * (reference.progress / REFERENCE.progress) ** -TRUTH.exponent,
+        "exponent": TRUTH.exponent,
+        "noise": TRUTH.noise * reference.temperature / REFERENCE.temperature,
+        "noise_exponent": TRUTH.noise_exponent,
+    }
+
+
+def misses(correlation: float, narrower: float = 1.0) -> dict[str, int]:
+    """How many intervals of each number miss it, were they narrower by a factor."""
+    count = dict.fromkeys(truths(REFERENCE), 0)
+    for seed in range(FITS):
+        fit = theory.fit_quadratic(measured(seed, correlation), noise="additive", level=LEVEL)
+        for name, truth in truths(fit.reference).items():
+            value = fit.parameters[name]
+            scale = np.log if name in ("excess", "noise") else np.asarray
+            low, high = scale(value.low), scale(value.high)
+            count[name] += bool(abs(scale(truth) - 0.5 * (low + high)) > 0.5 * (high - low) / narrower)
+    return count
+
+
+def at_least(count: int, share: float) -> float:
+    """Probability of `count` or more misses among the fits."""
+    return sum(comb(FITS, k) * share**k * (1 - share) ** (FITS - k) for k in range(count, FITS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("correlation", [0.0, 0.6])
+def test_intervals_miss_as_rarely_as_their_level_says(correlation: float) -> None:
+    """False alarms: 5 numbers × P(9 or more misses of 40 at 5 %) = 8e-4.
+
+    Correlated errors are outside of what the level is promised for, but the intervals widen with them.
+    """
+    assert 5 * at_least(9, 1 - LEVEL) < 1e-3
+    found = misses(correlation)
+    assert max(found.values()) < 9, found
+
+
+@pytest.mark.slow
+def test_intervals_of_half_the_width_would_be_caught() -> None:
+    """Power: they would miss one in three."""
+    assert max(misses(0.0, narrower=2.0).values()) >= 9
