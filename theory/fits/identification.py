@@ -46,9 +46,10 @@ def fitted_parameters(
 
     free = max(found.residuals.size / time - found.point.size, 1.0)
     stretch = float(stdtrit(free, 0.5 + 0.5 * level) / ndtri(0.5 + 0.5 * level))
-    parameters = {}
+    parameters: dict[str, FittedParameter] = {}
     for k, name in enumerate(COORDINATES[: found.point.size]):
         value, (low, high) = float(found.point[k]), around.interval(k, level, stretch)
+        low, high = min(low, value), max(high, value)
         at_bound = min(value - found.low[k], found.high[k] - value) <= 1e-4 * (found.high[k] - found.low[k])
         if name == "floor":
             low = max(low, 0.0)
@@ -79,11 +80,19 @@ def _exp(logarithms: FloatArray) -> FloatArray:
         return np.exp(logarithms)
 
 
+def at_the_edge(search: Search, found: Found) -> bool:
+    """Whether a minimum has λ_max at the very edge of stability of the runs.
+
+    There noise has no bound, and stands for whatever else the family lacks.
+    """
+    return bool(np.exp(found.point[LARGEST]) > CORNER * search.largest_edge)
+
+
 def _edge(search: Search, found: Found, around: Spread, fitted: FittedParameter, time: float) -> FittedParameter:
     """λ_max as stability shows it: from runs near the edge, or between stable and diverged runs.
 
     Where residuals hang together the family does not have the curves' shape, and how it bends them near the edge says
-    nothing. Nor does a curvature at the very edge: there noise has no bound, and stands for whatever the family lacks.
+    nothing. Nor does a curvature that may be at the very edge.
     """
     problem = search.laws(found.law, found.point).problem(search.reference)
     shares = [

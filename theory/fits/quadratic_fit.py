@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
-from noisysgd.theory.fits.identification import FittedParameter, fitted_parameters
+from noisysgd.theory.fits.identification import FittedParameter, at_the_edge, fitted_parameters
 from noisysgd.theory.fits.measured_curve import DivergedRun, MeasuredCurve, diverged_runs, measured_curves
 from noisysgd.theory.fits.observations import Observations, observed
 from noisysgd.theory.fits.power_laws import Reference
@@ -170,11 +170,13 @@ def fit_quadratic(
 
     Notes
     -----
-    Intervals come from the curvature of the misfit, in logarithms of positive numbers, and hold their level for
-    independent errors; where residuals hang together they are widened by their correlation time. λ_max counts as
-    identified only if runs came within a factor of two of the edge of stability, or if stable and diverged runs
-    bracket it. Otherwise the problem still needs a largest curvature: it is where the power laws have to end to explain
-    the curves, and no measurement of the edge.
+    Intervals hold their level for independent errors, and are widened by the correlation time of residuals that hang
+    together. They come from the curvature of the misfit at fixed λ_max, in logarithms of positive numbers, integrated
+    over λ_max, along which the misfit has long valleys and several minima.
+
+    λ_max counts as identified only if runs came within a factor of two of the edge of stability and no other value
+    explains the curves nearly as well, or if stable and diverged runs bracket it. Otherwise the problem still needs a
+    largest curvature: it is where the power laws have to end to explain the curves, and no measurement of the edge.
 
     A learning curve of 24 000 steps with a rate of its own for each takes about a millisecond per evaluation: steps are
     grouped, more finely until the error is small beside the scatter of the losses.
@@ -204,10 +206,11 @@ def fit_quadratic(
     checks.require(len(laws) > 0, "noise", "a law under which all these runs diverge", noise, remedy)
     fits, search = _fits(search, laws)
     best, time, evidence = _chosen(fits, search)
-    # The misfit may have several minima along λ_max, and long valleys; the fit is the one at its median likelihood.
+    # The misfit may have several minima along λ_max, and long valleys.
     minima = search.profile(best, SPACING, REACH * time)
     around = spread(minima, time)
-    best = minima[around.middle]
+    if at_the_edge(search, best):
+        best = minima[around.middle]
     values = search.laws(best.law, best.point)
     floor = float(best.point[0])
     coarse = search.runs[0].coarse
