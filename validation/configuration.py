@@ -128,6 +128,16 @@ class TrainConfig:
     evaluate_at : tuple of float
         Where to evaluate all metrics under way, for the learning curve in the record: whole numbers are steps, and
         numbers between 0 and 1 are shares of the run, rounded down to a step. They change nothing else of the run.
+    nesterov : bool
+        Whether the step is Nesterov's, ω ← ω − ε (g + m u) after u ← m u + g, in torch's form; it needs momentum, and
+        no dampening.
+    dampening : float
+        Share d, 0 ≤ d < 1, by which gradients are dampened on their way into the velocity, u ← m u + (1−d) g from
+        u = 0; it needs momentum. This is a learning rate of (1−d) ε. The first step of ``torch.optim.SGD`` differs: it
+        takes the first gradient undampened.
+    tail : float
+        Share of the updates, the last ones, whose parameters are averaged with equal weights; 1 is the average of
+        Polyak and Ruppert, 0 none. The average is evaluated beside the last parameters, and changes nothing of them.
 
     Raises
     ------
@@ -177,6 +187,9 @@ class TrainConfig:
     decay: float = DECAY
     rate_multipliers: tuple[float, ...] = ()
     largest_batch_size: int | None = None
+    nesterov: bool = False
+    dampening: float = 0.0
+    tail: float = 0.0
 
     def __post_init__(self) -> None:
         def whole(name: str, minimum: int, remedy: str) -> None:
@@ -223,7 +236,7 @@ class TrainConfig:
             whole("micro_batch_size", 1, "None takes batches whole.")
             divides = self.micro_batch_size % self.group_size == 0
             checks.require(divides, "micro_batch_size", expected, self.micro_batch_size, "Change one of the two.")
-        for name in ("dropout", "warmup"):
+        for name in ("dropout", "warmup", "dampening"):
             scalar(name, checks.real(name, getattr(self, name)))
             value = getattr(self, name)
             checks.require(0 <= value < 1, name, "0 ≤ value < 1", value, "It is a share.")
@@ -235,9 +248,12 @@ class TrainConfig:
         checks.require(plain, "svag", "1 unless dynamics='svag'", self.svag, "Choose the dynamics it is meant for.")
         still = self.dynamics == "sgd" or self.momentum == 0
         checks.require(still, "momentum", "0 under SVAG", self.momentum, "SVAG is defined for SGD without momentum.")
-        for name in ("augment", "channels_last", "compile", "cuda_graph", "deterministic"):
+        for name in ("augment", "channels_last", "compile", "cuda_graph", "deterministic", "nesterov"):
             value = getattr(self, name)
             checks.instance(name, value, bool, remedy="Pass True or False.")
+        self._check_update_rule()
+        scalar("tail", checks.real("tail", self.tail))
+        checks.require(0 <= self.tail <= 1, "tail", "a share of the updates, 0…1", self.tail, "Use 0 for no average.")
         known = isinstance(self.device, str) and re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None
         checks.require(known, "device", "'cpu', 'cuda' or 'cuda:0' and so on", self.device, "Name one device.")
         one = (self.epochs is None) != (self.steps is None)
@@ -261,6 +277,17 @@ class TrainConfig:
             alone = self.dynamics == "sgd"
             remedy = "l updates of SVAG stand for one of SGD at one batch size."
             checks.require(alone, "largest_batch_size", "none under SVAG", self.largest_batch_size, remedy)
+
+    def _check_update_rule(self) -> None:
+        """Raise unless Nesterov's step and dampening have the momentum that they are about, and exclude each other."""
+        moving = self.momentum > 0
+        remedy = "Without momentum Nesterov's step is SGD's: leave nesterov out."
+        checks.require(moving or not self.nesterov, "momentum", "m > 0 with nesterov", self.momentum, remedy)
+        remedy = "Lower the learning rate instead: torch, for one, dampens nothing without momentum."
+        checks.require(moving or not self.dampening, "momentum", "m > 0 with dampening", self.momentum, remedy)
+        plain = not (self.nesterov and self.dampening)
+        remedy = "Lower the learning rate instead: a dampened Nesterov step would be neither."
+        checks.require(plain, "dampening", "0 with nesterov", self.dampening, remedy)
 
     def budget(self, dataset_size: int) -> Budget:
         """The compute budget, on a data set of `dataset_size` examples."""
@@ -316,8 +343,8 @@ class TrainConfig:
 
     @property
     def effective_learning_rate(self) -> float:
-        """ε/(1−m)."""
-        return float(effective_learning_rate(self.learning_rate, self.momentum))
+        """(1−d) ε/(1−m): the rate of SGD that moves as far under a constant gradient. Divided by B, the temperature."""
+        return (1.0 - self.dampening) * float(effective_learning_rate(self.learning_rate, self.momentum))
 
     def with_(self, **changes: Any) -> Self:
         """The same run with some values changed."""

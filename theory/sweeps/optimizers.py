@@ -33,7 +33,11 @@ def optimizers_of(rows: Sequence[Mapping[str, Any]], momenta: Sequence[float]) -
     """
     found = []
     for k, (row, momentum) in enumerate(zip(rows, momenta, strict=True)):
-        given = row.get("optimizer", "sgd")
+        # The configuration of a run of ours says by other names than this which optimizer it had.
+        given = row.get("optimizer", NESTEROV[0] if row.get("nesterov") is True else "sgd")
+        remedy = "A dampened run is one at the learning rate (1−d) ε: give that, and leave out dampening."
+        dampening = row.get("dampening") or 0.0
+        checks.require(dampening == 0, f"records[{k}]: dampening", "none beside a learning rate", dampening, remedy)
         usable = isinstance(given, str) and bool(given.strip())
         remedy = "Name it, as 'sgd' or 'adam', or leave out the column."
         checks.require(usable, f"records[{k}]: optimizer", "a name", given, remedy)

@@ -52,13 +52,13 @@ def sweep_from_records(
     records : iterable of mappings
         Each has ``momentum``, ``batch_size``, ``learning_rate``, ``seed``, ``status`` and the metrics. Either all
         records have a ``budget``, a number, or none. The same holds of ``optimizer``, a name such as "adam", beside
-        which the momentum may be None; without it all are the paper's. If no record has a seed, runs of one point are
-        numbered in their order. The status is "complete", "diverged" or "unfinished", of a run that was planned and has
-        no result. A metric that is absent, None or NaN was not measured, but a loss of a diverged run becomes ``inf``.
-        A run that is called complete has diverged if a loss is infinite, and is unfinished if none of its losses was
-        measured (of a sweep without losses: none of its metrics). Learning curves, each the entry ``curve`` of a
-        record, become variables along ``step`` and ``evaluation``
-        (:func:`noisysgd.theory.sweeps.curves.add_curves`).
+        which the momentum may be None; without it all are the paper's, or Nesterov's where ``nesterov`` is True, as a
+        run's configuration has it. If no record has a seed, runs of one point are numbered in their order. The status
+        is "complete", "diverged" or "unfinished", of a run that was planned and has no result. A metric that is absent,
+        None or NaN was not measured, but a loss of a diverged run becomes ``inf``. A run that is called complete has
+        diverged if a loss is infinite, and is unfinished if none of its losses was measured (of a sweep without losses:
+        none of its metrics). Learning curves, each the entry ``curve`` of a record, become variables along ``step`` and
+        ``evaluation`` (:func:`noisysgd.theory.sweeps.curves.add_curves`).
     source : {"theory", "simulator", "training"}
         Where the numbers come from.
     metrics : str or iterable of str

@@ -105,7 +105,7 @@ def _measure(options: argparse.Namespace) -> int:
 
     record = train(config, observe=observe, observe_at=at)
     for state in states:
-        state["critical_learning_rate"] = critical_learning_rate(state, config.momentum, options.flat)
+        state["critical_learning_rate"] = critical_learning_rate(state, config, options.flat)
     result = {"config": config.as_dict(), "measure": asked, "record": record, "states": states}
     write_text(out, json.dumps(result | {"provenance": provenance()}, indent=1, allow_nan=False) + "\n")
     print("\n".join(report(config, record, states)))
@@ -116,15 +116,17 @@ def _measure(options: argparse.Namespace) -> int:
     return DIVERGED if lacking else 0
 
 
-def critical_learning_rate(state: Mapping[str, Any], momentum: float, flat: float | None = None) -> dict[str, Any]:
+def critical_learning_rate(
+    state: Mapping[str, Any], config: "TrainConfig", flat: float | None = None
+) -> dict[str, Any]:
     """The critical learning rate of the noisy quadratic that a measured state is calibrated to, as plain values.
 
     Parameters
     ----------
     state : mapping
         Fields of :class:`noisysgd.validation.Measurement` as plain values.
-    momentum : float
-        Momentum of the training.
+    config : TrainConfig
+        The run, whose momentum, Nesterov's step and dampening decide how far it can go.
     flat : float, optional
         Curvature, as a share of λ_max, up to which directions are left out: see
         :meth:`noisysgd.validation.Calibration.from_measurement`.
@@ -147,7 +149,11 @@ def critical_learning_rate(state: Mapping[str, Any], momentum: float, flat: floa
         found = Calibration.from_measurement(state, **({} if flat is None else {"flat": flat}))
     except ValueError as error:
         return {"value": None, "reason": str(error)}
-    value, error_bar = found.predict(lambda problem: theory.critical_learning_rate(problem, momentum=momentum))
+    # Dampening is a smaller learning rate: more of it is bearable.
+    m, unit = config.momentum, 1.0 - config.dampening
+    value, error_bar = found.predict(
+        lambda problem: theory.critical_learning_rate(problem, momentum=m, nesterov=config.nesterov) / unit
+    )
     return {
         "value": float(value),
         "error": float(error_bar) if math.isfinite(error_bar) else None,

@@ -64,7 +64,7 @@ def fault(record: Any, config: TrainConfig | None = None) -> str | None:
 
     Losses are finite and not negative, accuracies lie between 0 and 1; what was not measured is ``None`` or missing. A
     run that is complete has a training loss. Steps are whole, seconds not negative. Any further number is one that a
-    float can hold.
+    float can hold. There is no preconditioner: of one a configuration, after which a record is named, says nothing.
 
     >>> fault({"status": "complete", "train_loss": 0.5}), fault({"status": "complete", "train_loss": float("nan")})
     (None, 'train_loss nan')
@@ -80,6 +80,8 @@ def fault(record: Any, config: TrainConfig | None = None) -> str | None:
             return f"{name} {shorten(value)}"
     if record.get("status") not in OUTCOMES:
         return f"status {shorten(record.get('status'))}"
+    if record.get("preconditioner") is not None:
+        return "it was trained under a preconditioner, of which its configuration, and so its name, says nothing"
     if record["status"] == "complete" and record.get("train_loss") is None:
         return "complete without a train_loss"
     wrong = curve_fault(record.get("curve"))

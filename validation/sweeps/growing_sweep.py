@@ -106,6 +106,9 @@ class GrowingSweep(ABC):
         """Check the fields that all sweeps have, and keep the numbers of runs as integers."""
         seeds, keep = runs_kept(self.seeds, self.keep)
         self._set(base=self.base.pinned(), seeds=seeds, keep=keep, extensions=extension(self.extensions))
+        # The effective learning rates of grids and their datasets are ε/(1−m).
+        remedy = "Leave it out: a dampened run is one at the learning rate (1−d) ε, which the grid has or can have."
+        checks.require(self.base.dampening == 0, "dampening", "0 in a sweep", self.base.dampening, remedy)
         bracketed_metrics(self.metrics)
         if self.budgets is not None:
             distinct_values("budgets", [checks.scalar("budgets", budget) for budget in self.budgets], "budget")

@@ -162,10 +162,11 @@ def _plan_of(given: dict[str, Any]) -> Plan:
         axes: dict[str, Any] = {name: _range(name, grid[name]) for name in ("initial", "final") if name in grid}
         sweep = PairSweep(base=base, **axes, **shared)
     else:
-        sizes = _list("batch_sizes", grid)
-        base = TrainConfig.from_dict(run | {"learning_rate": 1.0, "batch_size": sizes[0]})
+        sizes, momenta = _list("batch_sizes", grid), _list("momenta", grid)
+        # The base's momentum is replaced too, but Nesterov's step is possible with some momentum only.
+        most = max(checks.scalar("momenta", checks.momentum(momentum, "momenta")) for momentum in momenta)
+        base = TrainConfig.from_dict(run | {"learning_rate": 1.0, "batch_size": sizes[0], "momentum": most})
         _check_possible(base, sizes)
-        momenta = _list("momenta", grid)
         exponents = _exponents(grid, momenta, sizes)
         sweep = Sweep(base=base, batch_sizes=sizes, momenta=momenta, exponents=exponents, unlimited=unlimited, **shared)
     # One run of each batch size and budget: computing its steps raises if the budget allows no schedule.

@@ -217,7 +217,7 @@ class Sweep(GrowingSweep):
             for seed in range(self.seeds)
         )
         return [
-            {name: row[name] for name in (*names, "status")}
+            {name: row[name] for name in (*names, "status")} | {"nesterov": self.base.nesterov}
             for row in planned
             if tuple(row[name] for name in names) not in found
         ]

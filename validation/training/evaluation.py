@@ -8,7 +8,7 @@ from noisysgd.validation.configuration import METRICS, TrainConfig
 from noisysgd.validation.data.datasets import ImageDataset
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.factory import batch_norms
-from noisysgd.validation.networks.ghost_batch_norm import training_mode
+from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d, one_update, training_mode
 from noisysgd.validation.training.inputs import minibatch, take
 
 CHUNK = {"cpu": 256, "cuda": 4096}
@@ -34,14 +34,7 @@ def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[
         the last whole ghost batch. With torch's own batch norms, whose loss depends on the batch, these groups are the
         batches of training. Test metrics are in evaluation mode.
     """
-    # Each chunk is made of whole groups, as many as CHUNK has room for; of one group where torch's batch norms would
-    # take the chunk for a batch.
-    coupled = bool(batch_norms(model))
-    group = config.batch_size if coupled else config.group_size
-    size = group if coupled else group * max(1, CHUNK[torch.device(config.device).type] // group)
-    whole = data.train_size - data.train_size % group
-    # Shuffled in the same way for every run, so that ghost batches mix classes as they do in training.
-    order = torch.from_numpy(minibatch(0, 0, data.train_size, data.train_size)[:whole])
+    order, size = _training_order(model, data, config)
     everything = torch.arange(len(data.test_images))
     with autocast_precision(config.precision, config.device):
         with training_mode(model):
@@ -50,6 +43,49 @@ def evaluate(model: nn.Module, data: ImageDataset, config: TrainConfig) -> dict[
         test = _scores(model, data.test_images, data.test_labels, everything, size)
         model.train()
     return dict(zip(METRICS, (*train, *test), strict=True))
+
+
+@torch.no_grad()
+def renew_running_statistics(model: nn.Module, data: ImageDataset, config: TrainConfig) -> None:
+    """Set what normalisation layers use in evaluation mode to the statistics of the parameters as they are.
+
+    Each gets the mean over the training set, in groups as :func:`evaluate` takes them, of what training would have
+    averaged over its last updates; without dropout and augmentation. For parameters that no update has led to, such as
+    averages, running statistics are those of other parameters. Layers of ghost batch norm, and torch's batch and
+    instance norms, are known here; what other layers keep stays as it is.
+    """
+    kinds = GhostBatchNorm2d | nn.modules.batchnorm._NormBase
+    layers = [layer for layer in model.modules() if isinstance(layer, kinds) and layer.track_running_stats]
+    if not layers:
+        return
+    order, size = _training_order(model, data, config)
+    shares = [layer.momentum for layer in layers]
+    device, seen = next(model.parameters()).device, 0
+    try:
+        with autocast_precision(config.precision, config.device), training_mode(model), one_update(model):
+            for layer in layers:
+                layer.track_running_stats = True
+            for chunk in torch.split(order.to(data.train_images.device), size):
+                seen += len(chunk)
+                for layer in layers:
+                    # A running mean over chunks; ghost batch norm waits for all groups, and takes their mean.
+                    layer.momentum = 1.0 if isinstance(layer, GhostBatchNorm2d) else len(chunk) / seen
+                model(take(data.train_images, chunk).to(device))
+    finally:
+        for layer, share in zip(layers, shares, strict=True):
+            layer.momentum = share
+
+
+def _training_order(model: nn.Module, data: ImageDataset, config: TrainConfig) -> tuple[torch.Tensor, int]:
+    """The training examples in an order to be passed through the network in training mode, and how many at a time."""
+    # Each chunk is made of whole groups, as many as CHUNK has room for; of one group where torch's batch norms would
+    # take the chunk for a batch.
+    coupled = bool(batch_norms(model))
+    group = config.batch_size if coupled else config.group_size
+    size = group if coupled else group * max(1, CHUNK[torch.device(config.device).type] // group)
+    whole = data.train_size - data.train_size % group
+    # Shuffled in the same way for every run, so that ghost batches mix classes as they do in training.
+    return torch.from_numpy(minibatch(0, 0, data.train_size, data.train_size)[:whole]), size
 
 
 def _scores(

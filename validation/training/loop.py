@@ -31,7 +31,7 @@ from noisysgd.validation.networks.torch_globals import kept_generators, torch_th
 from noisysgd.validation.networks.users_code import not_ending_the_program
 from noisysgd.validation.training import checkpoint as checkpoints
 from noisysgd.validation.training.curve import LearningCurve
-from noisysgd.validation.training.evaluation import evaluate
+from noisysgd.validation.training.evaluation import evaluate, renew_running_statistics
 from noisysgd.validation.training.feed import Feed, Portion
 from noisysgd.validation.training.inputs import (
     check_separable,
@@ -42,7 +42,9 @@ from noisysgd.validation.training.inputs import (
 )
 from noisysgd.validation.training.late import Watch, captured
 from noisysgd.validation.training.optimizer import heavy_ball, penalty
+from noisysgd.validation.training.preconditioner import Preconditioner, factors, hashed
 from noisysgd.validation.training.resumption import check_resumable, check_still_resumable
+from noisysgd.validation.training.tail_average import TailAverage
 from noisysgd.validation.training.time_limit import OverdueError, checked_limit
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ def train(
     checkpoint_every: int | None = None,
     threads: int = 1,
     time_limit: float | None = None,
+    preconditioner: Preconditioner | None = None,
 ) -> dict[str, Any]:
     """Train one network and return its record.
 
@@ -99,6 +102,10 @@ def train(
         faster on idle cores, and small ones, or any beside another busy process, many times slower.
     time_limit : float, optional
         Seconds that this call may take. After the update that exceeds it a checkpoint is written, if there is one.
+    preconditioner : mapping or callable, optional
+        A fixed diagonal P: positive tensors by the names of all trainable parameters, of their shapes, or a function of
+        the network that returns them. The gradient with the penalty is multiplied by it before momentum. It is no part
+        of the configuration, so that no store takes the record.
 
     Returns
     -------
@@ -111,7 +118,10 @@ def train(
         ``network`` gives the network's class and its number of parameters, ``divergence`` how the run diverged, or
         ``None``. ``curve`` is the learning curve, up to divergence
         (:meth:`noisysgd.validation.training.curve.LearningCurve.record`): minibatch losses in bins of steps, and the
-        metrics at the steps of ``config.evaluate_at``.
+        metrics at the steps of ``config.evaluate_at``. ``preconditioner`` is the SHA-256 of the factors, or ``None``.
+        With ``config.tail`` there are ``averaged_updates``, how many updates were averaged, and
+        ``averaged_train_loss`` and so on, the metrics of the average, with running statistics made anew for it;
+        ``None`` where they are not finite.
 
     Raises
     ------
@@ -141,7 +151,8 @@ def train(
     config = config.pinned()
     try:
         with torch_threads(threads), usual_torch(), not_ending_the_program(config.model):
-            return _train(config, model, observe, observe_at, checkpoint, checkpoint_every, checked_limit(time_limit))
+            limit = checked_limit(time_limit)
+            return _train(config, model, observe, observe_at, checkpoint, checkpoint_every, limit, preconditioner)
     except torch.OutOfMemoryError as error:
         remedy = "Set micro_batch_size, which changes results by rounding alone, or share the GPU with fewer runs."
         got = str(error).partition(".")[0]
@@ -158,9 +169,11 @@ def _train(
     checkpoint: Path | None,
     checkpoint_every: int | None,
     time_limit: float | None,
+    preconditioner: Preconditioner | None,
 ) -> dict[str, Any]:
     started = time.perf_counter()
-    run = TrainingRun(config, _dataset(config.dataset, config.subset, config.subset_seed, config.downsample), model)
+    data = _dataset(config.dataset, config.subset, config.subset_seed, config.downsample)
+    run = TrainingRun(config, data, model, preconditioner=preconditioner)
     if checkpoint_every is not None:
         checkpoint_every = checks.integer("checkpoint_every", checkpoint_every, 1, remedy="None: every minute.")
     last = run.schedule.steps
@@ -216,6 +229,7 @@ def _train(
                 run.divergence = f"final test loss {metrics['test_loss']:g}"
             if run.divergence is not None:
                 metrics = dict.fromkeys(METRICS)
+        averaged = run.evaluate_average()
     status = "complete" if run.divergence is None else "diverged"
     logger.debug("%s after %d steps: %s", status, run.step, config)
     return {
@@ -224,6 +238,7 @@ def _train(
         "steps": run.step,
         "seconds": elapsed + time.perf_counter() - started,
         **metrics,
+        **averaged,
         "l2_term": penalty(run.optimizer.param_groups) if status == "complete" else None,
         "divergence": run.divergence,
         "network": {
@@ -231,6 +246,7 @@ def _train(
             "parameters": sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         },
         "curve": None if run.curve is None else run.curve.record(),
+        "preconditioner": run.preconditioner,
     }
 
 
@@ -277,6 +293,8 @@ class TrainingRun:
     late : bool, optional
         Whether divergence is learnt only when :meth:`settle` asks for it, so that no update waits for the device. By
         default on a GPU. The run is the same.
+    preconditioner : mapping or callable, optional
+        As for :func:`train`.
 
     Attributes
     ----------
@@ -287,6 +305,10 @@ class TrainingRun:
     curve : LearningCurve or None
         The learning curve, in late runs up to the last time that the run was settled; ``None`` in a run that goes on
         from a checkpoint of a version without curves.
+    average : TailAverage or None
+        The average of the last parameters, if the configuration asks for one.
+    preconditioner : str or None
+        Hash of the preconditioner's factors.
 
     Examples
     --------
@@ -303,6 +325,7 @@ class TrainingRun:
         model: nn.Module | Factory | None = None,
         *,
         late: bool | None = None,
+        preconditioner: Preconditioner | None = None,
     ) -> None:
         late = None if late is None else checks.boolean("late", late)
         checks.batch_size(config.batch_size, data.train_size)
@@ -323,11 +346,17 @@ class TrainingRun:
         coupled = batch_norms(self.model) if config.largest_batch_size is not None else []
         remedy = "Use GhostBatchNorm2d, whose groups have one size however large the batch is."
         checks.require(not coupled, "largest_batch_size", "a network without torch's batch norms", coupled, remedy)
-        self.optimizer = heavy_ball(self.model, config)
+        named = None if preconditioner is None else factors(self.model, preconditioner)
+        self.preconditioner = None if named is None else hashed(named)
+        by_name: dict[str, torch.Tensor] = dict(self.model.named_parameters())
+        preconditioned = None if named is None else {by_name[name]: factor for name, factor in named.items()}
+        self.optimizer = heavy_ball(self.model, config, preconditioned)
         self.limit = loss_limit(data.classes)
         self.step = 0
         self.divergence: str | None = None
         self.curve: LearningCurve | None = LearningCurve(self.schedule.steps)
+        parameters = self.optimizer.parameters
+        self.average = TailAverage(parameters, self.schedule.steps, config.tail) if config.tail else None
         # The compiled network is for training alone: measurements differentiate twice, which compiled code cannot.
         self._forward: Any = torch.compile(self.model) if config.compile else self.model
         self._output_checked = False
@@ -364,7 +393,7 @@ class TrainingRun:
             self.curve.add([loss])
         self.optimizer.lr = float(portion.rate)  # a new optimizer would forget its momentum
         self.optimizer.step()
-        self.step += 1
+        self._count()
         return None
 
     def settle(self) -> None:
@@ -390,12 +419,33 @@ class TrainingRun:
         if self.curve is not None and not self.curve.evaluated_at(self.step):
             self.curve.add_evaluation(self.step, evaluate(self.model, self.data, self.config))
 
+    def evaluate_average(self) -> dict[str, float | None]:
+        """What a record says of the average of the last parameters: nothing if there is none.
+
+        The network is left as it is.
+        """
+        if self.average is None:
+            return {}
+        found: dict[str, float | None] = dict.fromkeys(f"averaged_{name}" for name in METRICS)
+        if self.divergence is None and self.average.count:
+            with self.average.in_place(self.model, self.optimizer.parameters):
+                renew_running_statistics(self.model, self.data, self.config)
+                metrics = evaluate(self.model, self.data, self.config)
+            found |= {f"averaged_{name}": value for name, value in metrics.items() if math.isfinite(value)}
+        return {"averaged_updates": self.average.count if self.divergence is None else None} | found
+
+    def _count(self) -> None:
+        """One more update has been taken, or asked for."""
+        self.step += 1
+        if self.average is not None:
+            self.average.add(self.step, self.optimizer.parameters)
+
     def _advance_late(self) -> None:
         self.feed.load(self.step)
         if self._capture and (self._launch is None or self._captured_size != self.feed.size):
             self._launch, self._captured_size = captured(self._update, self._changed()), self.feed.size
         (self._launch or self._update)()
-        self.step += 1
+        self._count()
         # The next block takes the place of this one, whose losses have to be read before.
         if self.step == self.feed.end or self.step >= self.schedule.steps:
             self.settle()
@@ -429,6 +479,8 @@ class TrainingRun:
             "model": dict(self.model.state_dict()),
             "momentum": buffers,
             "curve": None if self.curve is None else self.curve.state(),
+            "average": None if self.average is None else self.average.state(),
+            "preconditioner": self.preconditioner,
         }
 
     def restore(self, state: dict[str, Any], name: str = "state") -> float:
@@ -454,6 +506,8 @@ class TrainingRun:
         differing = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
         expected = "a checkpoint of this run"
         checks.require(not differing, name, expected, f"another's (ours, theirs): {differing}", remedy)
+        same = state.get("preconditioner") == self.preconditioner
+        checks.require(same, name, expected, "one under another preconditioner, or none", remedy)
         parameters = self.optimizer.parameters
         shapes = [None if buffer is None else buffer.shape for buffer in state["momentum"]]
         fitting = len(shapes) == len(parameters) and all(
@@ -477,6 +531,8 @@ class TrainingRun:
         self.curve = None if past is None else LearningCurve(self.schedule.steps)
         if self.curve is not None and past is not None:
             self.curve.restore(past)
+        if self.average is not None:
+            self.average.restore(state["average"])
         self.feed.forget()
         if self._watch is not None:
             self._watch.restart(self.step)

@@ -1,9 +1,10 @@
-"""The paper's optimizer, u ← m u + g, ω ← ω − ε u, without dampening or Nesterov's step, and its L2 penalty.
+"""The paper's optimizer, u ← m u + g, ω ← ω − ε u, its relatives by a constant factor or a look ahead, and its penalty.
 
 "An L2 coefficient of λ" can mean two penalties: ½ λ‖ω‖², whose gradient λω is PyTorch's ``weight_decay=λ``, and λ‖ω‖²,
 which is twice as strong. A run's options say which of the two it has, and which parameters are exempt.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from noisysgd.validation.networks.factory import is_non_overlapping_and_dense
 class HeavyBall:
     """Heavy ball, or SGD if `momentum` is 0, with one fused update of all parameters.
 
-    The arithmetic is that of ``torch.optim.SGD(fused=True)``, whose own bookkeeping takes small networks more time than
-    the arithmetic does.
+    u ← m u + (1−d) P (g + λω), from u = 0; then ω ← ω − ε u, or Nesterov's ω ← ω − ε (P (g + λω) + m u). The arithmetic
+    is that of ``torch.optim.SGD(fused=True)``, whose own bookkeeping takes small networks more time than the arithmetic
+    does; but torch takes the first gradient of each parameter undampened.
 
     Parameters
     ----------
@@ -28,6 +30,13 @@ class HeavyBall:
         Learning rate ε; the attribute may be set anew before every step.
     momentum : float
         Coefficient m.
+    nesterov : bool
+        Whether the step is Nesterov's; only with momentum and without dampening.
+    dampening : float
+        d.
+    preconditioner : mapping, optional
+        Of every parameter, the diagonal P as a tensor of its shape, type and layout. The gradient in ``.grad`` is then
+        multiplied in its place.
 
     Raises
     ------
@@ -51,7 +60,16 @@ class HeavyBall:
     (-0.25, 1.5)
     """
 
-    def __init__(self, groups: list[dict[str, Any]], *, lr: float, momentum: float) -> None:
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        *,
+        lr: float,
+        momentum: float,
+        nesterov: bool = False,
+        dampening: float = 0.0,
+        preconditioner: Mapping[torch.Tensor, torch.Tensor] | None = None,
+    ) -> None:
         # The fused update walks through memory in a line, so it would change what lies in a gap.
         parameters = [parameter for group in groups for parameter in group["params"]]
         loose = [tuple(p.stride()) for p in parameters if not is_non_overlapping_and_dense(p)]
@@ -61,7 +79,8 @@ class HeavyBall:
         types = sorted({parameter.dtype for parameter in parameters}, key=str)
         split = [group | {"params": [p for p in group["params"] if p.dtype == t]} for group in groups for t in types]
         self.param_groups = [group for group in split if group["params"]]
-        self.lr, self.momentum = lr, momentum
+        self.lr, self.momentum, self.nesterov, self.dampening = lr, momentum, nesterov, dampening
+        self.preconditioner = preconditioner
         self.parameters: list[torch.Tensor] = parameters
         self.buffers: dict[torch.Tensor, torch.Tensor] = {}
 
@@ -97,25 +116,42 @@ class HeavyBall:
                 for parameter in moving:
                     if parameter not in self.buffers:
                         self.buffers[parameter] = torch.zeros_like(parameter)
+            gradients = [parameter.grad for parameter in moving if parameter.grad is not None]
+            decay = group["weight_decay"]
+            if self.preconditioner is not None:
+                # The fused update adds the penalty's gradient itself, which would escape the preconditioner.
+                if decay:
+                    torch._foreach_add_(gradients, moving, alpha=decay)
+                    decay = 0.0
+                torch._foreach_mul_(gradients, [self.preconditioner[parameter] for parameter in moving])
             torch._fused_sgd_(
                 moving,
-                [parameter.grad for parameter in moving if parameter.grad is not None],
+                gradients,
                 [self.buffers[parameter] for parameter in moving] if self.momentum else [],
-                weight_decay=group["weight_decay"],
+                weight_decay=decay,
                 momentum=self.momentum,
                 lr=self.lr if rate is None else rate,
-                dampening=0.0,
-                nesterov=False,
+                dampening=self.dampening,
+                nesterov=self.nesterov,
                 maximize=False,
                 is_first_step=False,
                 found_inf=refused,
             )
 
 
-def heavy_ball(model: nn.Module, config: TrainConfig) -> HeavyBall:
+def heavy_ball(
+    model: nn.Module, config: TrainConfig, preconditioner: Mapping[torch.Tensor, torch.Tensor] | None = None
+) -> HeavyBall:
     """The optimizer of a run, with the penalty that its configuration asks for."""
     groups = parameter_groups(model, l2=config.l2, convention=config.l2_convention, exempt=config.l2_exempt)
-    return HeavyBall(groups, lr=config.learning_rate, momentum=config.momentum)
+    return HeavyBall(
+        groups,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        dampening=config.dampening,
+        preconditioner=preconditioner,
+    )
 
 
 def weight_decay(l2: float, convention: str) -> float:

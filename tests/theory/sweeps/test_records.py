@@ -137,3 +137,15 @@ def test_a_sweep_whose_coordinates_are_equal_up_to_rounding_is_refused():
     doubled = sweep.assign_coords(learning_rate=[1.0, 0.3, 0.1 * 3])
     with pytest.raises(ValueError, match="learning_rate: expected values that differ by more than rounding"):
         theory.optimum(doubled, "train_loss", keep=1)
+
+
+def test_records_of_training_say_themselves_which_optimizer_they_had():
+    """A configuration beside its metrics: Nesterov's step has a name of its own, dampening another ε/(1−m)."""
+    run = {"momentum": 0.9, "batch_size": 16, "seed": 0, "status": "complete", "learning_rate": 0.1, "train_loss": 0.5}
+    rows = [run, run | {"nesterov": True, "train_loss": 0.4}, run | {"seed": 1, "nesterov": False, "dampening": 0.0}]
+    sweep = theory.sweep_from_records(rows, source="training", metrics="train_loss")
+    assert sweep.optimizer.values.tolist() == ["momentum 0.9", "nesterov 0.9"]
+    np.testing.assert_allclose(sweep.effective_learning_rate, 1.0)
+    assert float(sweep.train_loss.sel(optimizer="nesterov 0.9", seed=0).squeeze()) == 0.4
+    with pytest.raises(ValueError, match=r"records\[1\]: dampening: expected none beside a learning rate, got 0\.5"):
+        theory.sweep_from_records([run, run | {"seed": 1, "dampening": 0.5}], source="training", metrics="train_loss")

@@ -253,6 +253,12 @@ def test_measure_trains_measures_and_writes_what_the_other_functions_take(call, 
         value, error = Calibration.from_measurement(ours).predict(theory.critical_learning_rate)
         critical = ours["critical_learning_rate"]
         assert (critical["value"], critical["error"]) == (value, error)
+        moving = config.with_(momentum=0.9)
+        for rule in ({"nesterov": True}, {"dampening": 0.75}):
+            found = measure_cli.critical_learning_rate(ours, moving.with_(**rule))
+            problem = Calibration.from_measurement(ours).problem
+            edge = theory.critical_learning_rate(problem, momentum=0.9, nesterov="nesterov" in rule)
+            assert found["value"] == pytest.approx(float(edge) * (4 if "dampening" in rule else 1))
     assert predict_regimes(written["states"]).step.values.tolist() == [0, 4]
     lines = {line.split("  ")[0]: line for line in text.splitlines()}
     assert lines["step"].split() == ["step", "0", "4"]

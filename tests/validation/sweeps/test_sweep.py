@@ -741,7 +741,7 @@ def test_a_cost_in_words_leaves_out_what_is_zero(given):
 GRID = "[grid]\nbatch_sizes = [64]\nmomenta = {momenta}\nexponents = {exponents}\n"
 
 
-@pytest.mark.parametrize("kind", ["grid", "budgets", "pairs"])
+@pytest.mark.parametrize("kind", ["grid", "budgets", "pairs", "nesterov"])
 def test_an_exported_sweep_is_imported_and_goes_on(tmp_path, kind):
     """Half of the runs travel by file; the rest is run elsewhere; both stores then export the same bytes."""
     sections = {
@@ -749,6 +749,8 @@ def test_an_exported_sweep_is_imported_and_goes_on(tmp_path, kind):
         "budgets": "[budget]\nepochs = [0.3, 2]\n" + GRID.format(momenta=[0.9], exponents=[5, 6]),
         "pairs": "[budget]\nepochs = [1, 3]\n[grid]\nbatch_sizes = [64]\nmomenta = [0.9]\n"
         "initial = [5, 6]\nfinal = [-2, 0]\n",
+        "nesterov": "nesterov = true\ntail = 0.5\n[budget]\nkind = 'step'\nsteps = 100\n"
+        + GRID.format(momenta=[0.5, 0.9], exponents=[4, 6]),
     }
     text = "[run]\nseed = 9007199254740993\n" + sections[kind] + "[protocol]\nruns = 2\nkeep = 1\nextensions = 1\n"
     plan = parse_plan(text)
@@ -764,9 +766,29 @@ def test_an_exported_sweep_is_imported_and_goes_on(tmp_path, kind):
     assert import_runs(found, there).known == done.added
     goes_on = parse_plan(found.attrs["plan"])
     assert_bitwise(run(goes_on.sweep, there.root), run(plan.sweep, here.root))
+    label = "nesterov" if kind == "nesterov" else "momentum"
+    assert kind == "pairs" or found.optimizer.values.tolist()[-1] == f"{label} 0.9"
     assert (export(plan, here).status == 2).any(), "some runs are to diverge"
     one, two = (save(export(plan, store), tmp_path / f"{store.root.name}.nc").read_bytes() for store in (here, there))
     assert one == two
+
+
+@pytest.mark.parametrize("kind", ["grid", "pairs"])
+def test_grids_of_effective_rates_have_no_dampened_runs(kind):
+    """Their datasets would call ε/(1−m) what is (1−d) ε/(1−m)."""
+    rates = "exponents = [0, 1]\n" if kind == "grid" else "initial = [0, 1]\nfinal = [-4, -2]\n"
+    text = "[budget]\nsteps = 5\nkind = 'step'\n[grid]\nbatch_sizes = [64]\nmomenta = [0.9]\n" + rates
+    assert parse_plan(text).sweep.plan()
+    with pytest.raises(ValueError, match=r"dampening: expected 0 in a sweep, got 0\.5\. Leave it out: a dampened"):
+        parse_plan("[run]\ndampening = 0.5\n" + text)
+
+
+def test_nesterovs_step_needs_momentum_everywhere_in_a_grid():
+    text = "[run]\nnesterov = true\n[budget]\nsteps = 5\nkind = 'step'\n"
+    configs = parse_plan(text + GRID.format(momenta=[0.5, 0.9], exponents=[0, 1])).sweep.plan()
+    assert all(config.nesterov for config in configs)
+    with pytest.raises(ValueError, match=r"momentum: expected m > 0 with nesterov, got 0\.0"):
+        parse_plan(text + GRID.format(momenta=[0.0, 0.9], exponents=[0, 1]))
 
 
 def test_an_import_never_replaces_a_result(tmp_path):
