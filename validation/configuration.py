@@ -1,6 +1,5 @@
 """The configuration of a training run: frozen, of plain values, and with a key that names its record for all time."""
 
-import copy
 import functools
 import hashlib
 import json
@@ -228,7 +227,7 @@ class TrainConfig:
         checks.require(named, "model", "a name", self.model, "Pass the network itself to train(config, model=...).")
         whole("ghost_batch_size", 2 if self._normalizes_batches else 1, "Batch statistics need at least two examples.")
         whole("seed", 0, "Seeds are integers in 0…2⁶³−1.")
-        checks.require(self.seed < 2**63, "seed", "a seed < 2⁶³", self.seed, "Take it modulo 2**63.")
+        _check_seed(self.seed)
         divides = self.batch_size % self.group_size == 0
         expected = f"a multiple of the ghost batch size {self.ghost_batch_size}"
         checks.require(divides, "batch_size", expected, self.batch_size, "Change one of the two.")
@@ -352,11 +351,11 @@ class TrainConfig:
 
     def repeated(self, runs: int) -> list[Self]:
         """The same run with so many seeds, beginning with its own."""
-        self.with_(seed=self.seed + runs - 1)  # checks the largest; nothing else needs to be checked again
-        found = [copy.copy(self) for _ in range(runs)]
+        _check_seed(self.seed + runs - 1)  # the largest; nothing else needs to be checked again
+        shared = {name: vars(self)[name] for name in _DEFAULTS}  # without the key, which is that of the first seed
+        found = [object.__new__(type(self)) for _ in range(runs)]
         for number, config in enumerate(found):
-            vars(config).pop("key", None)  # a copy has brought that of the first seed along
-            object.__setattr__(config, "seed", self.seed + number)
+            vars(config).update(shared, seed=self.seed + number)
         return found
 
     def pinned(self) -> Self:
@@ -374,8 +373,9 @@ class TrainConfig:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON: the fields of the first version, and others that are not at their default."""
         own = vars(self)
-        kept = {name: own[name] for name, default in _DEFAULTS.items() if name in FIRST_FIELDS or own[name] != default}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in kept.items()}
+        changed = {name: own[name] for name, default in _LATER.items() if own[name] != default}
+        first = {name: own[name] for name in _FIRST}
+        return first | {name: list(v) if isinstance(v, tuple) else v for name, v in changed.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -390,8 +390,11 @@ class TrainConfig:
     @functools.cached_property
     def key(self) -> str:
         """Hash of the canonical configuration: the name of its run, 16 hexadecimal digits."""
-        canonical = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return hashlib.sha256(_CANONICAL.encode(self.as_dict()).encode()).hexdigest()[:16]
+
+
+def _check_seed(seed: int) -> None:
+    checks.require(seed < 2**63, "seed", "a seed < 2⁶³", seed, "Take it modulo 2**63.")
 
 
 def _places(given: Any) -> tuple[float, ...]:
@@ -408,3 +411,6 @@ def _places(given: Any) -> tuple[float, ...]:
 
 _DEFAULTS = {field.name: field.default for field in fields(TrainConfig)}
 """Of every field; asking for the fields of a class takes time, and sweeps have many configurations."""
+_FIRST = [name for name in _DEFAULTS if name in FIRST_FIELDS]
+_LATER = {name: default for name, default in _DEFAULTS.items() if name not in FIRST_FIELDS}
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))

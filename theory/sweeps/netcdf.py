@@ -5,6 +5,7 @@ The format is netCDF 3, which SciPy reads and writes. It has neither checksums n
 stored as text, and attributes that are neither text nor numbers as JSON.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -55,12 +56,25 @@ def write_dataset(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> Path:
         stored.attrs |= {FORMAT: VERSION} | ({WIDE: _plain(wide)} if wide else {})
         stored.attrs |= {DIGEST: contents_digest(stored)}
         stored = _converted(stored, dict.fromkeys({*wide, "seed"} & set(map(str, stored.variables)), str))
-        content = bytes(stored.to_netcdf(engine="scipy"))
+        content = _netcdf(stored)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         expected = "numbers of at most 32 bits or floats, text, and attributes of these"
         raise ValueError(f"{path}: expected {expected}, got what netCDF 3 cannot hold: {error}.") from error
     _contents(content, path)
     return write_whole(path, content)
+
+
+def _netcdf(dataset: "xr.Dataset") -> bytes:
+    """A dataset as netCDF 3: what ``Dataset.to_netcdf`` makes, which first imports Dask's scheduler where it can."""
+    from xarray.backends import ScipyDataStore
+
+    odd = [name for name in (*dataset.variables, *dataset.dims, *dataset.attrs) if not (name and isinstance(name, str))]
+    checks.require(not odd, "dataset", "names that are text", odd, "Rename these.")
+    buffer = io.BytesIO()
+    with contextlib.closing(ScipyDataStore(buffer, mode="w")) as store:
+        dataset.dump_to_store(store)
+        store.sync()
+        return buffer.getvalue()
 
 
 def read_dataset(path: str | os.PathLike[str]) -> "xr.Dataset":

@@ -31,27 +31,36 @@ def optimizers_of(rows: Sequence[Mapping[str, Any]], momenta: Sequence[float]) -
     >>> optimizers_of([{"optimizer": "SGD"}, {"optimizer": "nesterov"}, {"optimizer": "AdamW"}], [0.9, 0.9, np.nan])
     [('momentum 0.9', 0.9), ('nesterov 0.9', 0.9), ('adamw', nan)]
     """
+    # Few differ: each is looked at once.
+    known: dict[tuple[str | int, float], Optimizer] = {}
     found = []
     for k, (row, momentum) in enumerate(zip(rows, momenta, strict=True)):
         # The configuration of a run of ours says by other names than this which optimizer it had.
         given = row.get("optimizer", NESTEROV[0] if row.get("nesterov") is True else "sgd")
-        remedy = "A dampened run is one at the learning rate (1−d) ε: give that, and leave out dampening."
         dampening = row.get("dampening") or 0.0
-        checks.require(dampening == 0, f"records[{k}]: dampening", "none beside a learning rate", dampening, remedy)
-        usable = isinstance(given, str) and bool(given.strip())
-        remedy = "Name it, as 'sgd' or 'adam', or leave out the column."
-        checks.require(usable, f"records[{k}]: optimizer", "a name", given, remedy)
-        name = given.strip().lower()
-        known = 0.0 if np.isnan(momentum) else momentum
-        if name in PAPERS:
-            remedy = "Give the coefficient m of the heavy ball, or call it 'sgd'."
-            stated = name == "sgd" or not np.isnan(momentum)
-            checks.require(stated, f"records[{k}]: momentum", f"a momentum beside {given!r}", "none", remedy)
-            found.append((optimizer_name(known), known))
-        else:
-            label = name if np.isnan(momentum) or momentum == 0 else f"{name} {momentum:g}"
-            found.append((label, known if name in NESTEROV else float("nan")))
+        key = (given if isinstance(given, str) and dampening == 0 else k, momentum)
+        if key not in known:
+            known[key] = _optimizer(f"records[{k}]", given, momentum, dampening)
+        found.append(known[key])
     return _told_apart(found)
+
+
+def _optimizer(at: str, given: Any, momentum: float, dampening: Any) -> Optimizer:
+    """The optimizer of one record; `at` says which, in messages."""
+    remedy = "A dampened run is one at the learning rate (1−d) ε: give that, and leave out dampening."
+    checks.require(dampening == 0, f"{at}: dampening", "none beside a learning rate", dampening, remedy)
+    usable = isinstance(given, str) and bool(given.strip())
+    remedy = "Name it, as 'sgd' or 'adam', or leave out the column."
+    checks.require(usable, f"{at}: optimizer", "a name", given, remedy)
+    name = given.strip().lower()
+    known = 0.0 if np.isnan(momentum) else momentum
+    if name in PAPERS:
+        remedy = "Give the coefficient m of the heavy ball, or call it 'sgd'."
+        stated = name == "sgd" or not np.isnan(momentum)
+        checks.require(stated, f"{at}: momentum", f"a momentum beside {given!r}", "none", remedy)
+        return optimizer_name(known), known
+    label = name if np.isnan(momentum) or momentum == 0 else f"{name} {momentum:g}"
+    return label, known if name in NESTEROV else float("nan")
 
 
 def _told_apart(optimizers: Sequence[Optimizer]) -> list[Optimizer]:

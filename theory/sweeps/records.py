@@ -119,7 +119,7 @@ def sweep_from_records(
     at = tuple(np.array([index[name][value] for value in column]) for name, column in places.items())
     shape = tuple(map(len, values.values()))
     _check_distinct(rows, np.ravel_multi_index(at, shape))
-    columns = {name: np.array([_measured(k, name, row.get(name)) for k, row in enumerate(rows)]) for name in names}
+    columns = {name: _measurements(rows, name) for name in names}
     losses = [name for name in names if kind_of(name) == "loss" or objectives.get(name) == MINIMIZE]
     found = _statuses(rows, columns, losses)
     _check_metrics(rows, names, found)
@@ -137,10 +137,12 @@ def sweep_from_records(
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve | None]:
     """The learning curve of every record, if it has one."""
-    for k, row in enumerate(rows):
-        fault = curve_fault(row.get("curve"))
-        checks.require(fault is None, f"records[{k}]: curve", "a learning curve", fault, REPAIR)
-    return [row.get("curve") for row in rows]
+    curves = [row.get("curve") for row in rows]
+    for k, curve in enumerate(curves):
+        if curve is not None:
+            fault = curve_fault(curve)
+            checks.require(fault is None, f"records[{k}]: curve", "a learning curve", fault, REPAIR)
+    return curves
 
 
 def _metric_names(metrics: str | Iterable[str]) -> list[str]:
@@ -165,9 +167,9 @@ def _complete_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     needed = {*axes, "status"} - (set() if any("seed" in row for row in rows) else {"seed"})
     if any("optimizer" in row for row in rows):
         needed = needed - {"momentum"} | {"optimizer"}
-    for k, row in enumerate(rows):
-        lacking = sorted(needed - row.keys())
-        checks.require(not lacking, f"records[{k}]", f"{sorted(needed)} in each", f"none of {lacking}", "Complete it.")
+    first = next((k for k, row in enumerate(rows) if not needed <= row.keys()), 0)
+    lacking = sorted(needed - rows[first].keys())
+    checks.require(not lacking, f"records[{first}]", f"{sorted(needed)} in each", f"none of {lacking}", "Complete it.")
     return axes
 
 
@@ -233,6 +235,14 @@ def _check_distinct(rows: Sequence[Mapping[str, Any]], places: "np.ndarray[Any, 
         )
 
 
+def _measurements(rows: Sequence[Mapping[str, Any]], name: str) -> FloatArray:
+    """A metric of every record; NaN where it was not measured."""
+    values = [row.get(name) for row in rows]
+    if set(map(type, values)) <= {float, type(None)}:  # of many records, ten times as fast as one by one
+        return np.array(values, dtype=np.float64)
+    return np.array([_measured(k, name, value) for k, value in enumerate(values)])
+
+
 def _measured(row: int, name: str, value: object) -> float:
     """A metric of a record; NaN if it was not measured."""
     if value is None:
@@ -250,10 +260,10 @@ def _statuses(
 ) -> "np.ndarray[Any, np.dtype[np.int8]]":
     """Status of every record: what it says, unless its numbers say that the run diverged or has no result."""
     options = [name for name in STATUSES if name != "missing"]
-    said = np.array(
-        [STATUSES[checks.one_of(f"records[{k}]: status", row["status"], options)] for k, row in enumerate(rows)],
-        dtype=np.int8,
-    )
+    names = [row["status"] for row in rows]
+    odd = next((k for k, name in enumerate(names) if name not in options), 0)
+    checks.one_of(f"records[{odd}]: status", names[odd], options)
+    said = np.array([STATUSES[str(name)] for name in names], dtype=np.int8)
     complete = said == COMPLETE
     for name in losses:
         below = np.flatnonzero(complete & (columns[name] == -np.inf))
@@ -272,7 +282,7 @@ def _check_metrics(
     """Raise for a metric that is no entry of any record, if runs ended that could have it."""
     if not (status != DIVERGED).any():
         return
-    entries = sorted({str(name) for row in rows for name in row} - RESERVED)
+    entries = sorted({str(name) for name in set().union(*rows)} - RESERVED)
     absent = [name for name in names if name not in entries]
     remedy = "Name metrics as the records do."
     checks.require(not absent, "metrics", f"names of entries, such as {entries}", absent, remedy)

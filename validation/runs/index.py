@@ -9,8 +9,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from noisysgd.theory.common.files import read_regular, write_whole
 
@@ -25,8 +25,7 @@ SETTLED_NANOSECONDS = 2_000_000_000
 system, and keep its times."""
 
 
-@dataclass(frozen=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What the system says of a record's file, by which a later change is seen.
 
     Parameters

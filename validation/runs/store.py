@@ -165,14 +165,16 @@ class RunStore:
         index = read_index(self.root) if len(wanted) >= LEAST else {}
         found: dict[str, dict[str, Any]] = {}
         fresh: dict[str, tuple[Stamp, str]] = {}
+        known: dict[str, str] = {}
         for key, config in wanted.items():
-            stamp = Stamp.of(self.root.joinpath(key, RECORD))  # before it is read: a change from now on shows
+            stamp = Stamp.of(Path(f"{self.root}/{key}/{RECORD}"))  # before it is read: a change from now on shows
             if key in index and index[key][0] == stamp:
-                found[key] = json.loads(index[key][1])
+                known[key] = index[key][1]
             elif (record := self.read(config)) is not None:
                 found[key] = record
                 if stamp is not None and stamp.settled:
                     fresh[key] = stamp, json.dumps(record)
+        found |= zip(known, json.loads(f"[{','.join(known.values())}]"), strict=True)  # all at once: twice as fast
         # A few records are read faster than an index is written.
         if len(fresh) >= LEAST + len(index) // 10:
             write_index(self.root, index | fresh)

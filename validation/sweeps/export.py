@@ -47,16 +47,19 @@ def export(plan: Plan, store: RunStore) -> xr.Dataset:
     ValueError
         If the store has none of the runs.
     """
-    state = plan.sweep.state(store)
+    state = plan.sweep.state(store, _further_numbers)
     expected = "at least one finished run of this sweep"
     checks.require(bool(state.found), str(store.root), expected, "none", "Run the sweep, or name its store.")
-    numbers = {
-        name
-        for record in state.found
-        for name, value in record.items()
-        if name not in NOT_EXTRA and isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    return plan.sweep.collect(state.windows, state.found, sorted(numbers)).assign_attrs(plan=plan.text)
+    dataset = state.dataset
+    if dataset is None:
+        dataset = plan.sweep.collect(state.windows, state.found, _further_numbers(state.found))
+    return dataset.assign_attrs(plan=plan.text)
+
+
+def _further_numbers(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the numbers in records besides those that every dataset has."""
+    kinds = {(name, type(value)) for record in records for name, value in record.items() if name not in NOT_EXTRA}
+    return sorted({name for name, kind in kinds if issubclass(kind, int | float) and kind is not bool})
 
 
 def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:

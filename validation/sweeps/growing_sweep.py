@@ -312,8 +312,16 @@ class GrowingSweep(ABC):
             logger.info("optima not bracketed yet: %d runs more", len(self.plan(grown)) - len(configs))
             windows = grown
 
-    def state(self, store: RunStore) -> SweepState:
-        """How far the sweep has come, from the records in a store; nothing is trained."""
+    def state(self, store: RunStore, more: Callable[[Sequence[Record]], Sequence[str]] = lambda _: ()) -> SweepState:
+        """How far the sweep has come, from the records in a store; nothing is trained.
+
+        Parameters
+        ----------
+        store : RunStore
+        more : callable, optional
+            Names of further numbers, as a function of the records, for the dataset of a finished sweep: see
+            :meth:`collect`.
+        """
         windows = self.start()
         records: dict[str, Record] = {}
         # The same rounds as in run, up to the first that has not all its records.
@@ -321,7 +329,8 @@ class GrowingSweep(ABC):
             configs = self.plan(windows)
             if _read(store, configs, records) < len(configs):
                 return SweepState(windows, configs, records)
-            dataset = self.collect(windows, [records[config.key] for config in configs])
+            found = [records[config.key] for config in configs]
+            dataset = self.collect(windows, found, more(found))
             grown = self.grow(windows, dataset)
             if grown == windows:
                 return SweepState(windows, configs, records, dataset)
@@ -342,7 +351,8 @@ def provenances(records: Sequence[Record]) -> str:
     each = [record.get("provenance", []) for record in records]
     # An imported record may have a list: those of all runs of the file that it came from.
     flat = [one for some in each for one in (some if isinstance(some, list) else [some])]
-    return "[" + ", ".join(sorted({json.dumps(one, sort_keys=True) for one in flat})) + "]"
+    distinct = {repr(one): one for one in flat}.values()  # mostly the same few, of which JSON would take longer
+    return "[" + ", ".join(sorted({json.dumps(one, sort_keys=True) for one in distinct})) + "]"
 
 
 def in_words(setting: Setting, unit: str) -> str:
