@@ -23,10 +23,10 @@ from noisysgd.simulators.randomness.number_formats import (
     check_range,
     precision,
 )
-from noisysgd.simulators.randomness.stream import NoiseLaw
+from noisysgd.simulators.randomness.stream import LAWS, NoiseLaw
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray, IntArray
-from noisysgd.theory.common.parallel import usable_cores
+from noisysgd.theory.common.parallel import checked_threads
 from noisysgd.theory.moments.segments import noise_schedule
 from noisysgd.theory.moments.update_rule import UpdateRule, update_rule
 from noisysgd.theory.problems.l2 import L2
@@ -197,6 +197,7 @@ def simulate(
     known, metrics = _describes_a_run(problem, schedule)
     checks.one_of("dynamics", dynamics, known)
     made_of_examples = not isinstance(problem, NoisyQuadratic)
+    checks.one_of("noise", noise, LAWS)
     substeps = _where(dynamics == "sde", "substeps", substeps, 16, "dynamics='sde'")
     ν = _where(noise == "student_t", "degrees_of_freedom", degrees_of_freedom, 3.0, "noise='student_t'")
     sampling = _where(made_of_examples, "sampling", sampling, SAMPLINGS[0], "a model made of examples")
@@ -241,7 +242,7 @@ def simulate(
         check_range("momentum", momenta)
         check_damping(momenta)
     seed = int(stream.index("seed", seed, stream.SEEDS))
-    workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
+    workers = checked_threads(threads)
     rule = update_rule(nesterov, l2, tail)
     _rule_is_possible(rule, dynamics, backend, record, made_of_examples=made_of_examples)
     device = gpu.device() if backend == "cuda" else None

@@ -51,6 +51,9 @@ class TimeLeft:
         self, *, stream: TextIO | None = None, always: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
         always = checks.boolean("always", always)
+        checks.function("clock", clock, remedy="Pass a function that returns seconds, such as time.monotonic.")
+        writes = stream is None or (hasattr(stream, "write") and hasattr(stream, "isatty"))
+        checks.require(writes, "stream", "an open text file", stream, "Leave it out for standard error.")
         self._stream = sys.stderr if stream is None else stream
         # A program without a console has no standard error.
         self._silent = self._stream is None or not (always or self._stream.isatty())

@@ -189,7 +189,13 @@ def learning_rates(
     >>> 0.002 <= find(learning_rates(theory.power_law(3)), lambda rate: rate > 0) <= 1.98
     True
     """
-    critical = float(critical_learning_rate(problem, batch_size, momentum))
+    remedy = "Pass shares of the critical learning rate, such as 0.001 and 0.99."
+    low, high = (
+        checks.interval(name, share, 0.0, np.inf, remedy=remedy) for name, share in (("low", low), ("high", high))
+    )
+    checks.require(low <= high, "low, high", "low ≤ high", (low, high), remedy)
+    critical = checks.scalar("batch_size, momentum", critical_learning_rate(problem, batch_size, momentum))
+    checks.require(np.isfinite(critical), "problem", "a finite critical learning rate", critical, "Pass curvature.")
     return _between(low, high).map(lambda share: share * critical)
 
 
@@ -200,6 +206,8 @@ def momenta(highest: float = 0.99) -> st.SearchStrategy[float]:
     >>> find(momenta(), lambda m: True)
     0.0
     """
+    highest = checks.scalar("highest", checks.momentum(highest, "highest"))
+    checks.require(highest >= 0.01, "highest", "a momentum ≥ 0.01", highest, "Use st.just(0.0) for no momentum.")
     return st.one_of(st.sampled_from([0.0, min(0.9, highest)]), st.floats(0.01, highest))
 
 
@@ -210,6 +218,7 @@ def batch_sizes(largest: int = 1000) -> st.SearchStrategy[int]:
     >>> find(batch_sizes(), lambda size: size > 1)
     1000
     """
+    largest = checks.integer("largest", largest, 1, remedy="A batch has at least one example.")
     return st.one_of(st.sampled_from([1, largest]), st.integers(1, largest))
 
 

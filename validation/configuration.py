@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -381,7 +382,8 @@ class TrainConfig:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of :meth:`as_dict`; unknown names are an error."""
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        checks.instance("configuration", values, Mapping, remedy="Pass names of TrainConfig with their values.")
+        unknown = sorted(map(str, set(values) - known))
         checks.require(not unknown, "configuration", f"names among {sorted(known)}", unknown, "Check the spelling.")
         needed = {"learning_rate", "batch_size"} - set(values)
         checks.require(not needed, "configuration", "a learning_rate and a batch_size", values, "Complete it.")

@@ -96,7 +96,8 @@ def join(datasets: Iterable[xr.Dataset], *, keep_tiles: bool = False) -> xr.Data
     True
     """
     keep_tiles = checks.boolean("keep_tiles", keep_tiles)
-    parts = [_part(dataset) for dataset in datasets]
+    given = checks.several("datasets", datasets, xr.Dataset, remedy="Pass results of simulate(..., keep_tiles=True).")
+    parts = [_part(dataset) for dataset in given]
     checks.require(len(parts) > 0, "datasets", "at least one part", parts, "Pass the results of simulate.")
     # Parts may come in any order; tiles have to be merged in the order of their replicas.
     parts.sort(key=_first)

@@ -25,6 +25,8 @@ from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.schedules.schedule import Schedule
 
 LANES = 128
+MOST_REPLICAS = 2**28
+"""Of one call: their states take 2 GB for each coordinate."""
 """Replicas of a tile. Part of the meaning of a result's last bits: tiles fix the order in which losses are summed."""
 
 TRANSITIONS_MEMORY = 2**28
@@ -148,7 +150,8 @@ def square_root(covariance: FloatArray) -> FloatArray:
 
 def replica_range(replicas: int, offset: int) -> range:
     """The `replicas` of an ensemble that begins at replica `offset` of the random stream, after checking both."""
-    count = checks.integer("replicas", replicas, 2, remedy="A standard error needs two runs.")
+    remedy = "A standard error needs two runs; ensembles beyond a call are shared by simulators.shares."
+    count = checks.integer("replicas", replicas, 2, maximum=MOST_REPLICAS, remedy=remedy)
     first = checks.integer("replica_offset", offset, 0, remedy="Replicas count from 0.")
     remedy = "The random stream has no more replicas than that; change the seed instead."
     checks.require(first + count <= REPLICAS, "replica_offset + replicas", f"at most {REPLICAS}", first + count, remedy)

@@ -26,6 +26,9 @@ from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.describing import brief
 from noisysgd.theory.common.values import ByValue
 
+MOST_INPUTS = 2**28
+"""Of a data set that is drawn here: they take 2 GB."""
+
 
 @dataclass(frozen=True)
 class Updates:
@@ -244,8 +247,11 @@ def sparse_regression(
     >>> sparse_regression(dim=10, examples=4, nonzero=2).truth
     array([1., 1., 0., 0., 0., 0., 0., 0., 0., 0.])
     """
-    size = checks.integer("dim", dim, 1, remedy="The network needs a coordinate.")
-    count = checks.integer("examples", examples, 2, remedy="A data set has two examples at least.")
+    size = checks.integer("dim", dim, 1, maximum=MOST_INPUTS, remedy="The network needs a coordinate.")
+    count = checks.integer("examples", examples, 2, maximum=MOST_INPUTS, remedy="A data set has two examples at least.")
+    fits = count * (size + 1) <= MOST_INPUTS
+    expected = f"at most {MOST_INPUTS} inputs in all"
+    checks.require(fits, "dim, examples", expected, (dim, examples), "Use fewer examples or coordinates.")
     active = checks.integer("nonzero", nonzero, 0, remedy="Pass how many coefficients are 1.")
     checks.require(active <= size, "nonzero", f"at most {size}", active, "There are no more coordinates.")
     variance = checks.at_least("target_noise", target_noise, 0.0, remedy="Variances are not negative.")

@@ -49,6 +49,8 @@ STREAM_VERSION = 1
 
 SEEDS, PURPOSES, REPLICAS, STEPS, COORDINATES = 2**64, 2**16, 2**32, 2**48, 2**33
 """Limits of the indices, as in the table."""
+MOST_WORDS = 2**28
+"""Of one call, which returns them in 2 GB."""
 
 
 class Purpose(IntEnum):
@@ -67,6 +69,10 @@ class Purpose(IntEnum):
     DROPOUT = 11
     AUGMENTATION = 16
     SUBSET = 17
+
+
+LAWS = ("gaussian", "student_t", "uniform")
+"""Laws of the gradient noise."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class NoiseLaw:
     degrees_of_freedom: float = 3.0
 
     def __post_init__(self) -> None:
-        checks.one_of("noise", self.name, ("gaussian", "student_t", "uniform"))
+        checks.one_of("noise", self.name, LAWS)
         remedy = "3 has a variance but no fourth moment; 2 and below have no variance."
         value = checks.at_least("degrees_of_freedom", self.degrees_of_freedom, 0.5, remedy=remedy)
         object.__setattr__(self, "degrees_of_freedom", checks.scalar("degrees_of_freedom", value))
@@ -167,7 +173,7 @@ def random_words(seed: int, purpose: int, *, replica: int, step: int, count: int
     """
     key, use = index("seed", seed, SEEDS), index("purpose", purpose, PURPOSES)
     place = index("replica", replica, REPLICAS), index("step", step, STEPS)
-    out = np.empty(int(index("count", count, COORDINATES)), np.uint64)
+    out = np.empty(int(index("count", count, MOST_WORDS)), np.uint64)
     philox.word_sequence(out, key, use, *place)
     return out
 
@@ -245,6 +251,7 @@ def noise(seed: int, law: NoiseLaw, *, replicas: ArrayLike, step: int, coordinat
     >>> bool((abs(table) <= 3**0.5).all())
     True
     """
+    checks.instance("law", law, NoiseLaw, remedy="Make one with simulators.NoiseLaw.")
     if law.name == "gaussian":
         return normals(seed, Purpose.GRADIENT_NOISE, replicas=replicas, step=step, coordinates=coordinates)
     key, place = index("seed", seed, SEEDS), index("step", step, STEPS)
@@ -268,8 +275,11 @@ def index(name: str, value: object, limit: int) -> np.uint64:
 def _indices(name: str, value: ArrayLike, limit: int) -> UintArray:
     """`value` as an array of indices of the stream in 0…limit − 1; a ValueError otherwise."""
     checks.unmasked(name, value)
-    array = np.asarray(value)
     remedy = "The random stream's counter takes integers from 0 up."
+    try:
+        array = np.asarray(value)
+    except Exception:  # whatever the conversions that the value's own class defines raise
+        array = np.empty(0)
     checks.require(array.size > 0 and array.dtype.kind in "iu", name, "integers", value, remedy)
     inside = bool((array >= 0).all() and (array < limit).all())
     checks.require(inside, name, f"integers in 0…{limit - 1}", value, remedy)

@@ -22,7 +22,7 @@ from noisysgd.simulators.randomness.batches import SAMPLINGS
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.describing import plain
-from noisysgd.theory.common.parallel import usable_cores
+from noisysgd.theory.common.parallel import checked_threads
 from noisysgd.theory.schedules.budget import Budget
 from noisysgd.theory.schedules.schedule import Schedule, ScheduleFamily, half_then_decay, of_length
 from noisysgd.theory.sweeps.grid import Grid, error_bar, wider
@@ -31,6 +31,9 @@ from noisysgd.theory.sweeps.records import sweep_from_records
 
 Point = tuple[Schedule, Configuration]
 """What the runs of one point of a grid follow."""
+MOST_RUNS = 2**24
+"""At one point."""
+PAIR = "Pass (theory.half_then_decay(steps), simulators.Configuration(...)) for each."
 
 
 def final_losses(
@@ -73,10 +76,17 @@ def final_losses(
     (1, 2, 3)
     """
     simulable = check_model(model)
-    checks.one_of("dynamics", dynamics, [name for name in simulable.dynamics if name != "sde"])
+    for point in checks.several("points", points, tuple, remedy=PAIR):
+        right = len(point) == 2 and isinstance(point[0], Schedule) and isinstance(point[1], Configuration)
+        checks.require(right, "points", "pairs of a Schedule and a Configuration", point, PAIR)
+    if progress is not None:
+        checks.function(
+            "progress", progress, remedy="Pass a function of what is done and the total, such as TimeLeft()."
+        )
+    check_dynamics(simulable, dynamics)
     key = stream.index("seed", seed, stream.SEEDS)
-    count = checks.integer("runs", runs, 1, remedy="Run it once at least.")
-    workers = usable_cores() if threads is None else checks.integer("threads", threads, 1, remedy="Use at least one.")
+    count = checks.integer("runs", runs, 1, maximum=MOST_RUNS, remedy="Run it once at least.")
+    workers = checked_threads(threads)
     check_sizes(simulable, np.array([configuration.batch_size for _, configuration in points]))
     checks.learning_rate([configuration.learning_rate for _, configuration in points])
     checks.momentum([configuration.momentum for _, configuration in points])
@@ -116,6 +126,11 @@ def check_model(model: ExampleModel) -> ExampleModel:
     return model
 
 
+def check_dynamics(model: ExampleModel, dynamics: str) -> None:
+    """Raise for dynamics that single runs of the model cannot follow."""
+    checks.one_of("dynamics", dynamics, [name for name in model.dynamics if name != "sde"])
+
+
 def check_sizes(model: ExampleModel, sizes: FloatArray) -> FloatArray:
     """`sizes`, after checking that the model can draw batches of these sizes."""
     sizes = checks.batch_size(sizes)
@@ -126,6 +141,9 @@ def check_sizes(model: ExampleModel, sizes: FloatArray) -> FloatArray:
 
 def check_budget(budget: Budget, model: ExampleModel) -> None:
     """Raise for a budget that is stated for a data set of another size."""
+    remedy = "Make one with theory.StepBudget or theory.EpochBudget."
+    states = callable(getattr(budget, "steps", None)) and hasattr(budget, "dataset_size")
+    checks.require(states, "budget", "a budget", budget, remedy)
     known = budget.dataset_size in (None, model.dataset_size)
     remedy = "Give the budget the model's dataset_size."
     checks.require(known, "budget", f"one of {model.dataset_size} examples", budget, remedy)
@@ -133,7 +151,7 @@ def check_budget(budget: Budget, model: ExampleModel) -> None:
 
 def check_runs(runs: int, keep: int) -> tuple[int, int]:
     """`runs` and `keep` as integers, after checking that 1 ≤ keep ≤ runs."""
-    count = checks.integer("runs", runs, 1, remedy="Run it once at least.")
+    count = checks.integer("runs", runs, 1, maximum=MOST_RUNS, remedy="Run it once at least.")
     few = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
     checks.require(few <= count, "keep", f"at most the {count} runs", keep, "Keep fewer or run more.")
     return count, few
@@ -203,6 +221,7 @@ def bracketed_sweep(
     model = check_model(model)
     sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, name="batch_sizes"))
     check_sizes(model, sizes)
+    check_dynamics(model, dynamics)
     check_budget(budget, model)
     momenta = checks.vector("momentum", checks.momentum(momentum))
     runs, keep = check_runs(runs, keep)
@@ -213,6 +232,7 @@ def bracketed_sweep(
         (float(m), float(b)): tuple(range(low, high + 1)) for m in momenta for b in sizes
     }
     schedules = {float(b): of_length(schedule, int(n)) for b, n in zip(sizes, budget.steps(sizes), strict=True)}
+    seed = int(stream.index("seed", seed, stream.SEEDS))
     about = {"model": model, "budget": budget, "schedule": schedule, "dynamics": dynamics, "seed": seed, "keep": keep}
     records: list[dict[str, Any]] = []
     done: set[tuple[float, float, int]] = set()

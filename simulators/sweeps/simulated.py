@@ -16,6 +16,9 @@ from noisysgd.theory.schedules.schedule import ScheduleFamily, half_then_decay, 
 from noisysgd.theory.sweeps.rate_grid import RateGrid
 from noisysgd.theory.sweeps.records import sweep_from_records
 
+MOST_SEEDS = 10_000
+"""Ensembles at each point of a sweep."""
+
 
 def simulate_sweep(
     problem: NoisyQuadratic,
@@ -78,7 +81,9 @@ def simulate_sweep(
     problem = sampled_from(problem, budget)
     grid = RateGrid.checked(batch_sizes, effective_learning_rates, momentum, problem.dataset_size)
     seed = checks.integer("seed", seed, 0, remedy="Seeds count from 0.")
-    count = checks.integer("seeds", seeds, 1, remedy="Simulate at least one ensemble.")
+    count = checks.integer("seeds", seeds, 1, maximum=MOST_SEEDS, remedy="Simulate at least one ensemble.")
+    if progress is not None:
+        checks.function("progress", progress, remedy="Pass a function of the share that is done, such as TimeLeft().")
     steps = budget.steps(grid.batch_sizes)
     work, done = float(steps.sum() * count), 0.0
     records = []

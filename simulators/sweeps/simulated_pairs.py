@@ -8,7 +8,15 @@ import xarray as xr
 
 from noisysgd.simulators.ensembles.tiles import Configuration
 from noisysgd.simulators.models.example_model import ExampleModel
-from noisysgd.simulators.sweeps.bracketed import check_budget, check_model, check_runs, check_sizes, final_losses
+from noisysgd.simulators.randomness import stream
+from noisysgd.simulators.sweeps.bracketed import (
+    check_budget,
+    check_dynamics,
+    check_model,
+    check_runs,
+    check_sizes,
+    final_losses,
+)
 from noisysgd.theory.common import checks
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.common.describing import plain
@@ -72,10 +80,12 @@ def bracketed_pairs(
     model = check_model(model)
     size = checks.scalar("batch_size", checks.batch_size(batch_size))
     check_sizes(model, np.array([size]))
+    check_dynamics(model, dynamics)
     check_budget(budget, model)
     momentum = checks.scalar("momentum", checks.momentum(momentum))
     runs, keep = check_runs(runs, keep)
     steps = int(budget.steps(size))
+    seed = int(stream.index("seed", seed, stream.SEEDS))
     about = {"model": model, "budget": budget, "dynamics": dynamics, "seed": seed, "keep": keep}
     described = json.dumps(plain(about), sort_keys=True)
     axes: dict[str, Grid] = dict(STARTS)

@@ -4,16 +4,21 @@ Every failure is a ``ValueError`` that says what was expected, what was given an
 object, since finding out what it is is their task, and return it in the type that internal code works with.
 """
 
+import itertools
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from types import UnionType
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from noisysgd.theory.common.arrays import FloatArray
 
 ROUNDING = 1e-12
 """Share of the largest entry of an array that its entries may be off by because they were computed."""
+MOST_ENTRIES = 1_000_000
+"""Of a sequence of objects: a longer one is a mistake, and may never end."""
 
 
 def require(condition: bool, name: str, expected: str, got: object, remedy: str) -> None:
@@ -25,12 +30,17 @@ def require(condition: bool, name: str, expected: str, got: object, remedy: str)
 def shorten(value: object, limit: int = 120) -> str:
     """``repr`` of a value, cut to `limit` characters; a 0-d array is shown as the number that it holds.
 
+    Of a value that cannot be described, such as lists inside lists by the thousand, it is the type.
+
     >>> shorten(np.array(-0.1)), shorten(np.float64(2.0))
     ('-0.1', '2.0')
     """
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         value = value.item()
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # whatever the value's own class raises, RecursionError, or that an integer has too many digits
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
@@ -56,17 +66,27 @@ def real(name: str, value: object, *, remedy: str = "Pass real numbers.") -> Flo
 
     It may be a number, a list, an array, or a labelled array of xarray or pandas.
     """
+    array = numbers(name, value, remedy=remedy)
+    require(not np.isnan(array).any(), name, "numbers without NaN", value, remedy)
+    return array
+
+
+def numbers(name: str, value: object, *, remedy: str = "Pass real numbers.") -> FloatArray:
+    """`value` as a float64 array of any shape, in which NaN stands for what is not known."""
     unmasked(name, value)
     try:
         array = np.asarray(value)
         # Booleans, strings and complex numbers can be converted to floats too, but are most likely mistakes.
         # Legitimate numbers such as integers beyond 64 bits or fractions arrive with dtype object.
         numeric = array.dtype.kind in "iuf" or (array.dtype.kind == "O" and not isinstance(value, str | bytes))
-        array = array.astype(np.float64) if numeric else np.array(np.nan)
-    except (TypeError, ValueError, OverflowError):
+        array = array.astype(np.float64) if numeric else np.empty(0)
+    except MemoryError:
+        require(False, name, "an array that fits into memory", value, "Pass fewer numbers.")
+    except Exception:  # whatever the conversions that the value's own class defines raise
         numeric = False
+        if getattr(value, "requires_grad", False) is True:
+            remedy = "Pass tensor.detach()."
     require(numeric, name, "real numbers", value, remedy)
-    require(not np.isnan(array).any(), name, "numbers without NaN", value, remedy)
     _keep_dimensions(array, getattr(value, "dims", ()))
     return array
 
@@ -162,22 +182,70 @@ def batch_size(value: object, dataset_size: float | None = None, name: str = "ba
     return array
 
 
-def integer(name: str, value: object, minimum: int, *, remedy: str) -> int:
-    """`value` as a Python int ≥ `minimum`; integral floats such as 1e4 are accepted, booleans are not."""
+def integer(name: str, value: object, minimum: int, *, maximum: int | None = None, remedy: str) -> int:
+    """`value` as a Python int ≥ `minimum`; integral floats such as 1e4 are accepted, booleans are not.
+
+    A `maximum` is for sizes beyond which the result would fit into no memory, or take years.
+    """
     unmasked(name, value)
     number: Any = value  # whatever int() accepts, which no one type describes
     try:
-        whole = not isinstance(number, bool | np.bool_) and int(number) == number
-    except (TypeError, ValueError, OverflowError):
+        whole = not isinstance(number, bool | np.bool_) and np.ndim(number) == 0 and bool(int(number) == number)
+    except Exception:  # whatever the conversions that the value's own class defines raise
         whole = False
     require(whole and number >= minimum, name, f"an integer ≥ {minimum}", value, remedy)
     require(int(number) < 2**64, name, "an integer that fits into 64 bits", value, remedy)
+    require(maximum is None or int(number) <= maximum, name, f"at most {maximum}", value, remedy)
     return int(number)
 
 
-def instance(name: str, value: object, kind: type, *, remedy: str) -> None:
+def indices(name: str, value: object, *, remedy: str = "Pass integers from 0 up.") -> npt.NDArray[np.int64]:
+    """`value` as an array of integers ≥ 0, of any shape."""
+    array = numbers(name, value, remedy=remedy)
+    whole = bool(np.all((array >= 0) & (array < 2.0**53) & (array == np.trunc(array))))
+    require(whole, name, "whole numbers ≥ 0", value, remedy)
+    return array.astype(np.int64)
+
+
+def interval(name: str, value: object, low: float, high: float, *, remedy: str) -> float:
+    """`value` as one number that lies above `low` and is at most `high`."""
+    number = scalar(name, value, remedy=remedy)
+    limits = f"a number > {low:g}" if np.isinf(high) else f"{low:g} < {name} ≤ {high:g}"
+    require(low < number <= high and np.isfinite(number), name, limits, value, remedy)
+    return number
+
+
+def instance(name: str, value: object, kind: type | UnionType, *, remedy: str) -> None:
     """Raise unless `value` is a `kind`."""
-    require(isinstance(value, kind), name, f"a {kind.__name__}", value, remedy)
+    require(isinstance(value, kind), name, f"a {getattr(kind, '__name__', kind)}", value, remedy)
+
+
+def several(name: str, value: object, kind: type | UnionType, *, remedy: str) -> list[Any]:
+    """`value`, a collection of instances of `kind`, as a list; a text is one thing, not a collection of letters."""
+    given: Any = value  # whatever iter() accepts, which no one type describes
+    try:
+        entries = [value] if isinstance(value, str | bytes) else list(itertools.islice(iter(given), MOST_ENTRIES + 1))
+        right = not isinstance(value, str | bytes) and all(isinstance(entry, kind) for entry in entries)
+    except Exception:  # whatever the value's own class raises
+        entries, right = [], False
+    words = "" if kind is object else f" of {getattr(kind, '__name__', kind)} objects"
+    require(right, name, f"a sequence{words}", value, remedy)
+    require(len(entries) <= MOST_ENTRIES, name, f"at most {MOST_ENTRIES} entries", value, remedy)
+    return entries
+
+
+def function(name: str, value: object, *, remedy: str) -> None:
+    """Raise unless `value` can be called."""
+    require(callable(value), name, "a function", value, remedy)
+
+
+def dataset(name: str, value: object, variables: Sequence[str], *, remedy: str) -> None:
+    """Raise unless `value` is an ``xarray.Dataset`` that has these variables or coordinates."""
+    import xarray as xr  # which takes a while, and is there already if the value is one
+
+    require(isinstance(value, xr.Dataset), name, "an xarray.Dataset", value, remedy)
+    lacking = [variable for variable in variables if variable not in cast(xr.Dataset, value)]
+    require(not lacking, name, f"a Dataset with {', '.join(variables)}", f"none of {lacking}", remedy)
 
 
 def boolean(name: str, value: object) -> bool:
@@ -188,7 +256,13 @@ def boolean(name: str, value: object) -> bool:
 
 def one_of(name: str, value: object, options: Sequence[str]) -> str:
     """`value`, which must be one of `options`."""
-    require(value in options, name, f"one of {', '.join(map(repr, options))}", value, "Choose one of those.")
+    require(
+        isinstance(value, str) and value in options,
+        name,
+        f"one of {', '.join(map(repr, options))}",
+        value,
+        "Choose one of those.",
+    )
     return str(value)
 
 

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from noisysgd.theory.common import checks
+
 STALE_AFTER = 3600.0
 """Age in seconds from which a temporary file is taken to be left over from a process that was killed."""
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
@@ -125,6 +127,12 @@ def write_flushed(path: Path, contents: Contents) -> None:
         os.fsync(file.fileno())
 
 
+def expanded(name: str, path: str | os.PathLike[str]) -> Path:
+    """`path` with ``~`` replaced by the home folder; `name` is for the error message if it is no path."""
+    checks.instance(name, path, str | os.PathLike, remedy="Pass the name of a file.")
+    return Path(path).expanduser()
+
+
 def read_regular(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     """The contents of a regular file; parameters and errors are those of :func:`open_regular`."""
     with open_regular(path, most) as file:
@@ -148,7 +156,7 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> Binar
     OSError
         If it cannot be read.
     """
-    path = Path(path).expanduser()
+    path = expanded("path", path)
     # The type is asked before the file is opened, since that alone may change a device, and again of what was opened.
     # Opening a pipe without O_NONBLOCK waits for somebody to write to it.
     _require_regular(path, path.stat(), most)
@@ -179,7 +187,7 @@ def require_regular_or_new(name: str, path: str | os.PathLike[str]) -> Path:
     ------
     ValueError
     """
-    path = Path(path).expanduser()
+    path = expanded(name, path)
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):

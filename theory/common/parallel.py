@@ -9,8 +9,21 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from noisysgd.theory.common import checks
+
 WORTH_A_THREAD = 200_000
 """Work that makes one more thread worth starting (about 10 ms), in units of one mode over one segment of a schedule."""
+
+
+MOST_THREADS = 4096
+"""That a computation may be asked to share: far more than any machine has cores."""
+
+
+def checked_threads(threads: int | None) -> int:
+    """`threads` as an integer, or one for each usable core if it is None."""
+    if threads is None:
+        return usable_cores()
+    return checks.integer("threads", threads, 1, maximum=MOST_THREADS, remedy="Use at least one.")
 
 
 def usable_cores() -> int:

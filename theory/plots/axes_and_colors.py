@@ -35,6 +35,9 @@ def axes_or_new(ax: "Axes | None") -> "Iterator[Axes]":
     given `ax` gets no legend, since only its owner knows what else will be drawn on it.
     """
     if ax is not None:
+        from matplotlib.axes import Axes
+
+        checks.instance("ax", ax, Axes, remedy="Make some with plt.subplots(), or leave it out.")
         yield ax
         return
     import matplotlib.pyplot as plt
@@ -62,9 +65,21 @@ def labels_for(labels: Sequence[str] | str | None, count: int) -> list[str | Non
     """One label, or None, for each of `count` curves; checks that their number is right."""
     if labels is None:
         return [None] * count
-    names = [labels] if isinstance(labels, str) else list(labels)
+    names = [labels] if isinstance(labels, str) else checks.several("labels", labels, str, remedy="Label all or none.")
     checks.require(len(names) == count, "labels", f"{count} labels, one for each curve", labels, "Label all or none.")
     return list(names)
+
+
+def check_style(style: object) -> None:
+    """Raise unless Matplotlib takes `style` as the format of a curve."""
+    from matplotlib.figure import Figure
+
+    remedy = 'Use a format of Matplotlib, such as "-" or "o--".'
+    checks.instance("style", style, str, remedy=remedy)
+    try:
+        Figure().subplots().plot([], [], str(style))
+    except ValueError as error:
+        raise ValueError(f"style: expected the format of a curve, got {style!r} ({error}). {remedy}") from error
 
 
 def once(ax: "Axes", label: str) -> str | None:

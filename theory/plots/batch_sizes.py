@@ -155,6 +155,8 @@ def plot_noise_scale(
                 label = f"B$_{{\\mathrm{{{name}}}}}$ = {where:.3g}"
                 drawn.append(ax.axvline(where, color=color, ls=style, lw=1.5, label=label))
         if estimate is not None:
+            remedy = "Make one with theory.two_batch_noise_scale."
+            checks.instance("estimate", estimate, NoiseScaleEstimate, remedy=remedy)
             low, high = np.clip(estimate.interval, sizes[0], sizes[-1])
             level = f"B$_{{\\mathrm{{simple}}}}$ measured, {100 * estimate.confidence:g} %"
             if high > low:
@@ -207,9 +209,13 @@ def plot_scaling_rules(
     3
     """
     data = fit_data(batch_sizes, learning_rates, log_errors, parameters=1)
-    named = list(rules.items()) if isinstance(rules, Mapping) else [(type(rule).__name__, rule) for rule in rules]
+    remedy = "Pass what fit returned, such as theory.McCandlish.fit(batch_sizes, learning_rates)."
+    if isinstance(rules, Mapping):
+        named = list(rules.items())
+    else:
+        named = [(type(rule).__name__, rule) for rule in checks.several("rules", rules, object, remedy=remedy)]
+    checks.instance("name", name, str, remedy="Name the axis of learning rates.")
     for _, rule in named:
-        remedy = "Pass what fit returned, such as theory.McCandlish.fit(batch_sizes, learning_rates)."
         fitted = hasattr(rule, "learning_rate") and not isinstance(rule, type)
         checks.require(fitted, "rules", "fitted rules", rule, remedy)
     given, sizes = _sizes(batch_sizes, None)
@@ -267,8 +273,7 @@ def plot_steps_to_target(
     2
     """
     sizes = checks.vector("batch_sizes", checks.batch_size(batch_sizes, name="batch_sizes"))
-    checks.unmasked("steps", steps)
-    table = np.atleast_2d(np.asarray(steps, dtype=np.float64))
+    table = np.atleast_2d(checks.numbers("steps", steps))
     fits = table.ndim == 2 and table.shape[1] == sizes.size
     remedy = "Batch sizes go along the last axis."
     checks.require(
@@ -340,9 +345,11 @@ def plot_tradeoff(
     >>> len(plot_tradeoff(xr.Dataset(columns, {"batch_size": sizes}, least)))
     7
     """
-    lacking = [name for name in ("steps", "examples", *MINIMA) if name not in dataset and name not in dataset.attrs]
     remedy = "Make it with theory.steps_examples_tradeoff."
-    checks.require(not lacking, "dataset", "steps, examples and both minima", f"none of {lacking}", remedy)
+    checks.dataset("dataset", dataset, ("batch_size", "steps", "examples"), remedy=remedy)
+    checks.instance("label", label, str, remedy="Name the dots.")
+    lacking = [name for name in MINIMA if name not in dataset and name not in dataset.attrs]
+    checks.require(not lacking, "dataset", "both minima", f"none of {lacking}", remedy)
     one = dataset["steps"].dims == dataset["examples"].dims == ("batch_size",)
     remedy = "Choose one optimizer, such as dataset.sel(momentum=0.9)."
     checks.require(one, "dataset", "steps and examples over batch_size alone", dict(dataset["steps"].sizes), remedy)

@@ -70,12 +70,14 @@ def plot_measured_curves(
     array([1.5, 5.5])
     """
     alone = isinstance(curves, Mapping)
-    runs: list[Any] = [curves] if isinstance(curves, Mapping) else list(curves)
+    remedy = "Pass the entry 'curve' of a record."
+    runs = [curves] if isinstance(curves, Mapping) else checks.several("curves", curves, object, remedy=remedy)
     for run in runs:
         fault = "no curve" if run is None else curve_fault(run)
-        remedy = "Pass the entry 'curve' of a record."
         checks.require(fault is None, "curves", "learning curves", fault, remedy)
-    given: list[Any] = [predicted] if alone else list(predicted or [None] * len(runs))
+    remedy = "Pass pairs (steps, losses)."
+    none = [None] * len(runs) if predicted is None else predicted
+    given: list[Any] = [predicted] if alone else checks.several("predicted", none, object, remedy=remedy)
     expected = f"{len(runs)} predictions, one for each curve"
     checks.require(len(given) == len(runs), "predicted", expected, len(given), "Give None for runs without one.")
     lines = [_pair(each) for each in given]

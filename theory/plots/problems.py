@@ -14,6 +14,7 @@ from noisysgd.theory.plots.axes_and_colors import (
     LINES,
     MARKERS,
     axes_or_new,
+    check_style,
     colors_for,
     labels_for,
     log_scale,
@@ -128,9 +129,11 @@ def plot_schedule(
     >>> staircase.get_data().edges[:4]
     array([ 0, 50, 55, 60])
     """
-    several = [schedules] if isinstance(schedules, Schedule) else list(schedules)
+    remedy = "Make one with theory.half_then_decay(steps)."
+    one = isinstance(schedules, Schedule)
+    several = [schedules] if one else checks.several("schedules", schedules, object, remedy=remedy)
     for schedule in several:
-        checks.instance("schedules", schedule, Schedule, remedy="Make one with theory.half_then_decay(steps).")
+        checks.instance("schedules", schedule, Schedule, remedy=remedy)
     rates = checks.learning_rate(learning_rate)
     fits = rates.shape in ((), (len(several),))
     expected = f"a number or shape ({len(several)},), as the schedules"
@@ -199,20 +202,19 @@ def plot_loss_curves(
     2
     """
     at = checks.vector("steps", checks.real("steps", steps))
-    checks.unmasked("losses", losses)
-    checks.unmasked("stationary", stationary)
-    table = np.asarray(losses, dtype=np.float64)
+    table = checks.numbers("losses", losses)
     fits = table.ndim > 0 and table.shape[-1] == at.size
     checks.require(
         fits, "losses", f"shape (..., {at.size}), as the steps", table.shape, "Steps go along the last axis."
     )
     curves = table.reshape(-1, at.size)
-    floors = np.full(table.shape[:-1], np.nan) if stationary is None else np.asarray(stationary, dtype=np.float64)
+    floors = np.full(table.shape[:-1], np.nan) if stationary is None else checks.numbers("stationary", stationary)
     expected = f"a number or shape {table.shape[:-1]}, one for each curve"
     fits = floors.shape in ((), table.shape[:-1])
     checks.require(fits, "stationary", expected, floors.shape, "Compute it for the same configurations.")
     floors = on_log_axis(np.broadcast_to(floors, table.shape[:-1])).ravel()
     names = labels_for(labels, len(curves))
+    check_style(style)
     with axes_or_new(ax) as ax:
         order = np.argsort(at, kind="stable")
         drawn: list[Line2D] = []
@@ -331,6 +333,7 @@ def plot_weak_error(
     4
     """
     counts = np.sort(checks.vector("steps", checks.real("steps", steps)))[::-1]
+    orders = checks.several("orders", orders, int, remedy="Pass (1, 2), or (1,) with momentum.")
     errors = [
         weak_error(problem, time=time, steps=counts, batch_size=batch_size, momentum=momentum, order=order)
         for order in orders

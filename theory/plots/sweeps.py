@@ -13,11 +13,12 @@ from noisysgd.theory.plots.axes_and_colors import (
     REACH,
     axes_or_new,
     batch_size_axis,
+    check_style,
     learning_rate_axis,
     log_scale,
     once,
 )
-from noisysgd.theory.sweeps.dataset import COMPLETE
+from noisysgd.theory.sweeps.dataset import COMPLETE, check_sweep
 from noisysgd.theory.sweeps.directions import MAXIMIZE, objective_of, stated_objective
 from noisysgd.theory.sweeps.optimizers import optimizer_name
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.container import ErrorbarContainer
     from matplotlib.lines import Line2D
 
+MAPPED = ("effective_learning_rate", "critical_learning_rate", "boundary_batch_size")
+FOUND = ("effective_learning_rate", "effective_learning_rate_low", "effective_learning_rate_high", "bracketed")
+"""What of a map, and of optima, is drawn."""
 HEADROOM = 10.0
 """Factor by which the axis of losses goes beyond the loss before training."""
 
@@ -56,6 +60,7 @@ def plot_regimes(regimes: "xr.Dataset", ax: "Axes | None" = None) -> "list[Line2
     >>> len(plot_regimes(table))
     6
     """
+    checks.dataset("regimes", regimes, ("momentum", "batch_size", *MAPPED), remedy="Make it with theory.regimes.")
     with axes_or_new(ax) as ax:
         drawn: list[Line2D] = []
         shown = [(m, regimes.sel(momentum=m), COLORS[k % len(COLORS)]) for k, m in enumerate(regimes.momentum.values)]
@@ -104,6 +109,8 @@ def plot_optimum(
     >>> len(plot_optimum(theory.optimum(sweep, "expected_loss")))
     2
     """
+    checks.dataset("best", best, ("optimizer", "batch_size", *FOUND), remedy="Make it with theory.optimum.")
+    checks.instance("label", label, str, remedy="Say what to put before the optimizer's name.")
     with axes_or_new(ax) as ax:
         drawn: list[ErrorbarContainer | Line2D] = []
         hollows: list[Line2D] = []
@@ -197,7 +204,15 @@ def plot_losses(
     from matplotlib import colormaps
 
     label = checks.boolean("label", label)
-    here = sweep.isel(optimizer=optimizer)
+    check_sweep(sweep)
+    checks.one_of("metric", metric, [str(name) for name in sweep.data_vars])
+    place = checks.integer("optimizer", optimizer, 0, remedy="Give its position in the sweep.")
+    last = sweep.sizes.get("optimizer", 0) - 1
+    checks.require(place <= last, "optimizer", f"at most {last}", optimizer, "Give its position in the sweep.")
+    check_style(style)
+    if keep is not None:
+        keep = checks.integer("keep", keep, 1, remedy="Leave it out for all runs.")
+    here = sweep.isel(optimizer=place)
     # Which runs are the best has to be known only where some are left out.
     attributes, asked = sweep[metric].attrs, keep is not None or objective is not None
     known = asked or "objective" in attributes or objective_of(metric) is not None

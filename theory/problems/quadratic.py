@@ -147,7 +147,7 @@ class Quadratic(ByValue):
         array([1.        , 0.5       , 0.33333333, 1.        ])
         """
         one = (power is None) != (diagonal is None)
-        checks.require(one, "power, diagonal", "exactly one of the two", f"{power!r}, {diagonal!r}", "Choose one P.")
+        checks.require(one, "power, diagonal", "exactly one of the two", (power, diagonal), "Choose one P.")
         given = power if diagonal is None else diagonal
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             if diagonal is None:

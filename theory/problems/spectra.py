@@ -14,6 +14,9 @@ from noisysgd.theory.common.whole_parts import whole_part
 from noisysgd.theory.problems.least_squares import LeastSquares
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 
+MOST_MODES = 2**28
+"""Of a spectrum that is made here: its curvatures take 2 GB."""
+
 
 @ignoring_underflow
 def power_law(dim: int, exponent: float = 1.0, *, dataset_size: int | None = None) -> NoisyQuadratic:
@@ -31,7 +34,7 @@ def power_law(dim: int, exponent: float = 1.0, *, dataset_size: int | None = Non
     >>> round(float(power_law(10_000).initial_loss), 6)
     4.893803
     """
-    dim = checks.integer("dim", dim, 1, remedy="Pass the number of modes.")
+    dim = checks.integer("dim", dim, 1, maximum=MOST_MODES, remedy="Pass the number of modes.")
     exponent = checks.scalar(
         "exponent", checks.at_least("exponent", exponent, 0.0, remedy="The spectrum i^−exponent does not grow.")
     )
@@ -77,7 +80,7 @@ def source_capacity(
     >>> round(float(np.log10(early / late)), 2)  # 2 · source
     1.0
     """
-    dim = checks.integer("dim", dim, 1, remedy="Pass the number of modes.")
+    dim = checks.integer("dim", dim, 1, maximum=MOST_MODES, remedy="Pass the number of modes.")
     alpha, r = checks.scalar("capacity", capacity), checks.scalar("source", source)
     checks.require(1 < alpha < 1e3, "capacity", "an exponent > 1", capacity, "Use LeastSquares for other spectra.")
     checks.require(0 < r < 1e3, "source", "an exponent > 0", source, "Larger is easier; 0.5 is a usual choice.")
@@ -115,7 +118,7 @@ def two_scale(
     >>> two_scale(4, 100.0).eigenvalues
     array([1.  , 1.  , 0.01, 0.01])
     """
-    dim = checks.integer("dim", dim, 2, remedy="Two scales need two modes.")
+    dim = checks.integer("dim", dim, 2, maximum=MOST_MODES, remedy="Two scales need two modes.")
     remedy = "It is the ratio of the larger curvature to the smaller."
     ratio = checks.scalar("condition_number", checks.at_least("condition_number", condition_number, 1.0, remedy=remedy))
     share = checks.scalar("steep", steep)
@@ -147,7 +150,7 @@ def marchenko_pastur(dim: int, ratio: float, *, dataset_size: int | None = None)
     >>> [round(float(x), 2) for x in (eigenvalues[0], eigenvalues.mean(), eigenvalues[-1])]
     [2.89, 1.0, 0.09]
     """
-    dim = checks.integer("dim", dim, 1, remedy="Pass the number of modes.")
+    dim = checks.integer("dim", dim, 1, maximum=MOST_MODES, remedy="Pass the number of modes.")
     ratio = checks.scalar("ratio", ratio)
     checks.require(1e-12 < ratio < 1e12, "ratio", "a positive ratio of parameters to examples", ratio, "Try 0.5.")
     eigenvalues = _marchenko_pastur_quantiles((dim - np.arange(dim) - 0.5) / dim, ratio)

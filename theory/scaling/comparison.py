@@ -72,7 +72,8 @@ def compare_rules(
     """
     import xarray as xr
 
-    families = list(rules)
+    remedy = "Pass classes such as theory.McCandlish, or a NoisyQuadraticRule."
+    families = checks.several("rules", rules, object, remedy=remedy)
     checks.require(len(families) > 0, "rules", "at least one rule", rules, "Leave it out for all of them.")
     data = fit_data(batch_sizes, learning_rates, log_errors, parameters=1)
     rows = []

@@ -63,6 +63,9 @@ def fit_data(
     error = checks.at_least("log_errors", 1.0 if log_errors is None else log_errors, 0.0, remedy=remedy)
     usable = bool(np.all(error > 0)) and error.shape in ((), size.shape)
     checks.require(usable, "log_errors", "a value > 0, or one for each batch size", log_errors, remedy)
+    # The weights are squares of their inverses, and are squared once more in the intervals.
+    ordinary = bool(np.all((error > 1e-60) & (error < 1e60)))
+    checks.require(ordinary, "log_errors", "octaves, between 1e-60 and 1e60", log_errors, remedy)
     weight = np.broadcast_to(error**-2.0, size.shape)
     return Data(np.log2(size), np.log2(rate), weight, log_errors is not None)
 
@@ -93,7 +96,10 @@ def minimise(function: Callable[[FloatArray], FloatArray], grid: FloatArray) -> 
     if grid.size == 1:
         return float(grid[0])
     values = function(grid)
-    nearby = local_minima(values)[:5, None] + np.arange(-2, 2)
+    lowest = local_minima(values)[:5]
+    if not lowest.size:  # the same everywhere: errors so large that the data say nothing
+        lowest = np.array([np.argmin(values)])
+    nearby = lowest[:, None] + np.arange(-2, 2)
     cells = np.unique(np.clip(nearby, 0, grid.size - 2))
     low, high = grid[cells], grid[cells + 1]
     rows = np.arange(cells.size)

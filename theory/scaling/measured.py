@@ -57,8 +57,9 @@ def optima_scaling(best: "xr.Dataset", optimizer: str) -> "xr.Dataset":
     """
     import xarray as xr
 
-    usable = set(map(str, best.learning_rate.dims)) == {"optimizer", "batch_size"} and "log_error" in best
     remedy = "Pass what theory.optimum returns; choose one budget or epoch with .sel."
+    checks.dataset("best", best, ("learning_rate", "optimizer", "log_error", "bracketed"), remedy=remedy)
+    usable = set(map(str, best.learning_rate.dims)) == {"optimizer", "batch_size"}
     checks.require(usable, "best", "optima over optimizer and batch_size", tuple(best.learning_rate.dims), remedy)
     checks.one_of("optimizer", optimizer, [str(name) for name in best.optimizer.values])
     here = best.sel(optimizer=optimizer)

@@ -11,6 +11,9 @@ import numpy as np
 from noisysgd.theory.common import checks
 from noisysgd.theory.schedules.schedule import Schedule
 
+MOST_EXAMPLES = 2**53
+"""In a batch: the whole numbers that floats hold exactly."""
+
 
 class BatchGrowth(NamedTuple):
     """Schedules of the learning rate and of the batch size, of the same number of steps."""
@@ -62,8 +65,10 @@ def grow_batch(schedule: Schedule, batch_size: int, *, largest: float = np.inf, 
     (array([1. , 0.5]), array([16., 32.]))
     """
     checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.half_then_decay(steps).")
-    size = checks.integer("batch_size", batch_size, 1, remedy="A batch has at least one example.")
-    group = checks.integer("multiple_of", multiple_of, 1, remedy="Use 1 for any batch size.")
+    size = checks.integer(
+        "batch_size", batch_size, 1, maximum=MOST_EXAMPLES, remedy="A batch has at least one example."
+    )
+    group = checks.integer("multiple_of", multiple_of, 1, maximum=MOST_EXAMPLES, remedy="Use 1 for any batch size.")
     divides = size % group == 0
     checks.require(divides, "batch_size", f"a multiple of {group}", batch_size, "Change one of the two.")
     most = checks.scalar("largest", largest)

@@ -14,6 +14,8 @@ from noisysgd.theory.common.values import ByValue
 
 DROPS = 10
 """Number of drops in the paper's schedule: after half of the budget, one every twentieth of it."""
+MOST_SEGMENTS = 1_000_000
+"""Of a schedule that is made from a number: each is a constant learning rate that every computation goes through."""
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -120,7 +122,7 @@ def half_then_decay(steps: int, factor: float = 2.0, drops: int = DROPS) -> Sche
     True
     """
     steps = _steps(steps)
-    drops = checks.integer("drops", drops, 1, remedy="Use theory.constant for no drops.")
+    drops = checks.integer("drops", drops, 1, maximum=MOST_SEGMENTS, remedy="Use theory.constant for no drops.")
     factor = checks.scalar("factor", factor)
     checks.require(1e-30 < factor < 1e30, "factor", "a positive factor of sensible size", factor, "The paper's is 2.")
     # Integer arithmetic: steps/2 + (k−1)·steps/(2·drops) = steps·(drops + k − 1)/(2·drops), floored exactly.
@@ -154,8 +156,9 @@ def warmup(schedule: Schedule, steps: int, levels: int = 10) -> Schedule:
     >>> warmup(constant(100), steps=10, levels=2).multipliers
     array([0.33333333, 0.66666667, 1.        ])
     """
+    checks.instance("schedule", schedule, Schedule, remedy="Make one with theory.half_then_decay(steps).")
     steps = _steps(steps)
-    levels = checks.integer("levels", levels, 1, remedy="A staircase has at least one level.")
+    levels = checks.integer("levels", levels, 1, maximum=MOST_SEGMENTS, remedy="A staircase has at least one level.")
     checks.require(levels <= steps, "levels", f"at most one level per step ({steps})", levels, "Warm up for longer.")
     edges = np.array([steps * level // levels for level in range(levels + 1)])
     rise = schedule.multipliers[0] * np.arange(1, levels + 1) / (levels + 1)

@@ -112,7 +112,7 @@ def labelled(
             "schema": "noisysgd sweep",
             "schema_version": SCHEMA_VERSION,
             "source": source,
-            "configuration": json.dumps(dict(configuration), sort_keys=True, default=float),
+            "configuration": _as_json(configuration),
         }
         | provenance(),
     )
@@ -146,6 +146,18 @@ def metric_attributes(name: str, objective: str | None = None) -> dict[str, str]
 
 
 @ignoring_underflow
+def _as_json(configuration: Mapping[str, Any]) -> str:
+    """A configuration as it stands in the attributes; its numbers may be of any kind that ``float`` takes."""
+    try:
+        return json.dumps(dict(configuration), sort_keys=True, default=float)
+    except Exception as error:  # whatever the values' own classes raise
+        expected = "names with numbers, texts, lists and mappings"
+        got = f"what JSON cannot hold ({type(error).__name__})"
+        raise ValueError(
+            f"configuration: expected {expected}, got {got}. Leave it out, or write it as text."
+        ) from error
+
+
 def check_sweep(sweep: "xr.Dataset") -> "xr.Dataset":
     """Return `sweep` itself if it follows the schema; otherwise raise a ``ValueError`` that says where it does not."""
     remedy = "Put the points together with join_sweeps([sweep])."

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from noisysgd.theory.common import checks
-from noisysgd.theory.common.files import read_regular, write_whole
+from noisysgd.theory.common.files import expanded, read_regular, write_whole
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,6 +48,7 @@ def write_dataset(dataset: "xr.Dataset", path: str | os.PathLike[str]) -> Path:
     OSError
         If the file cannot be written.
     """
+    path = expanded("path", path)
     stored = dataset.drop_encoding()  # of the file that it may come from: float16, say, or an offset
     try:
         for attributes in (stored.attrs, *(variable.attrs for variable in stored.variables.values())):

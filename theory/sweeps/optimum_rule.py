@@ -84,7 +84,13 @@ def optimum(
 
     check_sweep(sweep)
     metrics = sorted(str(name) for name in sweep.data_vars if name != "status")
-    checks.require(metric in metrics, "metric", f"one of {metrics}", metric, "Choose a variable of the sweep.")
+    checks.require(
+        isinstance(metric, str) and metric in metrics,
+        "metric",
+        f"one of {metrics}",
+        metric,
+        "Choose a variable of the sweep.",
+    )
     direction = stated_objective(metric, sweep[metric].attrs, objective)
     keep = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
     if "seed" not in sweep.dims:

@@ -59,6 +59,7 @@ def best_pair(pairs: "xr.Dataset", metric: str, keep: int = 5, objective: str | 
     """
     import xarray as xr
 
+    checks.dataset("pairs", pairs, ("initial", "final", "seed"), remedy="Pass a sweep of pairs of learning rates.")
     checks.one_of("metric", metric, [str(name) for name in pairs.data_vars if name != "status"])
     count = checks.integer("keep", keep, 1, remedy="Keep at least one run.")
     runs = pairs.sizes["seed"]

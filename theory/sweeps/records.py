@@ -97,7 +97,7 @@ def sweep_from_records(
     checks.require(several, "records", "a list of records", records, "Pass dictionaries, one per run.")
     named = configuration is None or isinstance(configuration, Mapping)
     checks.require(named, "configuration", "a dictionary", configuration, "Give every setting a name.")
-    rows = list(records)
+    rows = checks.several("records", records, object, remedy="Pass one mapping for each run.")
     checks.require(bool(rows), "records", "at least one record", rows, "Run something first.")
     checks.one_of("source", source, SOURCES)
     names = _metric_names(metrics)
@@ -149,7 +149,7 @@ def _metric_names(metrics: str | Iterable[str]) -> list[str]:
     """Names of metrics as a list; one string is one name."""
     remedy = "Name the entries of the records to store."
     checks.require(isinstance(metrics, Iterable), "metrics", "a name, or distinct names", metrics, remedy)
-    names = [metrics] if isinstance(metrics, str) else list(metrics)
+    names = [metrics] if isinstance(metrics, str) else checks.several("metrics", metrics, object, remedy=remedy)
     usable = all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names)
     checks.require(usable, "metrics", "a name, or distinct names", names, remedy)
     reserved = sorted(RESERVED & set(names))

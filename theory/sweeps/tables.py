@@ -103,11 +103,13 @@ def sweep_from_table(
     0.2
     """
     frame = _frame(table)
-    places = _places(frame, columns or {}, optimizer)
+    places = _places(frame, {} if columns is None else columns, optimizer)
     measured = _metric_columns(frame, metrics)
     meanings = _meanings(states)
-    keys = [by] if isinstance(by, str) else list(by)
+    keys = [by] if isinstance(by, str) else checks.several("by", by, str, remedy="Name columns of the table.")
     _require_columns(frame, "by", keys)
+    if configuration is not None:
+        checks.instance("configuration", configuration, Mapping, remedy="Give names to what determines the numbers.")
     shared: dict[str, Any] = {
         "source": source,
         "metrics": list(measured),
@@ -216,7 +218,7 @@ def _metric_columns(frame: "pd.DataFrame", metrics: object) -> dict[str, str]:
     else:
         remedy = "Write {'train_loss': 'loss'}."
         checks.require(isinstance(metrics, Iterable), "metrics", "names of metrics", metrics, remedy)
-        found = {name: name for name in metrics}  # type: ignore[attr-defined]
+        found = {name: name for name in checks.several("metrics", metrics, str, remedy=remedy)}
     remedy = "Write metrics={'train_loss': 'loss'}: our name of the metric, and the table's."
     checks.require(bool(found), "metrics", "at least one metric", metrics, remedy)
     _require_columns(frame, "metrics", list(found.values()))
@@ -225,6 +227,8 @@ def _metric_columns(frame: "pd.DataFrame", metrics: object) -> dict[str, str]:
 
 def _meanings(states: Mapping[str, str] | None) -> dict[str, str]:
     """What each state means, in lower case."""
+    if states is not None:
+        checks.instance("states", states, Mapping, remedy="Write {'finished': 'complete'}.")
     own = {} if states is None else {str(word).lower(): meaning for word, meaning in states.items()}
     for word, meaning in own.items():
         checks.one_of(f"states: {word}", meaning, ("complete", "diverged", "unfinished", "leave out"))

@@ -59,10 +59,10 @@ def augment(
     >>> bool((augment(images[1:2], indices=[9], seed=0, step=7) == whole[1:2]).all())
     True
     """
+    checks.instance("images", images, torch.Tensor, remedy="Pass a tensor of shape (B, C, H, W).")
     checks.require(images.ndim == 4, "images", "shape (B, C, H, W)", tuple(images.shape), "Reshape them.")
     padding = checks.integer("padding", padding, 0, remedy="Use 0 for no cropping.")
-    checks.unmasked("indices", indices)
-    places = indices.detach().cpu().numpy() if isinstance(indices, torch.Tensor) else np.asarray(indices)
+    places = checks.indices("indices", indices.detach().cpu() if isinstance(indices, torch.Tensor) else indices)
     one_each = places.shape == (len(images),)
     checks.require(one_each, "indices", f"one index for each of {len(images)} images", places.shape, "Pass the batch.")
     choices = torch.from_numpy(random_choices(places, seed=seed, step=step, padding=padding)).to(images.device)

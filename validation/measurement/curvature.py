@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.criteria import LossFunction, check_mean
-from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
+from noisysgd.validation.measurement.matrix_arguments import MatrixVectorProduct
 from noisysgd.validation.networks.ghost_batch_norm import training_mode
 from noisysgd.validation.networks.torch_globals import usual_torch
 
@@ -191,6 +191,9 @@ def loss_function(
     buffers, so that layers that change theirs (spectral normalisation) do not turn it into another function. Every call
     also makes its own copy of the images, which a network may change in place.
     """
+    checks.instance("model", model, nn.Module, remedy="Pass a torch.nn.Module.")
+    checks.function("criterion", criterion, remedy="Pass a function of (logits, labels), such as F.cross_entropy.")
+    l2 = checks.scalar("l2", checks.at_least("l2", l2, 0.0, remedy="Use 0 for no penalty."))
     trainable = {name: p.detach().clone().requires_grad_() for name, p in trainable_parameters(model).items()}
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if name not in trainable}
     buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}

@@ -23,7 +23,7 @@ from torch import nn
 from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.criteria import LossFunction
 from noisysgd.validation.measurement.curvature import flatten, loss_function
-from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
+from noisysgd.validation.measurement.matrix_arguments import MatrixVectorProduct
 from noisysgd.validation.measurement.uncertainty import Estimate
 from noisysgd.validation.networks.torch_globals import usual_torch
 

@@ -6,7 +6,6 @@ Eigenvalue Problem*, chapter 13; for several starts Ruhe 1979, *Mathematics of C
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +13,14 @@ import numpy.typing as npt
 import torch
 
 from noisysgd.theory.common import checks
+from noisysgd.validation.measurement.matrix_arguments import (
+    MOST_PRODUCTS,
+    MatrixVectorProduct,
+    matrix_arguments,
+    product,
+    room_for_vectors,
+)
 
-MatrixVectorProduct = Callable[[torch.Tensor], torch.Tensor]
 Vector = npt.NDArray[np.float64]
 
 LEAST_STEPS = 8
@@ -156,22 +161,24 @@ def leading_eigenpairs(
     >>> [round(pair.value, 6) for pair in found.values], found.vectors.abs().argmax(dim=1).tolist()
     ([4.0, 2.0], [3, 2])
     """
-    checks.integer("dimension", dimension, 1, remedy="Pass the number of rows of the matrix.")
+    given = matrix_arguments(matvec, dimension, seed=seed, rtol=rtol, dtype=dtype, device=device)
+    dimension, rtol = given.dimension, given.rtol
     count = checks.integer("count", count, 1, remedy="Ask for at least one eigenvalue.")
     checks.require(count <= dimension, "count", f"at most the dimension {dimension}", count, "Ask for fewer.")
     remedy = "One product builds the basis, and one verifies each eigenvalue."
-    checks.integer("max_products", max_products, count + 1, remedy=remedy)
-    checks.require(rtol > 0, "rtol", "a positive number", rtol, "1e-2 is enough for most purposes.")
-    # Drawn on the CPU in double precision, so that the start is the same on every device and in every precision.
-    generator = torch.Generator().manual_seed(seed)
-    vector = _random_unit(dimension, generator).to(device=device, dtype=dtype)
+    most = checks.integer("max_products", max_products, count + 1, maximum=MOST_PRODUCTS, remedy=remedy)
     # The basis leaves `count` products over, to measure the residuals with.
-    basis = torch.empty(min(max_products - count, dimension), dimension, dtype=dtype, device=device)
+    size = min(most - count, dimension)
+    # Drawn on the CPU in double precision, so that the start is the same on every device and in every precision.
+    generator = torch.Generator().manual_seed(given.seed)
+    with room_for_vectors("max_products", size, dimension):
+        vector = _random_unit(dimension, generator).to(device=device, dtype=dtype)
+        basis = torch.empty(size, dimension, dtype=dtype, device=device)
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     for k in range(len(basis)):
         basis[k] = vector
-        image = matvec(vector)
+        image = product(matvec, vector)
         diagonal.append(float(vector @ image))
         # Twice is enough (Parlett, section 6.9); once loses orthogonality in single precision.
         for _ in range(2):
@@ -305,7 +312,7 @@ def krylov(matvec: MatrixVectorProduct, starts: torch.Tensor, products: int) -> 
     spent = 0
     while spent < min(size, projected.shape[1]):
         # `size` runs ahead of `spent` by the block that is still to be multiplied: at most as many as there are starts.
-        image = matvec(basis[spent])
+        image = product(matvec, basis[spent])
         length = float(image.norm())
         if not math.isfinite(length):
             nothing = np.full(spent + 1, math.nan)
@@ -378,7 +385,7 @@ def _tridiagonal_eigen(diagonal: list[float], off_diagonal: list[float]) -> tupl
 def _verified(matvec: MatrixVectorProduct, vector: torch.Tensor, rtol: float, products: int) -> Eigenvalue:
     """The Rayleigh quotient of `vector` and its residual, measured with one more product."""
     vector = vector / vector.norm()
-    image = matvec(vector)
+    image = product(matvec, vector)
     value = float(vector @ image)
     residual = float((image - value * vector).norm())
     return Eigenvalue(value, residual, residual <= rtol * abs(value), products)

@@ -1,6 +1,6 @@
 """Whether a network and a data set can be measured with the options given: checked before anything is computed."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.options import PRODUCTS, MeasurementOptions
@@ -33,7 +33,7 @@ def checked_options(options: MeasurementOptions, *, train_size: int, parameters:
     ValueError
         For the first option that is out of range.
     """
-    values = asdict(options)
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
 
     def whole(name: str, least: int, remedy: str) -> int:
         values[name] = checks.integer(name, values[name], least, remedy=remedy)

@@ -69,6 +69,7 @@ def check_loss(
         "Only dropout modules are switched off: set the probability of all else that is random (functional dropout, "
         "stochastic depth) to 0."
     )
+    checks.function("criterion", criterion, remedy="Pass a function of (logits, labels), such as F.cross_entropy.")
     try:
         with torch.no_grad(), training_mode(model):
             before = _positions(model)

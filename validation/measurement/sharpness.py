@@ -17,6 +17,8 @@ from noisysgd.validation.measurement.uncertainty import Estimate, mean_estimate
 from noisysgd.validation.networks.arithmetic_precision import autocast_precision
 from noisysgd.validation.networks.torch_globals import usual_torch
 
+BATCHES = "Pass an (n, B) array of indices of examples."
+
 
 @usual_torch()
 def batch_sharpness(
@@ -71,11 +73,21 @@ def batch_sharpness(
     >>> found.value  # (1 + 4)/2
     2.5
     """
-    checks.require(len(batches) > 1, "batches", "at least two", len(batches), "The spread between them is the error.")
+    for name, tensor in (("images", images), ("labels", labels)):
+        checks.instance(name, tensor, torch.Tensor, remedy="Pass tensors of the training set.")
+    one_each = images.ndim > 0 and images.shape[:1] == labels.shape[:1]
+    checks.require(
+        one_each, "labels", f"one for each of the images, {tuple(images.shape)}", tuple(labels.shape), "Pair."
+    )
+    rows = [checks.indices("batches", batch) for batch in checks.several("batches", batches, object, remedy=BATCHES)]
+    checks.require(len(rows) > 1, "batches", "at least two", len(rows), "The spread between them is the error.")
+    fit = all(row.ndim == 1 and row.size and row.max() < len(images) for row in rows)
+    checks.require(fit, "batches", f"indices of the {len(images)} images", batches, BATCHES)
+    rtol = checks.interval("rtol", rtol, 0.0, float("inf"), remedy="1e-2 is enough for most purposes.")
     loss, parameters = loss_function(model, l2=l2, criterion=criterion)
     values = []
     with autocast_precision("float32", str(parameters[0].device)):
-        for batch in batches:
+        for batch in rows:
             chosen = torch.from_numpy(batch).to(images.device)
             value = loss(images[chosen], labels[chosen])
             slopes = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
@@ -99,5 +111,7 @@ def stability(sharpness: Estimate, *, learning_rate: float) -> Estimate:
     >>> stability(Estimate(value=4.0, stderr=0.2, converged=True), learning_rate=0.25)
     Estimate(value=0.5, stderr=0.025, converged=True)
     """
+    remedy = "Pass what batch_sharpness or measure returned."
+    checks.instance("sharpness", sharpness, Estimate, remedy=remedy)
     rate = checks.scalar("learning_rate", checks.learning_rate(learning_rate))
     return Estimate(rate / 2 * sharpness.value, rate / 2 * sharpness.stderr, sharpness.converged)

@@ -17,7 +17,13 @@ from scipy.special import chdtri
 
 from noisysgd.theory.common import checks
 from noisysgd.validation.measurement.gradient_noise import example_scale
-from noisysgd.validation.measurement.lanczos import Krylov, MatrixVectorProduct, krylov
+from noisysgd.validation.measurement.lanczos import Krylov, krylov
+from noisysgd.validation.measurement.matrix_arguments import (
+    MOST_PRODUCTS,
+    MatrixVectorProduct,
+    matrix_arguments,
+    room_for_vectors,
+)
 from noisysgd.validation.measurement.uncertainty import Estimate, mean_estimate
 
 Vector = npt.NDArray[np.float64]
@@ -170,9 +176,14 @@ def spectral_density(
     >>> abs(trace.value - float(spectrum.sum())) < 4 * trace.stderr
     True
     """
-    starts = _probes(dimension, probes, seed).to(device=device, dtype=dtype)
-    space = krylov(matvec, starts, _budget(len(starts), steps))
-    return _density(space, starts, len(starts), rtol)
+    given = matrix_arguments(matvec, dimension, seed=seed, rtol=rtol, dtype=dtype, device=device)
+    remedy = "The spread between probes is the error."
+    count = checks.integer("probes", probes, 2, maximum=MOST_PRODUCTS, remedy=remedy)
+    products = _budget(count, steps)
+    with room_for_vectors("probes", min(products + count, given.dimension) + count, given.dimension):
+        starts = _probes(given.dimension, count, given.seed).to(device=device, dtype=dtype)
+        space = krylov(matvec, starts, products)
+    return _density(space, starts, count, given.rtol)
 
 
 def spectral_measures(
@@ -286,7 +297,8 @@ def _noise_row(
 
 def _budget(starts: int, steps: int) -> int:
     """Products to spend on so many start vectors."""
-    return starts * checks.integer("steps", steps, 1, remedy="Every start vector needs at least one product.")
+    remedy = "Every start vector needs at least one product."
+    return starts * checks.integer("steps", steps, 1, maximum=MOST_PRODUCTS, remedy=remedy)
 
 
 def _probes(dimension: int, probes: int, seed: int) -> torch.Tensor:

@@ -4,7 +4,13 @@ import numpy as np
 import torch
 
 from noisysgd.theory.common import checks
-from noisysgd.validation.measurement.lanczos import MatrixVectorProduct
+from noisysgd.validation.measurement.matrix_arguments import (
+    MOST_PRODUCTS,
+    MatrixVectorProduct,
+    matrix_arguments,
+    product,
+    room_for_vectors,
+)
 from noisysgd.validation.measurement.uncertainty import Estimate, mean_estimate
 
 
@@ -50,9 +56,12 @@ def hutchinson_trace(
     >>> hutchinson_trace(lambda v: diagonal * v, 3, probes=2, seed=0)
     Estimate(value=4.0, stderr=0.0, converged=True)
     """
-    probes = checks.integer("probes", probes, 2, remedy="The spread between probes needs at least two.")
-    signs = _signs(probes, dimension, seed).to(device=device, dtype=dtype)
-    return mean_estimate([float(sign @ matvec(sign)) for sign in signs], rtol)
+    given = matrix_arguments(matvec, dimension, seed=seed, rtol=rtol, dtype=dtype, device=device)
+    remedy = "The spread between probes needs at least two."
+    probes = checks.integer("probes", probes, 2, maximum=MOST_PRODUCTS, remedy=remedy)
+    with room_for_vectors("probes", probes, given.dimension):
+        signs = _signs(probes, given.dimension, given.seed).to(device=device, dtype=dtype)
+    return mean_estimate([_along(sign, matvec) for sign in signs], given.rtol)
 
 
 def hutch_plus_plus_trace(
@@ -91,21 +100,31 @@ def hutch_plus_plus_trace(
     >>> round(hutch_plus_plus_trace(lambda v: matrix @ v, 100, products=6, seed=0).value, 6)
     30.0
     """
-    products = checks.integer("products", products, 6, remedy="Two each for the sketch, its range and the probes.")
+    given = matrix_arguments(matvec, dimension, seed=seed, rtol=rtol, dtype=dtype, device=device)
+    dimension, rtol = given.dimension, given.rtol
+    remedy = "Two each for the sketch, its range and the probes."
+    products = checks.integer("products", products, 6, maximum=MOST_PRODUCTS, remedy=remedy)
     width = min(products // 3, dimension)
-    signs = _signs(products - 2 * width, dimension, seed).to(device=device, dtype=dtype)
-    # A stream of its own: the range of the sketch must be independent of the probes outside of it.
-    sketch = torch.stack([matvec(sign) for sign in _signs(width, dimension, seed, stream=1).to(signs)])
+    with room_for_vectors("products", products, dimension):
+        signs = _signs(products - 2 * width, dimension, given.seed).to(device=device, dtype=dtype)
+        # A stream of its own: the range of the sketch must be independent of the probes outside of it.
+        starts = _signs(width, dimension, given.seed, stream=1).to(signs)
+    sketch = torch.stack([product(matvec, start) for start in starts])
     basis = torch.linalg.qr(sketch.T)[0].T
-    inside = sum(float(row @ matvec(row)) for row in basis)
+    inside = sum(_along(row, matvec) for row in basis)
     # A sketch of the full dimension spans everything: nothing is left to be estimated.
     if width == dimension:
         return Estimate.with_tolerance(inside, 0.0, rtol)
     # Projecting the probes makes zᵀHz an estimate of the trace over the complement of the range alone.
     outside = signs - (signs @ basis.T) @ basis
-    rest = np.array([float(probe @ matvec(probe)) for probe in outside])
+    rest = np.array([_along(probe, matvec) for probe in outside])
     spread = mean_estimate(rest, rtol)
     return Estimate.with_tolerance(inside + spread.value, spread.stderr, rtol)
+
+
+def _along(vector: torch.Tensor, matvec: MatrixVectorProduct) -> float:
+    """vᵀHv."""
+    return float(vector @ product(matvec, vector))
 
 
 def _signs(count: int, dimension: int, seed: int, stream: int = 0) -> torch.Tensor:

@@ -40,9 +40,9 @@ class SeededDropout(nn.Dropout):
     """
 
     def __init__(self, features: int, p: float = 0.0) -> None:
-        inside = bool((checks.real("dropout", p) >= 0).all() and checks.real("dropout", p) < 1)
-        checks.require(inside, "dropout", "0 ≤ probability < 1", p, "Use 0 for no dropout.")
-        super().__init__(float(p))
+        probability = checks.scalar("dropout", p)
+        checks.require(0 <= probability < 1, "dropout", "0 ≤ probability < 1", p, "Use 0 for no dropout.")
+        super().__init__(probability)
         self.features = features
         self.masks: torch.Tensor | None = None
         self.rows: torch.Tensor | None = None

@@ -18,6 +18,9 @@ LOOP_FROM = 2**15
 
 TRACKING = "track_running_stats"  # torch's own normalisation layers have a flag of this name and meaning
 
+MOST_FEATURES = 2**24
+"""Channels of a layer: far beyond any network, and few enough for memory."""
+
 
 class GhostBatchNorm2d(nn.Module):
     """Normalise every group of `ghost_batch_size` consecutive examples by its own mean and variance.
@@ -72,13 +75,13 @@ class GhostBatchNorm2d(nn.Module):
 
     def __init__(self, features: int, ghost_batch_size: int = 64, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()
-        self.features = checks.integer("features", features, 1, remedy="Pass the number of channels.")
+        self.features = checks.integer(
+            "features", features, 1, maximum=MOST_FEATURES, remedy="Pass the number of channels."
+        )
         remedy = "The paper uses 64 examples."
         self.ghost_batch_size = checks.integer("ghost_batch_size", ghost_batch_size, 1, remedy=remedy)
-        checks.require(0 < momentum <= 1, "momentum", "0 < momentum ≤ 1", momentum, "torch's default is 0.1.")
-        checks.require(eps > 0, "eps", "a positive number", eps, "torch's default is 1e-5.")
-        self.momentum = float(momentum)
-        self.eps = float(eps)
+        self.momentum = checks.interval("momentum", momentum, 0.0, 1.0, remedy="torch's default is 0.1.")
+        self.eps = checks.interval("eps", eps, 0.0, float("inf"), remedy="torch's default is 1e-5.")
         self.track_running_stats = True
         # What `one_update` accumulates. In tensors, because compiled code would be compiled again for every length of a
         # list or value of a number.

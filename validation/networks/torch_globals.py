@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from noisysgd.theory.common import checks
+from noisysgd.theory.common.parallel import MOST_THREADS
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ def torch_threads(count: int) -> Iterator[None]:
     ...     torch.get_num_threads()
     1
     """
-    count = checks.integer("threads", count, 1, remedy="Use 1, or torch.get_num_threads() for all that torch takes.")
+    remedy = "Use 1, or torch.get_num_threads() for all that torch takes."
+    count = checks.integer("threads", count, 1, maximum=MOST_THREADS, remedy=remedy)
     with torch_to_itself():
         before = torch.get_num_threads()
         torch.set_num_threads(count)

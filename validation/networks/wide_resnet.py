@@ -7,8 +7,10 @@ from torch import nn
 from noisysgd.theory.common import checks
 from noisysgd.validation.configuration import NORMALIZATIONS
 from noisysgd.validation.networks.dropout import SeededDropout
-from noisysgd.validation.networks.ghost_batch_norm import GhostBatchNorm2d
+from noisysgd.validation.networks.ghost_batch_norm import MOST_FEATURES, GhostBatchNorm2d
 
+MOST_LAYERS = 10_000
+"""Of a network: the deepest that anybody has trained have about as many."""
 STEM_CHANNELS = 16
 STAGE_CHANNELS = (16, 32, 64)
 STAGE_STRIDES = (1, 2, 2)
@@ -147,7 +149,7 @@ class WideResNet(nn.Module):
         super().__init__()
         blocks = _blocks_per_stage(depth)
         width, classes, channels = (
-            checks.integer(name, value, 1, remedy="Sizes are positive whole numbers.")
+            checks.integer(name, value, 1, maximum=MOST_FEATURES, remedy="Sizes are positive whole numbers.")
             for name, value in (("width", width), ("classes", classes), ("channels", channels))
         )
         seed = checks.integer("seed", seed, 0, remedy="Pass a non-negative integer.")
@@ -180,7 +182,7 @@ class WideResNet(nn.Module):
 
 def _blocks_per_stage(depth: int) -> int:
     """The n of a depth 6n + 4: two convolutions in each of 3n blocks, the stem and a projection for each stage."""
-    depth = checks.integer("depth", depth, 10, remedy="The smallest network has depth 10.")
+    depth = checks.integer("depth", depth, 10, maximum=MOST_LAYERS, remedy="The smallest network has depth 10.")
     checks.require((depth - 4) % 6 == 0, "depth", "6n + 4 with n ≥ 1", depth, "Use 10, 16, 22, 28, 40 and so on.")
     return (depth - 4) // 6
 

@@ -54,11 +54,13 @@ def predict_regimes(measurements: Sequence[Mapping[str, Any]], *, momentum: npt.
     >>> predicted.boundary_batch_size.values.ravel().round(6)
     array([  64., 1216.])
     """
-    checks.require(len(measurements) > 0, "measurements", "at least one", measurements, "Measure a network first.")
-    _has_fields(measurements, ("step", "lambda_max", "B_simple"))
+    remedy = "Pass Measurement.as_dict() of each, with the step."
+    states = checks.several("measurements", measurements, Mapping, remedy=remedy)
+    checks.require(bool(states), "measurements", "at least one", measurements, "Measure a network first.")
+    _has_fields(states, ("step", "lambda_max", "B_simple"))
     inertia = checks.vector("momentum", checks.momentum(momentum))
-    curvature = np.array([_positive(state["lambda_max"]["value"]) for state in measurements])
-    noise_scale = np.array([_positive(state["B_simple"]["value"]) for state in measurements])
+    curvature = np.array([_positive(state["lambda_max"]["value"]) for state in states])
+    noise_scale = np.array([_positive(state["B_simple"]["value"]) for state in states])
     critical = np.full((inertia.size, curvature.size), np.nan)
     for k in np.flatnonzero(np.isfinite(curvature)):
         critical[:, k] = theory.critical_learning_rate(
@@ -115,7 +117,8 @@ def calibrated_quadratic(measurement: Mapping[str, Any], *, loss: float) -> theo
     """
     names = ("lambda_max", "gradient_norm_squared", "trace_noise")
     _has_fields([measurement], names)
-    values = {name: _positive(measurement[name]["value"]) for name in names} | {"loss": _positive(loss)}
+    excess_loss = checks.scalar("loss", loss, remedy="Pass the loss above its floor.")
+    values = {name: _positive(measurement[name]["value"]) for name in names} | {"loss": _positive(excess_loss)}
     for name, value in values.items():
         remedy = "Measure another state, or with more units."
         checks.require(bool(np.isfinite(value)), name, "a positive measured value", value, remedy)
@@ -174,6 +177,8 @@ def observed_boundary(best: xr.Dataset) -> xr.Dataset:
     >>> observed_boundary(theory.optimum(sweep, "expected_loss")).boundary_batch_size.values
     array([512.])
     """
+    found = [f"effective_learning_rate{end}" for end in ("", "_low", "_high")]
+    checks.dataset("best", best, ("batch_size", *found), remedy="Pass what theory.optimum returned.")
     first = best.isel(batch_size=0)
     top = best.isel(batch_size=best.effective_learning_rate.fillna(-1).argmax("batch_size"))
     size = float(best.batch_size[0])
@@ -191,8 +196,10 @@ def observed_boundary(best: xr.Dataset) -> xr.Dataset:
 
 
 def _has_fields(measurements: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    lacking = next((sorted(set(names) - set(state)) for state in measurements if set(names) - set(state)), None)
     remedy = "Pass Measurement.as_dict(), with the step."
+    for state in measurements:
+        checks.instance("measurement", state, Mapping, remedy=remedy)
+    lacking = next((sorted(set(names) - set(state)) for state in measurements if set(names) - set(state)), None)
     checks.require(lacking is None, "measurements", f"the fields {list(names)}", f"none of {lacking}", remedy)
 
 

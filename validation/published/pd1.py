@@ -20,7 +20,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,9 +156,9 @@ def _tasks(files: Sequence[Path]) -> list[str]:
 
 
 def _files(paths: Paths) -> list[Path]:
-    known = isinstance(paths, str | os.PathLike | Iterable)
-    checks.require(known, "paths", "a path or several", paths, "Name the files.")
-    files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
+    if isinstance(paths, str | os.PathLike):
+        return [Path(paths)]
+    files = [Path(path) for path in checks.several("paths", paths, str | os.PathLike, remedy="Name the files.")]
     checks.require(bool(files), "paths", "at least one file", paths, "Name one.")
     return files
 

@@ -78,7 +78,10 @@ class Selection:
         several = isinstance(self.batch_sizes, Collection) and not isinstance(self.batch_sizes, str | bytes)
         remedy = "Write [64] for a single one, or None for all."
         checks.require(several, "batch_sizes", "a collection of integers", self.batch_sizes, remedy)
-        sizes = frozenset(checks.integer("batch_sizes", size, 1, remedy=remedy) for size in self.batch_sizes)
+        sizes = frozenset(
+            checks.integer("batch_sizes", size, 1, remedy=remedy)
+            for size in checks.several("batch_sizes", self.batch_sizes, object, remedy=remedy)
+        )
         object.__setattr__(self, "batch_sizes", sizes)
 
     def wants(self, batch_size: int) -> bool:

@@ -5,6 +5,7 @@ import functools
 import logging
 from pathlib import Path
 
+from noisysgd.theory.common import checks
 from noisysgd.theory.common.provenance import provenance
 from noisysgd.validation.configuration import TrainConfig
 from noisysgd.validation.runs.store import CHECKPOINT, OVERDUE, RunStore
@@ -43,6 +44,8 @@ def run_one(
     OverdueError
         A ``RuntimeError``, if the run takes longer than `time_limit`.
     """
+    checks.instance("store", store, RunStore, remedy="Make one with validation.RunStore.")
+    checks.instance("config", config, TrainConfig, remedy="Make one with validation.TrainConfig.")
     config, time_limit = config.pinned(), checked_limit(time_limit)
     if store.read(config) is not None:
         return True

@@ -71,6 +71,7 @@ class RunStore:
 
     def path(self, config: TrainConfig) -> Path:
         """Directory of a run's record, whether it exists or not."""
+        checks.instance("config", config, TrainConfig, remedy="Make one with validation.TrainConfig.")
         return self.root / config.key
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -91,6 +92,8 @@ class RunStore:
             self._write(record)
 
     def _write(self, record: Mapping[str, Any]) -> None:
+        checks.instance("record", record, Mapping, remedy="Pass what train returned.")
+        checks.require("config" in record, "record", "a configuration", sorted(map(str, record)), "Add its config.")
         config = TrainConfig.from_dict(record["config"])
         content = encode(record)
         wrong = fault(decode(content), config)  # of what will be read: tuples have become lists

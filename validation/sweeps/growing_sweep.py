@@ -7,6 +7,7 @@ inside.
 
 import json
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -26,7 +27,14 @@ from noisysgd.validation.runs.executors import local_executor
 from noisysgd.validation.runs.single_run import run_one
 from noisysgd.validation.runs.store import RunStore
 from noisysgd.validation.sweeps.cost import costliest_first, relative_cost
-from noisysgd.validation.sweeps.protocol import bracketed_metrics, distinct_values, extension, runs_kept
+from noisysgd.validation.sweeps.protocol import (
+    MOST_RUNS,
+    bracketed_metrics,
+    distinct_values,
+    extension,
+    listed,
+    runs_kept,
+)
 from noisysgd.validation.sweeps.waiting import as_they_finish
 from noisysgd.validation.training.time_limit import OverdueError
 
@@ -104,14 +112,26 @@ class GrowingSweep(ABC):
 
     def _check_shared_fields(self) -> None:
         """Check the fields that all sweeps have, and keep the numbers of runs as integers."""
+        checks.instance("base", self.base, TrainConfig, remedy="Make one with validation.TrainConfig.")
         seeds, keep = runs_kept(self.seeds, self.keep)
         self._set(base=self.base.pinned(), seeds=seeds, keep=keep, extensions=extension(self.extensions))
         # The effective learning rates of grids and their datasets are ε/(1−m).
         remedy = "Leave it out: a dampened run is one at the learning rate (1−d) ε, which the grid has or can have."
         checks.require(self.base.dampening == 0, "dampening", "0 in a sweep", self.base.dampening, remedy)
+        if self.bracket is not None and not isinstance(self.bracket, str):
+            self._set(bracket=bracketed_metrics(self.bracket))
         bracketed_metrics(self.metrics)
         if self.budgets is not None:
-            distinct_values("budgets", [checks.scalar("budgets", budget) for budget in self.budgets], "budget")
+            distinct_values(
+                "budgets", [checks.scalar("budgets", budget) for budget in listed("budgets", self.budgets)], "budget"
+            )
+
+    def _check_runs(self) -> None:
+        """Check every configuration of the plan, and that these are not more than a sweep can be made of."""
+        each = [math.prod(map(len, axes.values())) for axes in self.start().values()]
+        runs, remedy = sum(each) * self.seeds, "Use fewer values, or several sweeps."
+        checks.require(runs <= MOST_RUNS, "sweep", f"at most {MOST_RUNS} runs to begin with", runs, remedy)
+        self.plan()  # every configuration checks itself
 
     def _set(self, **fields: object) -> None:
         """Replace fields of a frozen dataclass by their checked values."""

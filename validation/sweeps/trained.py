@@ -22,7 +22,7 @@ from noisysgd.validation.sweeps.growing_sweep import (
     in_words,
     provenances,
 )
-from noisysgd.validation.sweeps.protocol import FURTHEST, distinct_values, exponents
+from noisysgd.validation.sweeps.protocol import FURTHEST, MOST_RUNS, distinct_values, exponents, listed
 
 MOST_DOUBLINGS = 30
 """Largest number of doublings of an unlimited budget, to a billion times the first."""
@@ -145,12 +145,21 @@ class Sweep(GrowingSweep):
     def __post_init__(self) -> None:
         self._check_shared_fields()
         remedy = "A batch has at least one example."
-        sizes = [checks.integer("batch_size", size, 1, remedy=remedy) for size in self.batch_sizes]
-        momenta = [checks.scalar("momenta", checks.momentum(momentum, "momenta")) for momentum in self.momenta]
+        sizes = [
+            checks.integer("batch_size", size, 1, remedy=remedy) for size in listed("batch_sizes", self.batch_sizes)
+        ]
+        momenta = [
+            checks.scalar("momenta", checks.momentum(momentum, "momenta"))
+            for momentum in listed("momenta", self.momenta)
+        ]
         self._set(
             batch_sizes=distinct_values("batch_sizes", sizes, "batch_size"),
             momenta=distinct_values("momenta", momenta, "momentum"),
         )
+        points, remedy = len(sizes) * len(momenta), "Use fewer values, or several sweeps."
+        checks.require(points <= MOST_RUNS, "sweep", f"at most {MOST_RUNS} runs to begin with", points, remedy)
+        if self.unlimited is not None:
+            checks.instance("unlimited", self.unlimited, Unlimited, remedy="Make one with validation.Unlimited.")
         chosen = self.exponents
         if isinstance(chosen, Mapping):
             lacking = [pair for pair in self.points if pair not in chosen]
@@ -165,7 +174,7 @@ class Sweep(GrowingSweep):
             remedy = f"Whether more training helps is judged at tuned learning rates: bracket {rule!r} too."
             expected = f"the unlimited budget's metric {rule!r} among the bracketed metrics"
             checks.require(rule in self.metrics, "metric", expected, list(self.metrics), remedy)
-        self.plan()  # every configuration checks itself
+        self._check_runs()
 
     @property
     def points(self) -> list[tuple[float, int]]:

@@ -85,10 +85,10 @@ class PairSweep(GrowingSweep):
     budgets: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        self._set(bracket=(self.bracket,) if isinstance(self.bracket, str) else tuple(self.bracket))
+        self._set(bracket=(self.bracket,) if isinstance(self.bracket, str) else self.bracket)
         self._check_shared_fields()
         self._set(**{name: exponents(name, getattr(self, name)) for name in ENDS})
-        self.plan()  # every configuration checks itself
+        self._check_runs()
 
     def start(self) -> RateWindows:
         """The windows to begin with: the axes ``initial`` and ``final``, the same for every budget."""

@@ -148,6 +148,7 @@ def train(
     >>> record["network"]["parameters"]
     650
     """
+    checks.instance("config", config, TrainConfig, remedy="Make one with validation.TrainConfig.")
     config = config.pinned()
     try:
         with torch_threads(threads), usual_torch(), not_ending_the_program(config.model):
@@ -177,6 +178,13 @@ def _train(
     if checkpoint_every is not None:
         checkpoint_every = checks.integer("checkpoint_every", checkpoint_every, 1, remedy="None: every minute.")
     last = run.schedule.steps
+    remedy = "Pass the numbers of steps, such as (0, 10)."
+    observe_at = tuple(
+        checks.integer("observe_at", step, 0, remedy=remedy)
+        for step in checks.several("observe_at", observe_at, object, remedy=remedy)
+    )
+    if observe is not None:
+        checks.function("observe", observe, remedy="Pass a function of (step, model).")
     places = [step for step in observe_at if not 0 <= step <= last]
     checks.require(not places, "observe_at", f"steps from 0 to {last}", places, "The run has no others.")
     if checkpoint is not None:

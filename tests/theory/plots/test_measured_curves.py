@@ -62,7 +62,7 @@ def test_a_curve_without_a_loss_is_drawn_empty():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"curves": None}, "not iterable"),
+        ({"curves": None}, "curves: expected a sequence, got None. Pass the entry 'curve'"),
         ({"curves": [CURVE, None]}, "curves: expected learning curves, got 'no curve'. Pass the entry 'curve'"),
         ({"curves": {"loss": [1.0]}}, "0 edges for 1 losses"),
         ({"curves": CURVE, "predicted": (STEPS, LOSSES[1:])}, r"predicted: expected shape \(11,\), as the steps"),

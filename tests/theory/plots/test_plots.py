@@ -191,7 +191,7 @@ def test_given_axes_get_no_legend_and_pyplot_no_figure(name):
 def test_a_figure_that_fails_half_way_is_closed():
     with pytest.raises(IndexError), axes_or_new(None):
         raise IndexError
-    with pytest.raises(IndexError):
+    with pytest.raises(ValueError, match=r"optimizer: expected at most 1, got 5\. Give its position"):
         plots.plot_losses(sweep(), "expected_loss", optimizer=5)
     assert not plt.get_fignums()
 
