@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 import random
+import re
 import resource
 import sys
 import tempfile
@@ -537,7 +538,8 @@ def fault(name: str, odd: dict[str, str]) -> str | None:
         function(name)(*positional, **arguments)
     except BaseException as error:
         text = str(error)
-        told = isinstance(error, ValueError | TypeError) and "expected" in text and len(text) < LONGEST
+        words = re.search(r"\bexpected\b", text) is not None and len(text) < LONGEST
+        told = isinstance(error, ValueError | TypeError) and words
         told |= isinstance(error, OSError) and error.filename is not None  # of the system, and documented
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/noisysgd/" in frame.filename]
         place = f"{ours[-1].filename.partition('/noisysgd/')[2]}:{ours[-1].lineno}" if ours else "nowhere"

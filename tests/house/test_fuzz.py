@@ -72,7 +72,7 @@ def test_no_public_function_crashes_hangs_or_fails_without_words(tmp_path: Path)
     ],
 )
 def test_what_counts_as_a_failure_without_words(monkeypatch: pytest.MonkeyPatch, what: Exception, wrong: bool) -> None:
-    def fails(_: object) -> None:
+    def fails(**_: object) -> None:
         raise what
 
     monkeypatch.setattr(fuzzing, "function", lambda _: fails)
