@@ -206,7 +206,7 @@ def test_preconditioning_any_optimizer_is_a_change_of_variables():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nesterov": 1}, "nesterov: expected a bool"),
+        ({"nesterov": 1}, "nesterov: expected True or False"),
         ({"l2": 0.1}, r"Pass theory\.L2"),
         ({"tail": 1.5}, "share of the steps"),
         ({"tail": 0.5, "averaging": 0.9}, "averaging: expected 0 beside tail"),
