@@ -205,6 +205,7 @@ CALLS: dict[str, Call] = {
     "optimal_initial_final": Call(
         lambda u, p: {"problem": p, "budget": BUDGET, "batch_size": 64, "momentum": 0.0},
         lambda u: {"initial": u.rate, "final": u.rate, "loss": u.loss},
+        rtol=1e-5,  # the place of a flat minimum
     ),
     "optimal_learning_rate": Call(
         lambda u, p: {"problem": p, "budget": BUDGET, "batch_size": [8, 64], "momentum": [0.0, 0.9]}, _rate
@@ -421,6 +422,7 @@ NO_NUMBERS = {
         "ScalingRule",
     ),
     *("NoisyQuadraticRule", "check_sweep", "join_sweeps", "load_sweep", "save_sweep", "optimum", "sweep_from_records"),
+    *("optima_scaling", "sweep_from_table"),
 }
 """Public names without numbers of their own: results, protocols and what works on datasets."""
 

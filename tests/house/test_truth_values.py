@@ -49,6 +49,10 @@ CALLS = {
     ),
     "theory.loss_curve.nesterov": lambda v: curve(nesterov=v),
     "theory.loss_curve.penalized": lambda v: curve(penalized=v),
+    "theory.optimal_learning_rate.nesterov": lambda v: theory.optimal_learning_rate(
+        PROBLEM, BUDGET, batch_size=4, nesterov=v
+    ),
+    "theory.regimes.nesterov": lambda v: theory.regimes(PROBLEM, BUDGET, batch_sizes=[4], nesterov=v),
     "theory.second_moment_map.nesterov": lambda v: theory.second_moment_map(PROBLEM, **SETTING, nesterov=v),
     "theory.spectral_radius.nesterov": lambda v: theory.spectral_radius(PROBLEM, **SETTING, nesterov=v),
     "theory.stationary_covariance.nesterov": lambda v: theory.stationary_covariance(PROBLEM, **SETTING, nesterov=v),
@@ -65,6 +69,7 @@ CALLS = {
     "validation.TrainConfig.compile": lambda v: validation.TrainConfig(**RUN, compile=v),
     "validation.TrainConfig.cuda_graph": lambda v: validation.TrainConfig(**RUN, cuda_graph=v),
     "validation.TrainConfig.deterministic": lambda v: validation.TrainConfig(**RUN, deterministic=v),
+    "validation.TrainConfig.nesterov": lambda v: validation.TrainConfig(**RUN, momentum=0.9, nesterov=v),
     "validation.augment.flip": lambda v: validation.augment(
         torch.zeros(1, 1, 8, 8), indices=[0], seed=0, step=0, flip=v
     ),
@@ -75,7 +80,7 @@ CALLS = {
     "testing.least_squares_problems.weights": lambda v: find(testing.least_squares_problems(weights=v), lambda _: True),
     "plots.plot_losses.label": lambda v: plots.plot_losses(sweep(), "expected_loss", label=v),
 }
-RESULTS = {"NoiseScaleEstimate", "Calibration", "Measurement", "SpectralDensity"}
+RESULTS = {"NoiseScaleEstimate", "Calibration", "Measurement", "SpectralDensity", "FittedParameter"}
 """Classes that this package makes: their fields are no arguments of a user's."""
 NOT_TRUTH_VALUES = {"text": "no", "number": 1, "nothing": None, "array": np.array([True]), "list": []}
 

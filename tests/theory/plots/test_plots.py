@@ -91,6 +91,14 @@ CASES = {
         2,
     ),
     "loss curves": (plots.plot_loss_curves, curves, {"labels": ["a", "b", "c"], "stationary": 0.1}, "symlog", "log", 6),
+    "measured curves": (
+        plots.plot_measured_curves,
+        lambda: [{"edges": [0, 4, 8], "loss": [0.9, 0.5], "std": [None, None]}],
+        {"predicted": (np.arange(1, 9), np.linspace(1.0, 0.4, 8)), "labels": "run"},
+        "linear",
+        "log",
+        2,
+    ),
     "covariance": (plots.plot_covariance, lambda: [np.array([[2.0, 1.0], [1.0, 2.0]])], {}, "linear", "linear", 2),
     "critical": (plots.plot_critical_learning_rate, lambda: [SQUARES, SIZES.copy()], {}, "log", "log", 5),
     "weak error": (

@@ -61,7 +61,7 @@ def test_demo_shows_progress_with_time_left(finished):
 def test_demo_keeps_the_sweep_as_netcdf(finished):
     out, _ = finished
     sweep = theory.load_sweep(out / "sweep.nc")
-    assert set(sweep.dims) == {"optimizer", "batch_size", "learning_rate", "seed"}
+    assert set(sweep.dims) == {"optimizer", "batch_size", "learning_rate", "seed", "step"}  # curves lie along steps
     assert sweep.attrs["source"] == "training"
     assert {"versions", "commit", "hardware", "configuration"} <= set(sweep.attrs)
     best = theory.optimum(sweep, "train_loss", keep=1)
