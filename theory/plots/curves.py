@@ -115,8 +115,9 @@ def _measured(ax: "Axes", curve: Curve, label: str | None, color: Any) -> "list[
     middle, losses, spread = ((edges[:-1] + edges[1:] - 1) / 2)[there], losses[there], spread[there]
     look: dict[str, Any] = {"color": color, "ls": "none", "alpha": 0.8}
     drawn = ax.plot(middle, on_log_axis(losses), marker="o", ms=3, label=label or "measured", **look)
-    low = np.maximum(losses - spread, losses / FAR)  # a logarithmic axis has no place for what is below 0
-    ax.fill_between(middle, on_log_axis(low), on_log_axis(losses + spread), color=color, alpha=0.15, lw=0)
+    if np.isfinite(spread).any():
+        low = np.maximum(losses - spread, losses / FAR)  # a logarithmic axis has no place for what is below 0
+        ax.fill_between(middle, on_log_axis(low), on_log_axis(losses + spread), color=color, alpha=0.15, lw=0)
     evaluated = curve.get("evaluated", {})
     if "train_loss" in evaluated:
         values = np.asarray(evaluated["train_loss"], dtype=np.float64)

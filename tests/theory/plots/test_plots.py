@@ -95,7 +95,7 @@ CASES = {
         plots.plot_measured_curves,
         lambda: [{"edges": [0, 4, 8], "loss": [0.9, 0.5], "std": [None, None]}],
         {"predicted": (np.arange(1, 9), np.linspace(1.0, 0.4, 8)), "labels": "run"},
-        "linear",
+        "symlog",
         "log",
         2,
     ),
