@@ -53,9 +53,10 @@ def test_no_passage_is_missed_that_is_wider_than_a_needle(seed):
 
 
 @pytest.mark.slow
-def test_nor_in_hundreds_of_problems():
+@pytest.mark.timeout(900)
+def test_nor_in_a_hundred_problems():
     rng = np.random.default_rng(100)
-    assert all(check(*random_question(rng)) for _ in range(200))
+    assert all(check(*random_question(rng)) for _ in range(100))
 
 
 def test_a_passage_three_percent_wide_is_found():

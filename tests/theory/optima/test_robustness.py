@@ -46,6 +46,7 @@ def test_no_best_learning_rate_is_a_needle(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_nor_is_one_of_a_hundred():
     """But for the odd one: scans are not proofs."""
     rng = np.random.default_rng(1)
@@ -101,10 +102,11 @@ def test_no_pair_is_a_needle(seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_nor_is_one_of_dozens():
-    """The search is local, from the lowest points of a grid: one in a dozen may be 10 % above the best of the table."""
+    """But for two, whose valleys lie between the points of the search's grid: of two steps, and without noise."""
     rng = np.random.default_rng(10)
-    assert sum(pair_is_robust(rng, 0.3) for _ in range(36)) >= 33
+    assert sum(pair_is_robust(rng, 0.3) for _ in range(36)) >= 34
 
 
 def staircase_is_robust(rng):
