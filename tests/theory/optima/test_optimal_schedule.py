@@ -22,7 +22,8 @@ def test_best_steps_of_one_mode_are_the_greedy_ones(noise, curvature, steps):
         expected.append(curvature * v / (curvature**2 * v + noise))
         v = v * noise / (curvature**2 * v + noise)
     loss = theory.expected_loss(problem, best, learning_rate=1.0, batch_size=1)
-    assert loss == pytest.approx(0.5 * curvature * v, rel=1e-6)
+    # An optimum that is judged by the worst within ±0.5 % gives up a little where the noise is small.
+    assert loss == pytest.approx(0.5 * curvature * v, rel=5e-4)
     np.testing.assert_allclose(best.at(np.arange(steps)), expected, rtol=2e-2)
 
 
