@@ -174,7 +174,7 @@ def _crossing(sizes: FloatArray, share: FloatArray, share_at: Callable[[float], 
         guess = float(ends[0] - heights[0] * width / (heights[1] - heights[0]))
         # A little further towards the middle: if the line was right, the next point closes in from the other side.
         guess = min(guess + 0.45 * WIDTH, middle) if guess < middle else max(guess - 0.45 * WIDTH, middle)
-        slack = 0.999 * WIDTH * 2.0**left - 0.5 * width  # a hair less, as rounding would cost one share more
+        slack = WIDTH * 2.0**left - 0.5 * width
         size = float(np.clip(guess, middle - slack, middle + slack))
         height = _height(share_at(float(np.exp(size))))
         side = 0 if height < 0 else 1
