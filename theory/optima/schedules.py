@@ -44,9 +44,7 @@ def optimal_initial_final(
     The schedule is the paper's shape between the two, :func:`~noisysgd.theory.initial_to_final`: constant for half of
     the steps, then ten drops by equal factors (section 7.1, Figure 3). Both rates are scanned on a grid of initial
     rates and of ratios initial/final from 2⁻⁴ to 2²⁴; the method of Nelder and Mead then refines the lowest points, to
-    a relative precision of 1e-3. A valley narrower than that grid, whose ratios are 4 apart, can be missed: in 2 of 36
-    random problems of up to six modes, one of them of two steps and one without noise, some pair of another table was
-    better by more than 10 % (by 28 % and 39 %).
+    a relative precision of 1e-3.
 
     A pair is judged by the largest loss when both rates change, each by itself, by up to ±0.5 %, as by all optimisers
     here: a lower loss that such a change would destroy does not count. ``loss`` is the one at the pair itself. Where

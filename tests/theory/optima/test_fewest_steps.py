@@ -53,10 +53,9 @@ def test_no_passage_is_missed_that_is_wider_than_a_needle(seed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_nor_in_a_hundred_problems():
+def test_nor_in_hundreds_of_problems():
     rng = np.random.default_rng(100)
-    assert all(check(*random_question(rng)) for _ in range(100))
+    assert all(check(*random_question(rng)) for _ in range(200))
 
 
 def test_a_passage_three_percent_wide_is_found():

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from noisysgd import theory
 from noisysgd.theory import testing
-from noisysgd.theory.scaling import regime_map
 
 
 @settings(max_examples=30)
@@ -183,28 +182,3 @@ def test_nesterov_and_heavy_ball_differ_where_curvature_dominates_only():
         assert loss <= curve.min() * 1.01
     with pytest.raises(ValueError, match="nesterov: expected False with an UnlimitedBudget"):
         theory.regimes(problem, theory.UnlimitedBudget(0.1), **settings, nesterov=True)
-
-
-@pytest.mark.parametrize("jump", [False, True])
-@pytest.mark.parametrize("boundary", [1.02, 50.0, 777.7, 1000.0, 4000.0])
-def test_a_boundary_takes_few_more_optima_to_find(boundary, jump):
-    """Four if the share is smooth; one more than the bisection's if it jumps. Known within 1 % in both cases."""
-    asked = []
-
-    def share_at(size):
-        asked.append(size)
-        return (0.1 if size < boundary else 0.9) if jump else 0.5 * (size / boundary) ** 0.8
-
-    sizes = np.array([1.0, 4096.0])
-    shares = np.array([share_at(size) for size in sizes])
-    found = regime_map._crossing(sizes, shares, share_at)
-    assert abs(np.log(found / boundary)) <= np.log(1.01)
-    assert len(asked) - 2 <= (np.ceil(np.log2(np.log(4096.0) / np.log(1.01))) + 1 if jump else 4)
-
-
-def test_unknown_shares_count_as_above_a_boundary():
-    def share_at(size):
-        return 0.3 if size < 100.0 else np.nan
-
-    found = regime_map._crossing(np.array([10.0, 1000.0]), np.array([0.3, 0.9]), share_at)
-    assert found == pytest.approx(100.0, rel=0.01)
