@@ -15,8 +15,6 @@ import numpy as np
 
 from noisysgd.theory.common.arrays import FloatArray
 from noisysgd.theory.limits.stability import critical_learning_rate
-from noisysgd.theory.optima.mode_table import rough_losses
-from noisysgd.theory.optima.robustness import LogFunction
 from noisysgd.theory.problems.noisy_quadratic import NoisyQuadratic
 from noisysgd.theory.problems.quadratic import Quadratic
 
@@ -31,7 +29,7 @@ AGREEMENT = 1e-5
 AROUND = np.linspace(-np.log(30.0), np.log(30.0), 41)
 """Where they are compared: from a 30th of the best learning rate to 30 times that, unless losses are much larger."""
 
-SCAN = np.linspace(-np.log(1e5), 0.0, 21)
+SCAN = np.linspace(-np.log(1e5), 0.0, 41)
 """Where they are compared at first: at the critical learning rate and down to a hundred-thousandth of it."""
 
 _LEVELS: "weakref.WeakKeyDictionary[NoisyQuadratic, list[NoisyQuadratic]]" = weakref.WeakKeyDictionary()
@@ -41,28 +39,23 @@ Losses = Callable[[Quadratic, FloatArray], FloatArray]
 
 
 def best_on_fewer_modes(
-    levels: list[Quadratic],
-    losses: Losses,
-    search: Callable[[LogFunction, LogFunction | None], float],
-    *,
-    start: float,
+    problem: Quadratic, losses: Losses, search: Callable[[Callable[[FloatArray], FloatArray]], float], *, start: float
 ) -> tuple[float, float]:
     """The logarithm of the best learning rate that `search` finds for the function that it is given, and its loss.
 
-    It is given a rough form of the function too, if there is one (``mode_table``). `levels` are the shorter forms of a
-    problem and, last, the problem itself; `start` is the logarithm of the critical learning rate.
+    `start` is the logarithm of the critical learning rate.
     """
+    levels: list[Quadratic] = [*_levels(problem), problem]
     for few, more in itertools.pairwise(levels):
         # A search that only a finer one could correct is not even begun.
         scan = start + SCAN
         if not _agree(losses(few, scan), losses(more, scan)):
             continue
-        best = search(functools.partial(losses, few), rough_losses(few, losses))
+        best = search(functools.partial(losses, few))
         fine = losses(more, best + AROUND)
         if _agree(losses(few, best + AROUND), fine):
             return best, float(fine[AROUND.size // 2])
-    problem = levels[-1]
-    best = search(functools.partial(losses, problem), rough_losses(problem, losses))
+    best = search(functools.partial(losses, problem))
     return best, float(losses(problem, np.array([best]))[0])
 
 
@@ -72,16 +65,12 @@ def _agree(coarse: FloatArray, fine: FloatArray) -> bool:
     return bool(np.all(np.abs(coarse[near] - fine[near]) <= AGREEMENT * fine[near]))
 
 
-def shorter(problem: Quadratic) -> list[NoisyQuadratic]:
-    """Compressed forms of a long spectrum that are at most half as long; each is made once for a problem.
-
-    To find them again takes the hash of all eigenvalues: not to be done for every point of a map.
-    """
+def _levels(problem: Quadratic) -> list[NoisyQuadratic]:
+    """Compressed forms of a long spectrum that are at most half as long; each is made once for a problem."""
     if not isinstance(problem, NoisyQuadratic) or problem.dim < LONG:
         return []
-    made_before = _LEVELS.get(problem)
-    if made_before is None:
+    if problem not in _LEVELS:
         highest = BEYOND * float(critical_learning_rate(problem, momentum=0.9))
         made = (problem.compressed(highest, nodes=nodes, oscillations=phase).problem for nodes, phase in LEVELS)
-        made_before = _LEVELS[problem] = [few for few in made if 2 * few.dim <= problem.dim]
-    return made_before
+        _LEVELS[problem] = [few for few in made if 2 * few.dim <= problem.dim]
+    return _LEVELS[problem]

@@ -1,5 +1,6 @@
 """The learning rate that is best under a compute budget: lowest final loss, or fewest steps to a target."""
 
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -10,10 +11,9 @@ from noisysgd.theory.common.arithmetic import ignoring_underflow
 from noisysgd.theory.common.arrays import FloatArray, IntArray
 from noisysgd.theory.limits.stability import critical_learning_rate
 from noisysgd.theory.moments.losses import expected_loss, loss_curve
-from noisysgd.theory.optima.fewer_modes import best_on_fewer_modes, shorter
+from noisysgd.theory.optima.fewer_modes import best_on_fewer_modes
 from noisysgd.theory.optima.fewest_steps import minimum_steps
 from noisysgd.theory.optima.minimise import minimise_on_log_scale, waves
-from noisysgd.theory.optima.robustness import LogFunction
 from noisysgd.theory.problems.quadratic import Quadratic
 from noisysgd.theory.schedules.budget import Budget, UnlimitedBudget
 from noisysgd.theory.schedules.schedule import ScheduleFamily, constant, half_then_decay, of_length
@@ -117,11 +117,7 @@ def optimal_runs(
     family = half_then_decay if schedule is None else schedule
     steps = budget.steps(sizes)
     points = zip(sizes.ravel(), inertia.ravel(), steps.ravel(), strict=True)
-    if starts_at_minimum(problem):
-        best = [(0.0, 0.0)] * sizes.size
-    else:
-        levels = [*shorter(problem), problem]
-        best = [_best_rate(levels, family, float(b), float(m), int(n), nesterov) for b, m, n in points]
+    best = [_best_rate(problem, family, float(b), float(m), int(n), nesterov) for b, m, n in points]
     rates, losses = np.array(best, dtype=np.float64).reshape(-1, 2).T
     return OptimalRuns(rates.reshape(sizes.shape), steps, losses.reshape(sizes.shape))
 
@@ -154,10 +150,11 @@ def sampled_from(problem: AnyQuadratic, budget: Budget) -> AnyQuadratic:
 
 
 def _best_rate(
-    levels: list[Quadratic], family: ScheduleFamily, batch_size: float, momentum: float, steps: int, nesterov: bool
+    problem: Quadratic, family: ScheduleFamily, batch_size: float, momentum: float, steps: int, nesterov: bool
 ) -> tuple[float, float]:
-    """Best learning rate of one configuration, and its loss; `levels` are shorter forms of the problem, and itself."""
-    problem = levels[-1]
+    """Best learning rate of one configuration, and its loss."""
+    if starts_at_minimum(problem):
+        return 0.0, 0.0
     schedule = of_length(family, steps)
 
     def losses(modes: Quadratic, log_rates: FloatArray) -> FloatArray:
@@ -168,12 +165,8 @@ def _best_rate(
     # The best rate is rarely above the critical one but may be decades below it: the scan grows downwards from there.
     edge = float(np.log(critical_learning_rate(problem, batch_size, momentum, nesterov=nesterov)))
     also = waves(edge, momentum, steps)
-
-    def search(function: LogFunction, rough: LogFunction | None) -> float:
-        # Nesterov's runs are computed one by one: a table of them would take longer than the few that it saves.
-        return minimise_on_log_scale(function, start=edge, also=also, rough=None if nesterov else rough)
-
-    best, lowest = best_on_fewer_modes(levels, losses, search, start=edge)
+    search = partial(minimise_on_log_scale, start=edge, also=also)
+    best, lowest = best_on_fewer_modes(problem, losses, search, start=edge)
     require_gain(problem, lowest)
     return float(np.exp(best)), lowest
 

@@ -1,7 +1,5 @@
 """The lowest of possibly several minima of a positive function of a learning rate that are no needles."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from noisysgd.theory.common.arrays import FloatArray
@@ -14,33 +12,16 @@ NEEDLE = 2.0 * TOLERANCE
 SPLITS_AT_MOST = 4000
 CAUTION = 2.0
 """How much steeper than the chords nearby a function is assumed to be, at most, between two points."""
-DOUBT = 0.1
-"""Relative error up to which rough values are believed. Those that are several times that above the lowest may stay."""
-FLAT = 1e-4
-"""Relative rise by changes of ±0.5 % up to which a minimum will do: no worst value nearby is lower by more."""
 
 
-class Minimum(NamedTuple):
-    """A local minimum and its value; the most robust point beside it, and the worst value near that."""
-
-    lowest: float
-    value: float
-    place: float
-    height: float
-
-
-def minimise_on_log_scale(
-    function: LogFunction, *, start: float, also: FloatArray | None = None, rough: LogFunction | None = None
-) -> float:
+def minimise_on_log_scale(function: LogFunction, *, start: float, also: FloatArray | None = None) -> float:
     """Where the worst value nearby of a function is lowest, as ``robustness`` has it; arguments are logarithms.
 
     The function falls at first and rises without bound in the end.
 
     1. A grid from two decades below `start` to one above it grows by decades until the function falls throughout the
        lowest decade and rises throughout the highest.
-    2. The points in `also` are added, where oscillations are known to be too short for the grid. Values far above the
-       lowest need not be exact: if there is a `rough` function, which is faster, and it agrees with the function on the
-       grid, it tells which those are.
+    2. The points in `also` are added, where oscillations are known to be too short for the grid.
     3. Every interval in which the function could still go below the lowest worst value found is split, on the
        assumption that it is at most twice as steep there as the chords nearby (the method of Piyavskii 1972 and Shubert
        1972, with local slopes). So the grid is fine where it matters, and down to the width of a needle.
@@ -52,11 +33,10 @@ def minimise_on_log_scale(
     if also is not None:
         more = np.setdiff1d(also, grid)
         order = np.argsort(np.concatenate([grid, more]))
-        added = function(more) if rough is None else _where_low(function, rough, more, grid, values)
-        grid, values = np.concatenate([grid, more])[order], np.concatenate([values, added])[order]
-    known: list[Minimum] = []
-    level = _most_robust(function, grid, values, known).height
-    return _most_robust(function, *_split(function, grid, values, level), known).place
+        grid = np.concatenate([grid, more])[order]
+        values = np.concatenate([values, function(more)])[order]
+    _, level = _most_robust(function, grid, values)
+    return _most_robust(function, *_split(function, grid, values, level))[0]
 
 
 def waves(edge: float, momentum: float, steps: int) -> FloatArray | None:
@@ -115,61 +95,22 @@ def _bracket(function: LogFunction, start: float) -> tuple[FloatArray, FloatArra
     return grid, values
 
 
-def _where_low(
-    function: LogFunction, rough: LogFunction, more: FloatArray, grid: FloatArray, values: FloatArray
-) -> FloatArray:
-    """Values at `more`, which increases: exact where they may be low, and beside such points, and rough elsewhere.
-
-    `values` at `grid` are exact.
-    """
-    level = float(worst_nearby(function)(grid[[np.argmin(values)]])[0])
-    tried = (grid <= more[-1]) & (values <= 10.0 * level)
-    guesses = rough(np.concatenate([more, grid[tried]]))
-    with np.errstate(invalid="ignore"):  # inf − inf
-        doubt = np.max(np.abs(guesses[more.size :] / values[tried] - 1.0), initial=0.0)
-    if not doubt <= DOUBT:
-        return function(more)
-    guesses = guesses[: more.size]
-    exact = ~(guesses > (1.02 + 4.0 * doubt) * level)  # NaN is not known to be high
-    exact[1:-1] |= exact[2:] | exact[:-2]
-    guesses[exact] = function(more[exact])
-    return guesses
-
-
-def _most_robust(function: LogFunction, grid: FloatArray, values: FloatArray, known: list[Minimum]) -> Minimum:
-    """The local minimum of `values` beside which the worst value is lowest.
-
-    Those in `known`, of a coarser grid, are not narrowed down again; those that are found join them.
-    """
+def _most_robust(function: LogFunction, grid: FloatArray, values: FloatArray) -> tuple[float, float]:
+    """The point with the lowest worst value, beside one of the local minima of `values`, and that worst value."""
+    worst = worst_nearby(function)
     inner = np.arange(1, grid.size - 1)
     minima = inner[(values[inner] <= values[inner - 1]) & (values[inner] <= values[inner + 1])]
-    first = minima[np.argmin(values[minima])]
-    best = Minimum(grid[first], values[first], grid[first], np.inf)
+    best, level = float(grid[minima[np.argmin(values[minima])]]), np.inf
     for k in minima[np.argsort(values[minima], kind="stable")]:
-        if values[k] >= best.height:
+        if values[k] >= level:
             break
-        low, high = grid[k - 1], grid[k + 1]
-        found = next((one for one in known if low <= one.lowest <= high and one.value <= values[k]), None)
-        if found is None:
-            found = _minimum(function, low, high, best.height)
-            known.append(found)
-        if found.height < best.height:
-            best = found
-    return best
-
-
-def _minimum(function: LogFunction, low: float, high: float, level: float) -> Minimum:
-    """The only local minimum between `low` and `high`; its worst value is infinity if it cannot be below `level`."""
-    worst = worst_nearby(function)
-    lowest = narrow(function, low, high)
-    value, height = float(function(np.array([lowest]))[0]), float(worst(np.array([lowest]))[0])
-    if value >= level:
-        return Minimum(lowest, value, lowest, np.inf)
-    if height <= (1.0 + FLAT) * value:
-        return Minimum(lowest, value, lowest, height)
-    # Where the worst value is lowest, a local minimum lies within the tolerance: otherwise a shift would lower it.
-    place = narrow(worst, lowest - 1.5 * TOLERANCE, lowest + 1.5 * TOLERANCE)
-    return Minimum(lowest, value, place, float(worst(np.array([place]))[0]))
+        lowest = narrow(function, grid[k - 1], grid[k + 1])
+        # Where the worst value is lowest, a local minimum lies within the tolerance: otherwise a shift would lower it.
+        place = narrow(worst, lowest - 1.5 * TOLERANCE, lowest + 1.5 * TOLERANCE)
+        height = float(worst(np.array([place]))[0])
+        if height < level:
+            best, level = place, height
+    return best, level
 
 
 def _split(function: LogFunction, grid: FloatArray, values: FloatArray, level: float) -> tuple[FloatArray, FloatArray]:

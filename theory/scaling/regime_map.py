@@ -28,9 +28,6 @@ CURVATURE_DOMINATED = "curvature dominated"
 NOISE_INSTABILITY = "noise instability"
 """Labels of the two regimes, and of optima that are held down by an instability which noise makes, not curvature."""
 
-WIDTH = float(np.log(1.01))
-"""Interval of log B to which boundaries are narrowed down."""
-
 
 @ignoring_underflow
 def regimes(
@@ -154,9 +151,7 @@ def regime_labels(learning_rate: FloatArray, stability_edge: FloatArray, critica
 def _crossing(sizes: FloatArray, share: FloatArray, share_at: Callable[[float], float]) -> float:
     """Batch size at which the `share` of the critical learning rate rises past ½, to 1 %; NaN if it does not.
 
-    `share` is known at `sizes`, and `share_at` computes it at any other. The last crossing counts. Where the share is
-    smooth, three points on the line through both ends find it; a jump takes one more than bisection would. This is the
-    method of Oliveira & Takahashi (2020), doi:10.1145/3423597.
+    `share` is known at `sizes`, and `share_at` computes it at any other. The last crossing counts, and is bisected.
     """
     below = np.flatnonzero((share[:-1] < 0.5) & (share[1:] >= 0.5))
     if below.size == 0:
@@ -164,27 +159,10 @@ def _crossing(sizes: FloatArray, share: FloatArray, share_at: Callable[[float], 
     low, high = (float(size) for size in sizes[below[-1] : below[-1] + 2])
     if np.isinf(high):  # there is no middle to bisect at
         return float("nan")
-    ends = np.log([low, high])
-    heights = [_height(float(share[below[-1]])), _height(float(share[below[-1] + 1]))]
-    # Bisection would take this many shares, and none of the following lets more than one more be taken.
-    left = int(np.ceil(np.log2(np.diff(ends)[0] / WIDTH))) + 1
-    while np.diff(ends)[0] > WIDTH:
-        left -= 1
-        width, middle = float(np.diff(ends)[0]), float(ends.mean())
-        guess = float(ends[0] - heights[0] * width / (heights[1] - heights[0]))
-        # A little further towards the middle: if the line was right, the next point closes in from the other side.
-        guess = min(guess + 0.45 * WIDTH, middle) if guess < middle else max(guess - 0.45 * WIDTH, middle)
-        slack = WIDTH * 2.0**left - 0.5 * width
-        size = float(np.clip(guess, middle - slack, middle + slack))
-        height = _height(share_at(float(np.exp(size))))
-        side = 0 if height < 0 else 1
-        ends[side], heights[side] = size, height
-    return float(np.exp(ends.mean()))
-
-
-def _height(share: float) -> float:
-    """Of a share above ½, on a logarithmic scale; shares that are not known, as none, count as above."""
-    return 1.0 if np.isnan(share) else float(np.log(max(2.0 * share, 1e-9)))
+    while high > 1.01 * low:
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if share_at(middle) < 0.5 else (low, middle)
+    return float(np.sqrt(low * high))
 
 
 def _corner(sizes: FloatArray, rates: FloatArray) -> tuple[float, float]:
