@@ -240,11 +240,12 @@ def function(name: str, value: object, *, remedy: str) -> None:
 
 
 def dataset(name: str, value: object, variables: Sequence[str], *, remedy: str) -> None:
-    """Raise unless `value` is an ``xarray.Dataset`` that has these variables or coordinates."""
+    """Raise unless `value` is an ``xarray.Dataset`` that has these variables, coordinates or dimensions."""
     import xarray as xr  # which takes a while, and is there already if the value is one
 
     require(isinstance(value, xr.Dataset), name, "an xarray.Dataset", value, remedy)
-    lacking = [variable for variable in variables if variable not in cast(xr.Dataset, value)]
+    there = cast(xr.Dataset, value)
+    lacking = [variable for variable in variables if variable not in there and variable not in there.dims]
     require(not lacking, name, f"a Dataset with {', '.join(variables)}", f"none of {lacking}", remedy)
 
 

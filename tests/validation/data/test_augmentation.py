@@ -107,7 +107,7 @@ def test_training_augments_when_told_to() -> None:
         ({"indices": [1]}, "indices: expected one index for each of 2 images"),
         ({"padding": -1}, "padding: expected an integer ≥ 0"),
         ({"seed": -1}, "seed: expected an integer ≥ 0"),
-        ({"indices": [0.5, 1.5]}, "replica: expected integers"),
+        ({"indices": [0.5, 1.5]}, "indices: expected whole numbers"),
     ],
 )
 def test_impossible_arguments_are_refused(changes: dict[str, object], message: str) -> None:
