@@ -4,7 +4,7 @@ Between two windows a simulation can be cancelled, the losses of the one are han
 diverged are followed no further. Where windows begin and end never changes a bit of a result.
 """
 
-import itertools
+import bisect
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,12 +75,14 @@ def windows(
     Raises `Cancelled` instead of the next one once `stop` is set.
     """
     total = schedule.steps
-    starts = np.arange(0, total, length)
-    if noise is not None:
-        starts = np.union1d(starts, noise.boundaries)
-    for step, end in itertools.pairwise([*starts.tolist(), total]):
+    changes = [*(() if noise is None else noise.boundaries.tolist()), total]
+    end = 0
+    while end < total:
         if stop is not None and stop.is_set():
             raise Cancelled
+        # One after the other: a list of the windows of very many steps would itself take seconds, and the memory.
+        step, end = end, (end // length + 1) * length
+        end = min(end, changes[bisect.bisect_right(changes, step)])
         steps = np.arange(step, end)
         # A learning rate that overflows makes the run diverge, which its losses say: it is no reason to warn.
         with np.errstate(over="ignore"):
