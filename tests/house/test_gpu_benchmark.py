@@ -74,7 +74,7 @@ def test_files_of_tests_that_cannot_be_read_are_told_apart_from_failures(folder:
 @pytest.mark.slow
 def test_the_campaign_is_a_sweep(folder: Path) -> None:
     sweep = theory.load_sweep(folder / "campaign.nc")
-    assert dict(sweep.sizes) == {"optimizer": 2, "batch_size": 2, "learning_rate": 4, "seed": 1}
+    assert dict(sweep.sizes) == {"optimizer": 2, "batch_size": 2, "learning_rate": 4, "seed": 1, "step": 105}
     assert int((sweep.status > 0).sum()) == 8
     run = sweep.status.isel(batch_size=0, seed=0) > 0
     for optimizer in sweep.optimizer:
