@@ -44,7 +44,8 @@ def optimal_initial_final(
     The schedule is the paper's shape between the two, :func:`~noisysgd.theory.initial_to_final`: constant for half of
     the steps, then ten drops by equal factors (section 7.1, Figure 3). Both rates are scanned on a grid of initial
     rates and of ratios initial/final from 2⁻⁴ to 2²⁴; the method of Nelder and Mead then refines the lowest points, to
-    a relative precision of 1e-3.
+    a relative precision of 1e-3. A narrow valley between the points of the grid can be missed: in 2 of 36 random
+    problems, with two steps or without noise, a finer table had a pair whose loss was 28 and 39 % lower.
 
     A pair is judged by the largest loss when both rates change, each by itself, by up to ±0.5 %, as by all optimisers
     here: a lower loss that such a change would destroy does not count. ``loss`` is the one at the pair itself. Where

@@ -306,3 +306,5 @@ def _is_absent(value: object) -> bool:
         return bool(value != value)
     except TypeError:  # pandas' NA has no truth
         return True
+    except ValueError:  # nor has an array, which is something
+        return False

@@ -8,10 +8,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from training_runs import run_of, to_the_end
 
 from noisysgd.theory import constant, half_then_decay
-from noisysgd.validation import TrainConfig, load_dataset, train
+from noisysgd.validation import TrainConfig, train
 from noisysgd.validation.data.augmentation import random_choices
 from noisysgd.validation.training import feed as feed_module
 from noisysgd.validation.training.evaluation import evaluate
@@ -30,20 +30,6 @@ CASES = {
     "warm-up and a final rate": CONFIG.with_(warmup=0.3, final_learning_rate=0.01),
     "no penalty, of one's own": CONFIG.with_(model="linear", ghost_batch_size=1, l2=0.0),
 }
-
-
-def linear(config, data):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, data.classes))
-
-
-def run_of(config, **more):
-    return TrainingRun(config, load_dataset("digits"), linear if config.model == "linear" else None, **more)
-
-
-def to_the_end(run):
-    while not run.finished:
-        run.advance()
-    return run
 
 
 def assert_same_state(one, other):

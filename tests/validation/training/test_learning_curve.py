@@ -11,32 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from training_runs import linear, run_of, to_the_end
 
 from noisysgd.theory.sweeps.curves import curve_fault
 from noisysgd.validation import TrainConfig, load_dataset, train
 from noisysgd.validation.training import checkpoint
 from noisysgd.validation.training.curve import EDGES, LearningCurve
 from noisysgd.validation.training.evaluation import evaluate
-from noisysgd.validation.training.loop import TrainingRun
 
 CONFIG = TrainConfig(learning_rate=0.5, batch_size=32, momentum=0.9, steps=250, seed=3, model="linear").with_(
     ghost_batch_size=1
 )
 DIVERGING = CONFIG.with_(learning_rate=4.1, momentum=0.0, l2=0.5)  # the penalty makes parameters grow by 1.05 a step
-
-
-def linear(config, data):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, data.classes))
-
-
-def run_of(config, **more):
-    return TrainingRun(config, load_dataset("digits"), linear if config.model == "linear" else None, **more)
-
-
-def to_the_end(run):
-    while not run.finished:
-        run.advance()
-    return run
 
 
 def all_losses(config):

@@ -8,30 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from training_runs import linear, run_of, to_the_end
 
 from noisysgd import theory
-from noisysgd.validation import TrainConfig, load_dataset, train
+from noisysgd.validation import TrainConfig, train
 from noisysgd.validation.runs.toml_files import from_toml, to_toml
 from noisysgd.validation.sweeps.cost import CostModel, passes_and_examples
 from noisysgd.validation.training.inputs import minibatch
-from noisysgd.validation.training.loop import TrainingRun
 
 CONFIG = TrainConfig(learning_rate=0.5, batch_size=32, steps=60, seed=3, model="linear", ghost_batch_size=1)
 GROWING = CONFIG.with_(momentum=0.5, largest_batch_size=200, ghost_batch_size=8)
-
-
-def linear(config, data):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, data.classes))
-
-
-def run_of(config, **more):
-    return TrainingRun(config, load_dataset("digits"), linear if config.model == "linear" else None, **more)
-
-
-def to_the_end(run):
-    while not run.finished:
-        run.advance()
-    return run
 
 
 def same(one, other):
